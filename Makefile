@@ -1,0 +1,93 @@
+# The two commands are `make demo` and `make test`. Each installs, starts and builds what is missing, and says so.
+# They need Python 3.11+, and root or sudo. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+SUDO := $(shell test "$$(id -u)" = 0 || echo "sudo --preserve-env=PATH,SSL_CERT_FILE,PIP_CERT")
+BIN := .venv/bin
+RESULTS := .cache/test-results
+SCENARIOS := check_first default lifecycle
+
+.PHONY: help demo demo-down test lint unit molecule docs lock collection clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo         a VPS, simulated providers, and the real playbook against them; ends with a stream through each domain
+demo: .venv/.installed
+	@echo "[1/4] Docker engine"
+	@$(SUDO) testkit/engine.sh
+	@echo "[2/4] A VPS, and what stands in for the internet (first time: about a minute)"
+	@$(SUDO) $(BIN)/ansible-playbook testkit/up.yml -i inventory/demo
+	@echo "[3/4] ansible-playbook site.yml -i inventory/demo (first time: a few minutes)"
+	@$(SUDO) $(BIN)/ansible-playbook site.yml -i inventory/demo
+	@echo "[4/4] One message through each domain"
+	@$(BIN)/python testkit/show.py .demo/connection.json
+
+## make demo-down    removes all that the demo made
+demo-down: .venv/.installed
+	@$(SUDO) testkit/engine.sh
+	@$(SUDO) $(BIN)/ansible-playbook testkit/down.yml -i inventory/demo
+	@$(SUDO) testkit/engine.sh stop
+
+## make test         lint, unit tests, all Molecule scenarios
+test: .venv/.installed
+	@rm -rf $(RESULTS) && mkdir -p $(RESULTS)
+	@$(MAKE) --no-print-directory lint unit molecule
+	@$(BIN)/python tests/summary.py $(RESULTS) proxy_app unit testkit $(SCENARIOS:%=molecule-%)
+
+## make lint         ansible-lint, yamllint, ruff, mypy, import contracts, docs up to date
+lint: .venv/.installed
+	@echo "== lint"
+	@$(BIN)/yamllint --strict .
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@cd proxy_app && ../$(BIN)/mypy && ../$(BIN)/lint-imports --no-cache >/dev/null
+	@$(BIN)/ansible-lint --offline --profile production -q
+	@for inventory in demo example; do for playbook in site.yml playbooks/*.yml; do \
+	  [ "$$playbook" = playbooks/wiring.yml ] || $(BIN)/ansible-playbook --syntax-check -i inventory/$$inventory $$playbook >/dev/null || exit 1; \
+	done; done
+	@$(BIN)/python docs/generate.py --check
+
+## make unit         the tests that need no container
+unit: .venv/.installed
+	@mkdir -p $(RESULTS)
+	@echo "== unit tests: proxy_app"
+	@cd proxy_app && ../$(BIN)/pytest -q --junitxml=../$(RESULTS)/proxy_app.xml
+	@echo "== unit tests: collection"
+	@$(BIN)/pytest -q tests/unit --junitxml=$(RESULTS)/unit.xml
+	@echo "== unit tests: testkit"
+	@cd testkit && ../$(BIN)/pytest -q tests --junitxml=../$(RESULTS)/testkit.xml
+
+## make molecule     the Molecule scenarios; SCENARIOS=lifecycle for one
+molecule: .venv/.installed
+	@mkdir -p $(RESULTS)
+	@$(SUDO) testkit/engine.sh
+	@for scenario in $(SCENARIOS); do \
+	  echo "== molecule test -s $$scenario"; \
+	  $(SUDO) $(BIN)/molecule test -s $$scenario || exit 1; \
+	done
+	@$(SUDO) testkit/engine.sh stop
+
+## make docs         writes docs/roles from the roles' argument_specs
+docs: .venv/.installed
+	@$(BIN)/python docs/generate.py
+
+## make collection   builds the collection's tarball in dist/
+collection: .venv/.installed
+	@$(BIN)/ansible-galaxy collection build --force --output-path dist
+
+## make lock         pins and hashes all Python dependencies anew (needs uv)
+lock: .venv/.installed
+	@$(BIN)/pip install --quiet uv
+	@for file in requirements requirements-dev proxy_app/requirements roles/certbot/files/requirements; do \
+	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+	    --custom-compile-command "make lock" $$file.in -o $$file.txt || exit 1; \
+	done
+
+## make clean        removes what the commands made in this folder
+clean:
+	rm -rf .venv .cache .testkit dist
+
+.venv/.installed: requirements-dev.txt testkit/venv.sh
+	@PYTHON=$(PYTHON) SUDO="$(SUDO)" testkit/venv.sh .venv requirements-dev.txt
+	@touch $@

@@ -1,0 +1,167 @@
+"""What the containers may do, and where secrets are: one test a rule, for each container of the stack."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+from witness.connection import Connection
+from witness.specification import BACKEND, BOTH, EDGE, Upstream
+from witness.vps import Vps
+
+CONTAINERS = [*(upstream.service for upstream in BOTH), BACKEND, EDGE]
+SECRET = "/run/secrets/upstream_api_key"
+NOBODYS_CAPABILITIES = {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0}
+
+
+@pytest.fixture(params=CONTAINERS)
+def name(request: pytest.FixtureRequest) -> str:
+    """Each container of the stack in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def container(name: str, vps: Vps) -> dict[str, Any]:
+    """What docker inspect says of it."""
+    return vps.inspect(name)
+
+
+@pytest.fixture
+def processes(name: str, vps: Vps) -> list[dict[str, str]]:
+    """What the kernel says of each process in it."""
+    ids = vps.run("docker top %s -o pid", name).split()[1:]
+    texts = [vps.run(f"cat /proc/{pid}/status") for pid in ids]
+    return [dict(re.findall(r"^(\w+):\t(.*)$", text, re.MULTILINE)) for text in texts]
+
+
+def test_no_other_container_runs(vps: Vps) -> None:
+    """What is not listed here is not tested here."""
+    assert sorted(vps.containers()) == sorted(CONTAINERS)
+
+
+def test_no_process_runs_as_root(processes: list[dict[str, str]]) -> None:
+    """Real, effective, saved and file-system user are above the host's own users."""
+    assert processes
+    assert all(int(user) > 10000 for process in processes for user in process["Uid"].split())
+
+
+def test_no_process_has_a_capability(processes: list[dict[str, str]]) -> None:
+    """None in any set: not even to be given one."""
+    assert [{kind: int(process[kind], 16) for kind in NOBODYS_CAPABILITIES} for process in processes] == [
+        NOBODYS_CAPABILITIES
+    ] * len(processes)
+
+
+def test_no_process_can_gain_privileges(processes: list[dict[str, str]]) -> None:
+    """no_new_privs is set."""
+    assert {process["NoNewPrivs"] for process in processes} == {"1"}
+
+
+def test_the_root_file_system_is_read_only(name: str, container: dict[str, Any], host: Host) -> None:
+    """And writing is tried."""
+    assert container["HostConfig"]["ReadonlyRootfs"] is True
+    tried = host.run("docker exec %s sh -c 'echo >/written'", name)
+    assert tried.failed
+    assert "read-only" in tried.stderr.lower()
+
+
+def test_only_temporary_memory_is_writable(container: dict[str, Any]) -> None:
+    """Every mount is read-only; a tmpfs is bounded and runs nothing."""
+    assert [mount["Destination"] for mount in container["Mounts"] if mount["RW"]] == []
+    for options in (container["HostConfig"]["Tmpfs"] or {}).values():
+        assert {"noexec", "nosuid", "nodev"} <= set(options.split(","))
+        assert "size=" in options
+
+
+def test_processes_memory_and_logs_are_limited(container: dict[str, Any]) -> None:
+    """A pid limit, a memory limit without swap, and rotated logs."""
+    limits = container["HostConfig"]
+    assert 0 < limits["PidsLimit"] <= 512
+    assert 0 < limits["Memory"] == limits["MemorySwap"]
+    assert re.fullmatch(r"\d+[km]", limits["LogConfig"]["Config"]["max-size"])
+    assert int(limits["LogConfig"]["Config"]["max-file"]) > 1
+
+
+def test_nothing_of_the_host_is_shared(container: dict[str, Any]) -> None:
+    """Not privileged, no namespace of the host, no device, no Docker socket."""
+    limits = container["HostConfig"]
+    assert limits["Privileged"] is False
+    assert not limits["Devices"]
+    assert not limits["CapAdd"]
+    assert "host" not in (limits["NetworkMode"], limits["PidMode"], limits["IpcMode"], limits["UsernsMode"])
+    assert not [mount for mount in container["Mounts"] if "docker.sock" in mount["Source"]]
+
+
+def test_only_the_edge_publishes_ports(name: str, container: dict[str, Any]) -> None:
+    """80 and 443, and nothing else."""
+    published = {port for port, bindings in (container["NetworkSettings"]["Ports"] or {}).items() if bindings}
+    assert published == ({"80/tcp", "443/tcp"} if name == EDGE else set())
+
+
+def test_a_container_comes_back_after_a_restart_of_the_host(container: dict[str, Any]) -> None:
+    """The restart policy says so."""
+    assert container["HostConfig"]["RestartPolicy"]["Name"] in ("always", "unless-stopped")
+
+
+# --- secrets
+
+
+def test_each_goproxy_has_its_own_secret(upstream: Upstream, vps: Vps, connection: Connection) -> None:
+    """Its provider's key, readable by its own user only."""
+    assert vps.run("docker exec %s cat %s", upstream.service, SECRET) == connection.secrets[upstream.name]
+    mode, owner = vps.run("docker exec %s stat -c '%%a %%u' %s", upstream.service, SECRET).split()
+    assert (mode, owner) == ("400", vps.run("docker exec %s id -u", upstream.service))
+
+
+def test_users_of_containers_are_distinct(vps: Vps) -> None:
+    """So that a file mode can tell them apart."""
+    users = [vps.run("docker exec %s id -u", container) for container in CONTAINERS]
+    assert len(set(users)) == len(CONTAINERS)
+
+
+def test_a_secret_is_in_no_other_container(upstream: Upstream, vps: Vps, host: Host) -> None:
+    """Not mounted elsewhere; and even where it is mounted, the other's user cannot read it."""
+    source = next(
+        mount["Source"] for mount in vps.inspect(upstream.service)["Mounts"] if mount["Destination"] == SECRET
+    )
+    for other in set(CONTAINERS) - {upstream.service}:
+        mounted = [mount["Source"] for mount in vps.inspect(other)["Mounts"]]
+        assert not [path for path in mounted if source.startswith(path)], other
+        user = vps.run("docker exec %s id -u", other)
+        assert host.run("docker exec --user %s %s cat %s", user, upstream.service, SECRET).failed
+    secret = host.file(source)
+    assert (secret.mode, secret.uid) == (0o400, 10000 + upstream.port)
+
+
+def test_no_secret_is_in_docker_inspect_or_in_the_environment(vps: Vps, connection: Connection) -> None:
+    """Of any container, image, network or volume."""
+    everything = vps.run(
+        "docker inspect $(docker ps --all --quiet) $(docker images --quiet) $(docker network ls --quiet)"
+    )
+    everything += vps.run("docker history --no-trunc %s", vps.inspect(BOTH[0].service)["Image"])
+    everything += vps.run("cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'; true")
+    assert leaked(connection, everything) == []
+
+
+def test_no_secret_is_in_a_log(vps: Vps, connection: Connection) -> None:
+    """Neither of a container, nor of the system, nor of what Ansible tells the journal."""
+    logs = "\n".join(vps.run("docker logs %s 2>&1", container) for container in CONTAINERS)
+    logs += vps.run("journalctl --no-pager --output cat 2>&1; true")
+    logs += vps.run("find /var/log -type f -not -path '*/journal/*' -exec cat {} + 2>/dev/null; true")
+    assert len(logs) > 1000, "there must be something to look through"
+    assert leaked(connection, logs) == []
+
+
+def test_no_secret_is_in_a_file_that_others_may_read(vps: Vps, connection: Connection) -> None:
+    """In what is deployed, a secret stands in files of mode 0400, 0440 or 0600 alone; a client's key nowhere."""
+    readable = vps.run("find /opt/trollllm /var/www -type f -perm -o=r -exec cat {} + | tr -d '\\0'; true")
+    assert leaked(connection, readable) == []
+    everything = vps.run("find /opt/trollllm -type f -exec cat {} + | tr -d '\\0'; true")
+    assert connection.api_key not in everything, "of a client's key the host has the digest only"
+
+
+def leaked(connection: Connection, text: str) -> list[str]:
+    """Give what each secret is that stands in a text."""
+    return [kind for kind, secret in connection.marked_secrets.items() if secret in text]

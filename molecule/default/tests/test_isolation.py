@@ -1,0 +1,90 @@
+"""What happens to one upstream is not felt on the other: its container is killed, its provider refuses connections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import httpx2
+import pytest
+from testinfra.host import Host
+from witness.provider import Provider
+from witness.specification import Upstream
+from witness.stream import OpenStream
+from witness.user import User
+from witness.vps import Vps
+
+Providers = Mapping[str, Provider]
+Opener = Callable[[str], OpenStream]
+ROUNDS = 20
+
+
+@pytest.fixture
+def killed(upstream: Upstream, host: Host, vps: Vps) -> Iterator[Callable[[], None]]:
+    """Kill the upstream's container when called; afterwards it runs again and is healthy."""
+    yield lambda: host.check_output("docker kill %s", upstream.service) and None
+    host.check_output("docker start %s", upstream.service)
+    wait_until(lambda: vps.inspect(upstream.service)["State"]["Health"]["Status"] == "healthy", 60)
+
+
+def test_docker_kill_of_one_goproxy_leaves_every_request_on_the_other_untouched(
+    upstream: Upstream, killed: Callable[[], None], user: User, vps: Vps, open_stream: Opener
+) -> None:
+    """A stream that was open goes on, new requests are answered, no container is replaced; the dead domain says 5xx."""
+    other = upstream.other
+    before = vps.inspect(other.service)["Id"], vps.inspect(other.service)["State"]["StartedAt"]
+    stream = open_stream(other.domain)
+    killed()
+    answer = user.ask(upstream.domain)
+    assert answer.status_code in (502, 503, 504)
+    assert answer.json()["type"] == "error", "the edge answers in the shape that the client understands"
+    assert [user.ask(other.domain).status_code for _ in range(ROUNDS)] == [200] * ROUNDS
+    assert (vps.inspect(other.service)["Id"], vps.inspect(other.service)["State"]["StartedAt"]) == before
+    stream.assert_complete(longest_gap=2)
+
+
+def test_after_docker_kill_a_goproxy_that_is_back_serves_at_once(
+    upstream: Upstream, killed: Callable[[], None], host: Host, user: User
+) -> None:
+    """The edge finds it without a reload, at whatever address it has now."""
+    killed()
+    host.check_output("docker start %s", upstream.service)
+    wait_until(lambda: user.ask(upstream.domain).status_code == 200, 20)
+
+
+def test_provider_refusing_connections_leaves_every_request_on_the_other_untouched(
+    upstream: Upstream, user: User, providers: Providers, open_stream: Opener
+) -> None:
+    """A stream that was open goes on, new requests are answered; the domain of the dead provider says 5xx quickly."""
+    stream = open_stream(upstream.other.domain)
+    providers[upstream.name].behave(fault="refuse")
+    begun = time.monotonic()
+    assert user.ask(upstream.domain).status_code in (502, 503, 504)
+    assert time.monotonic() - begun < 15
+    assert [user.ask(upstream.other.domain).status_code for _ in range(ROUNDS)] == [200] * ROUNDS
+    stream.assert_complete(longest_gap=2)
+    providers[upstream.name].reset()
+    assert user.ask(upstream.domain).status_code == 200
+
+
+def test_requests_that_hang_at_one_provider_leave_the_other_untouched(
+    upstream: Upstream, user: User, open_stream: Opener
+) -> None:
+    """Many answers that never come take nothing away from the other domain."""
+    hanging = [open_stream(upstream.domain) for _ in range(10)]
+    assert [user.ask(upstream.other.domain).status_code for _ in range(ROUNDS)] == [200] * ROUNDS
+    for stream in hanging:
+        stream.assert_complete()
+
+
+def wait_until(true: Callable[[], bool], timeout: float) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            if true():
+                return
+        except httpx2.HTTPError:
+            pass
+        assert time.monotonic() < deadline, f"not so within {timeout} s"
+        time.sleep(0.3)

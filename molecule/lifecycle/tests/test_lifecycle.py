@@ -1,0 +1,161 @@
+"""A third upstream comes with one file, changes, and goes with the file; the two others do not notice.
+
+The tests build on one another: they are the life of one upstream, in order.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dns.message
+import dns.query
+import pytest
+from cryptography import x509
+from testinfra.host import Host
+from witness.connection import Connection
+from witness.edge import Edge
+from witness.playbook import Operator
+from witness.stream import OpenStream
+from witness.user import User
+from witness.vps import Vps
+
+THIRD = "chat3.trollllm.xyz"
+FILE = """---
+goproxy_upstream__third:
+  domain: "chat3.{{ gateway_zone }}"
+  port: 8006
+  api_key: "{{ vault_openhands_api_key }}"
+  endpoints:
+    anthropic: https://llm-proxy.app.all-hands.dev/v1/messages
+  multiplier_band: [1.0, 1.2]
+  models:
+    claude-haiku-4-5: {multiplier: 1.1}
+"""
+OTHERS = ("goproxy-openhands", "goproxy-ohmygpt")
+
+
+def container_id(vps: Vps, name: str) -> str:
+    return str(vps.inspect(name)["Id"])
+
+
+def fingerprint(vps: Vps, folder: str = "/opt/trollllm /etc/letsencrypt /var/www") -> str:
+    """Everything that the playbook could change: files with their contents, modes and owners, and the containers."""
+    files = f"find {folder} -type f -printf '%p %m %U %G ' -exec sha256sum {{}} ';' | sort"
+    return vps.run(files) + vps.run(
+        "docker ps --all --no-trunc --format '{{.ID}} {{.Names}} {{.Status}}' | sed 's/Up .*//'"
+    )
+
+
+def addresses(connection: Connection, name: str) -> list[str]:
+    """What the zone's own name server says."""
+    answer = dns.query.udp(dns.message.make_query(name, "A"), connection.dns.host, port=connection.dns.port, timeout=5)
+    return [record.address for entry in answer.answer for record in entry]
+
+
+def names_on_certificate(edge: Edge, name: str) -> set[str]:
+    certificate = edge.handshake(name).certificate
+    return set(
+        certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+            x509.DNSName
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    return Operator(tmp_path_factory.mktemp("operator"))
+
+
+@pytest.fixture
+def unnoticed(vps: Vps, open_stream: Callable[[str], OpenStream]) -> Iterator[None]:
+    """While the test runs, a stream is open on each of the two other domains, and their containers stay the same."""
+    before = [container_id(vps, name) for name in OTHERS]
+    streams = [open_stream("chat.trollllm.xyz"), open_stream("chat2.trollllm.xyz")]
+    for stream in streams:
+        stream.wait_for_events(3)
+    yield
+    for stream in streams:
+        stream.wait_for_more()
+        stream.assert_complete()
+    assert [container_id(vps, name) for name in OTHERS] == before
+
+
+@pytest.mark.usefixtures("unnoticed")
+def test_adding_one_file_adds_record_name_on_the_certificate_virtual_host_configuration_and_container(
+    operator: Operator, host: Host, vps: Vps, edge: Edge, user: User, connection: Connection
+) -> None:
+    (operator.upstreams / "third.yml").write_text(FILE)
+    run = operator.succeed("site.yml")
+    assert "https://chat3.trollllm.xyz" in run.output
+    assert addresses(connection, THIRD) == [connection.vps_ipv4]
+    assert names_on_certificate(edge, THIRD) == {"chat.trollllm.xyz", "chat2.trollllm.xyz", THIRD}
+    assert host.file("/opt/trollllm/goproxy/config-third-prod.json").exists
+    assert container_id(vps, "goproxy-third")
+    assert user.ask(THIRD, model="claude-haiku-4-5").status_code == 200
+    assert operator.succeed("site.yml").changed == 0
+
+
+@pytest.mark.usefixtures("unnoticed")
+def test_changing_its_file_recreates_its_container_only(operator: Operator, host: Host, vps: Vps, user: User) -> None:
+    third, backend = container_id(vps, "goproxy-third"), container_id(vps, "backend")
+    (operator.upstreams / "third.yml").write_text(FILE.replace("multiplier: 1.1", "multiplier: 1.15"))
+    operator.succeed("site.yml")
+    assert container_id(vps, "goproxy-third") != third
+    assert container_id(vps, "backend") == backend
+    assert '"billing_multiplier": 1.15' in host.file("/opt/trollllm/goproxy/config-third-prod.json").content_string
+    assert user.ask(THIRD, model="claude-haiku-4-5").status_code == 200
+
+
+@pytest.mark.usefixtures("unnoticed")
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        (FILE.replace("multiplier: 1.1", "multiplier: 1.5"), "1.5"),
+        (FILE.replace("port: 8006", "port: 8004"), "8004"),
+        (FILE.replace("  multiplier_band", " multiplier_band"), "third.yml"),
+    ],
+    ids=["multiplier out of its band", "port of another upstream", "not YAML"],
+)
+def test_a_broken_file_changes_nothing_on_the_host(operator: Operator, vps: Vps, broken: str, named: str) -> None:
+    before = fingerprint(vps)
+    (operator.upstreams / "third.yml").write_text(broken)
+    run = operator.run("site.yml")
+    assert run.code != 0
+    assert "third" in run.output
+    assert named in run.output
+    assert "Traceback" not in run.output
+    assert fingerprint(vps) == before
+
+
+@pytest.mark.usefixtures("unnoticed")
+def test_an_edge_configuration_that_nginx_refuses_leaves_the_old_one(operator: Operator, vps: Vps, user: User) -> None:
+    (operator.upstreams / "third.yml").write_text(FILE)
+    before = fingerprint(vps, "/opt/trollllm/edge")
+    run = operator.run("site.yml", "--extra-vars", "nginx_error_log_level=loud")
+    assert run.code != 0
+    assert "loud" in run.output
+    assert fingerprint(vps, "/opt/trollllm/edge") == before
+    assert user.ask("chat.trollllm.xyz").status_code == 200
+
+
+@pytest.mark.usefixtures("unnoticed")
+def test_deleting_the_file_takes_all_of_it_away(
+    operator: Operator, host: Host, vps: Vps, edge: Edge, connection: Connection
+) -> None:
+    (operator.upstreams / "third.yml").unlink()
+    operator.succeed("site.yml")
+    assert addresses(connection, THIRD) == []
+    assert names_on_certificate(edge, "chat.trollllm.xyz") == {"chat.trollllm.xyz", "chat2.trollllm.xyz"}
+    with pytest.raises(ssl.SSLError):
+        edge.handshake(THIRD)
+    assert not host.file("/opt/trollllm/goproxy/config-third-prod.json").exists
+    assert not host.file("/opt/trollllm/secrets/third").exists
+    assert "goproxy-third" not in vps.containers()
+    assert operator.succeed("site.yml").changed == 0
+
+
+def test_no_trace_of_it_is_left(vps: Vps) -> None:
+    left = vps.run("grep -rl third /opt/trollllm --include=*.conf --include=*.json --include=*.yml || true")
+    assert left == ""

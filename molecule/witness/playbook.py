@@ -1,0 +1,61 @@
+"""Runs the project's playbooks as an operator does, against the scenario's host, with an inventory of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a playbook run said."""
+
+    code: int
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """Number of changed tasks, by the recap."""
+        return sum(map(int, re.findall(r"changed=(\d+)", self.output)))
+
+
+class Operator:
+    """Somebody with a copy of the demo's inventory, who edits it and runs playbooks."""
+
+    def __init__(self, folder: Path) -> None:
+        """Copy the inventory to a folder, links resolved."""
+        self.inventory = folder / "inventory"
+        shutil.copytree(ROOT / "inventory/demo", self.inventory)
+        self.upstreams = self.inventory / "group_vars/all/upstreams"
+
+    def run(self, playbook: str, *arguments: str) -> Run:
+        """Run a playbook. The environment says which testkit (TESTKIT_*); Molecule's Ansible settings do not count."""
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))
+        }
+        environment["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+        told = subprocess.run(
+            [BIN / "ansible-playbook", playbook, "-i", self.inventory, *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        return Run(told.returncode, told.stdout)
+
+    def succeed(self, playbook: str, *arguments: str) -> Run:
+        """Run a playbook that must succeed."""
+        run = self.run(playbook, *arguments)
+        assert run.code == 0, run.output
+        return run

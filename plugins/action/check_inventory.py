@@ -1,0 +1,95 @@
+"""Collects what the inventory says, templates it value by value, and hands it to module_utils.inventory.
+
+Runs on the controller. Value by value, so that an undefined vault variable is a problem with a name beside the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.trollllm.gateway.plugins.module_utils import inventory
+from ansible_collections.trollllm.gateway.plugins.module_utils.field import Problem, Unresolved
+from ansible_collections.trollllm.gateway.plugins.module_utils.site import VARIABLES
+
+DEFINE = "define it (secrets: in group_vars/all/vault.yml), or correct its name"
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type information
+    """The action; its reference page is the module of the same name."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        self.validate_argument_spec(argument_spec={})
+        variables = task_vars or {}
+
+        upstreams = {
+            name.removeprefix(inventory.VARIABLE_PREFIX): self.resolve(value)
+            for name, value in variables.items()
+            if name.startswith(inventory.VARIABLE_PREFIX)
+        }
+        settings = {
+            name: self.resolve(value) if name in VARIABLES else None
+            for name, value in variables.items()
+            if name.startswith("gateway_")
+        }
+        price_book = self.resolve(variables.get("goproxy_price_book"))
+        normalised, problems = inventory.check(upstreams, price_book, settings)
+        problems = sorted([*problems, *inventory.misnamed(variables)])
+
+        result["changed"] = False
+        if problems:
+            result["failed"] = True
+            result["problems"] = [str(problem) for problem in problems]
+            result["msg"] = message(problems)
+            return result
+        result["ansible_facts"] = {"goproxy_upstreams": normalised}
+        names = ", ".join(f"{upstream['name']} ({upstream['domain']})" for upstream in normalised)
+        result["msg"] = f"The inventory is fine: {names}"
+        return result
+
+    def resolve(self, value: Any) -> Any:
+        """The value with its templates rendered, leaf by leaf. What cannot be rendered becomes Unresolved."""
+        if isinstance(value, Mapping):
+            return {key: self.resolve(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.resolve(entry) for entry in value]
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        try:
+            return self._templar.template(value)
+        except AnsibleUndefinedVariable as problem:
+            return undefined(str(problem))
+        except AnsibleError as problem:
+            if "undecryptable variable" in str(problem):  # its class is private to ansible-core
+                return Unresolved(
+                    "is encrypted, and the vault password was not given or is wrong",
+                    "use --vault-password-file or --ask-vault-pass",
+                )
+            # The text of other errors may quote a value, and this one may be secret.
+            return Unresolved(f"cannot be templated ({type(problem).__name__})", "correct the expression")
+
+
+def undefined(said: str) -> Unresolved:
+    """Jinja names the variable, or the key that a mapping lacks."""
+    variable = re.search(r"'([A-Za-z_]\w*)' is undefined", said)
+    if variable:
+        return Unresolved(f"refers to {variable[1]}, which is not defined", DEFINE)
+    key = re.search(r"has no attribute '([^']+)'", said)
+    if key:
+        return Unresolved(f"refers to {key[1]}, a key that is not there", DEFINE)
+    return Unresolved("refers to something that is not defined", DEFINE)
+
+
+def message(problems: list[Problem]) -> str:
+    """A header, then one line per problem, in the order of the files: the site's, then one upstream after another."""
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return "\n".join([f"The inventory has {count}; nothing was touched.", *(f"  {problem}" for problem in problems)])

@@ -1,0 +1,24 @@
+"""The records that upstreams want: what the role dns makes, and what playbooks/status.yml looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def dns_records(upstreams: Sequence[Mapping[str, Any]], ipv4: str, ipv6: str = "", ttl: bool = True) -> list[dict[str, Any]]:
+    """An A record per upstream's domain, and an AAAA record where the host has an IPv6 address. Without ``ttl`` any TTL is right."""
+    return [
+        {"name": upstream["domain"], "type": kind, "values": [address]} | ({"ttl": upstream["ttl"]} if ttl else {})
+        for kind, address in (("A", ipv4), ("AAAA", ipv6))
+        if address
+        for upstream in upstreams
+    ]
+
+
+class FilterModule:
+    """``goproxy_upstreams | trollllm.gateway.dns_records(ipv4, ipv6)``."""
+
+    def filters(self) -> dict[str, Any]:
+        """By name."""
+        return {"dns_records": dns_records}

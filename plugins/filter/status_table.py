@@ -1,0 +1,58 @@
+"""The table of status.yml: what was asked of name servers and host, a line per upstream, and what is not well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_HEAD = ("UPSTREAM", "URL", "RECORD", "CERTIFICATE", "CONTAINER", "IMAGE", "PROVIDER")
+
+
+def status_table(upstreams: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[str]:
+    """The table's lines: a head, then one line per upstream.
+
+    ``records`` are the module dns_answers' records, ``found`` is the module gateway_status' answer by upstream.
+    """
+    rows = [_HEAD, *(_row(upstream, records, found[upstream["name"]]) for upstream in upstreams)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return ["", *lines]
+
+
+def status_problems(found: Mapping[str, Any], differences: Sequence[str] = ()) -> list[str]:
+    """What is not well, one sentence each: of the host by upstream, then of the name servers."""
+    on_host = [f"{name}: {part['problem']}" for name in sorted(found) for part in found[name].values() if part.get("problem")]
+    return [*dict.fromkeys(on_host), *differences]
+
+
+def _row(upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> tuple[str, ...]:
+    container, certificate, provider = found["container"], found["certificate"], found["provider"]
+    return (
+        upstream["name"],
+        f"https://{upstream['domain']}",
+        ", ".join(_record(record) for record in records if record["name"] == upstream["domain"]) or "none",
+        _certificate(certificate),
+        f"{container['state']}, {container['health']}" if "state" in container else "missing",
+        container.get("image", "-"),
+        "reachable" if not provider.get("problem") else "NOT reachable",
+    )
+
+
+def _record(record: Mapping[str, Any]) -> str:
+    values = " ".join(record["found"]) or "missing"
+    note = f"TTL {record['ttl']}" if record.get("ttl") else ""
+    return " ".join(filter(None, (record["type"], values, note, "" if record["status"] == "right" else f"({record['status']})")))
+
+
+def _certificate(certificate: Mapping[str, Any]) -> str:
+    if "not_after" not in certificate:
+        return "none"
+    return f"until {certificate['not_after'][:10]} ({certificate['days_left']} d)"
+
+
+class FilterModule:
+    """Filters of playbooks/status.yml."""
+
+    def filters(self) -> dict[str, Any]:
+        """By name."""
+        return {"status_table": status_table, "status_problems": status_problems}

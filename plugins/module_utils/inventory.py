@@ -1,0 +1,339 @@
+"""Checks everything that an operator wrote, before anything is touched, and normalises the upstreams.
+
+Pure Python: no Ansible, no network. In: the variables, templated. Out: `goproxy_upstreams`, which carries no secret,
+and every problem that was found, at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from . import price_book as book
+from . import secret, site
+from .field import Field, Problem, listed, nearest, shown
+
+VARIABLE_PREFIX = "goproxy_upstream__"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+UID_BASE = 10000  # uid of an upstream's container: this and its port
+
+REQUIRED = {
+    "domain": 'give the domain that clients use, like "chat.{{ gateway_zone }}"',
+    "port": "give a port that no other upstream has, like 8004",
+    "api_key": "give the provider's key, from the vault",
+    "endpoints": "give the URL of at least one protocol (anthropic, openai)",
+    "multiplier_band": "give the lowest and the highest multiplier, like [1.04, 1.1]",
+    "models": "give at least one model of goproxy_price_book, like claude-opus-4-5: {multiplier: 1.08}",
+}
+OPTIONAL = ("max_body_mib", "timeouts", "ttl")
+PROTOCOLS = ("anthropic", "openai")
+TAKEN_PORTS = {80: "the edge", 443: "the edge", 8000: "the backend"}
+
+
+def upstream_name(variable: str) -> str:
+    """goproxy_upstream__my_llm -> my-llm"""
+    return variable.removeprefix(VARIABLE_PREFIX).replace("_", "-")
+
+
+def misnamed(variables: Mapping[str, Any]) -> list[Problem]:
+    """Variables that hold an upstream under a name by which it is not found: it would be left out silently."""
+    problems: list[Problem] = []
+    for name, value in variables.items():
+        if name.startswith(VARIABLE_PREFIX) or not re.match(r"go_?proxy_?upstreams?_+.", name, re.IGNORECASE):
+            continue
+        if isinstance(value, Mapping) and {"domain", "endpoints", "models"} & value.keys():
+            suffix = re.sub(r"^go_?proxy_?upstreams?_+", "", name, flags=re.IGNORECASE)
+            Field(None, name, problems).report(
+                "looks like an upstream, and is not one", f"name it {VARIABLE_PREFIX}{suffix}"
+            )
+    return problems
+
+
+def check(
+    upstreams: Mapping[str, Any],
+    price_book: Any,
+    settings: Mapping[str, Any],
+    *,
+    today: datetime.date | None = None,
+) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Normalised upstreams and problems, from the upstreams by (variable's) name, goproxy_price_book and the gateway_*.
+
+    An upstream with a problem is not among the normalised ones.
+    """
+    problems: list[Problem] = []
+    facts = site.read(settings, problems)
+    models = book.read(Field(price_book, "goproxy_price_book", problems))
+    if not upstreams:
+        problems.append(
+            Problem(
+                False,
+                "upstreams",
+                "",
+                f"there is none; add group_vars/all/upstreams/<name>.yml with the variable {VARIABLE_PREFIX}<name> "
+                "(inventory/example has two to copy)",
+            )
+        )
+    normalised = []
+    for key, raw in sorted(upstreams.items()):
+        name = upstream_name(key)
+        upstream = Reader(Field(raw, name, problems, of_upstream=True), facts, models, today or today_utc()).read()
+        if upstream is not None:
+            normalised.append(upstream)
+    problems += clashes(upstreams)
+    return sorted(normalised, key=lambda upstream: str(upstream["name"])), sorted(set(problems))
+
+
+def today_utc() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def clashes(upstreams: Mapping[str, Any]) -> list[Problem]:
+    """Names, ports and domains that two upstreams share, whatever else is wrong with them."""
+    problems: list[Problem] = []
+    names: dict[str, str] = {}
+    ports: dict[Any, str] = {}
+    domains: dict[Any, str] = {}
+    for key, raw in sorted(upstreams.items()):
+        name = upstream_name(key)
+        field = Field(raw, name, problems, of_upstream=True)
+        if name in names:
+            both = f"{VARIABLE_PREFIX}{names[name]} and {VARIABLE_PREFIX}{key}"
+            field.report(f"is the name of two upstreams, {both}", "rename one of the variables")
+            continue
+        names[name] = key
+        if not isinstance(raw, Mapping):
+            continue
+        for what, taken in (("port", ports), ("domain", domains)):
+            value = raw.get(what)
+            if isinstance(value, bool) or not isinstance(value, int | str):
+                continue
+            if value in taken:
+                field.child(what, value).report(
+                    f"is {value}, the {what} of {taken[value]} too", f"give {taken[value]} or {name} another {what}"
+                )
+            taken.setdefault(value, name)
+    return problems
+
+
+class Reader:
+    """Reads one upstream from top to bottom."""
+
+    def __init__(
+        self, source: Field, facts: site.Site, models: Mapping[str, dict[str, Any] | None], today: datetime.date
+    ) -> None:
+        self.source = source
+        self.name = source.subject
+        self.facts = facts
+        self.models = models
+        self.today = today
+
+    def read(self) -> dict[str, Any] | None:
+        count = len(self.source.problems)
+        if not NAME.fullmatch(self.name):
+            self.source.report(
+                "is no name for an upstream",
+                f"use 1 to 41 small letters, digits and '_' after {VARIABLE_PREFIX}, a letter or digit first",
+            )
+        fields = self.source.record(REQUIRED, OPTIONAL, secret=("api_key",))
+        if fields is None:
+            return None
+        domain = self.domain(fields["domain"]) if "domain" in fields else None
+        port = self.port(fields["port"]) if "port" in fields else None
+        if "api_key" in fields:
+            self.api_key(fields["api_key"])
+        endpoints = self.endpoints(fields["endpoints"]) if "endpoints" in fields else []
+        band = self.band(fields["multiplier_band"]) if "multiplier_band" in fields else None
+        models = self.read_models(fields["models"], band) if "models" in fields else []
+        ttl = site.read_ttl(fields["ttl"]) if "ttl" in fields else self.facts.ttl
+        timeouts = self.facts.timeouts
+        if "timeouts" in fields:
+            timeouts = site.read_timeouts(fields["timeouts"], timeouts or site.DEFAULT_TIMEOUTS)
+        max_body_mib = self.facts.max_body_mib
+        if "max_body_mib" in fields:
+            max_body_mib = site.read_max_body_mib(fields["max_body_mib"])
+        if len(self.source.problems) > count or port is None:
+            return None
+        return {
+            "name": self.name,
+            "domain": domain,
+            "port": port,
+            "service": f"goproxy-{self.name}",
+            "uid": UID_BASE + port,
+            "ttl": ttl,
+            "endpoints": endpoints,
+            "multiplier_band": band,
+            "models": models,
+            "timeouts": timeouts,
+            "max_body_mib": max_body_mib,
+        }
+
+    def domain(self, field: Field) -> str | None:
+        zone = self.facts.zone
+        domain = site.read_domain(field, f"give a name in the zone {zone}" if zone else REQUIRED["domain"])
+        if domain is not None and zone is not None and domain != zone and not domain.endswith(f".{zone}"):
+            field.report(f'is "{domain}", outside the zone {zone}', f"give {zone} or a name that ends in .{zone}")
+            return None
+        return domain
+
+    @staticmethod
+    def port(field: Field) -> int | None:
+        right = "give a port from 1024 to 65535, like 8004"
+        port = field.integer(1, 65535, right)
+        if port is None:
+            return None
+        if port in TAKEN_PORTS:
+            field.report(f"is {port}, which {TAKEN_PORTS[port]} has", right)
+            return None
+        if port < 1024:
+            field.report(f"is {port}", right)
+            return None
+        return port
+
+    @staticmethod
+    def api_key(field: Field) -> None:
+        right = "put the provider's key into the vault"
+        key = field.text(right)
+        if key is None:
+            return
+        if secret.is_placeholder(key):
+            field.report("is a placeholder", right)
+        elif not secret.is_sendable(key):
+            field.report("has white space or a character beyond ASCII in it", "look for a line break at its end")
+
+    def endpoints(self, field: Field) -> list[dict[str, str]]:
+        right = "give the URL of at least one protocol (anthropic, openai)"
+        urls = field.mapping(right)
+        if urls is None:
+            return []
+        if not urls:
+            field.report("is empty", right)
+        endpoints = []
+        for protocol, place in sorted(urls.items()):
+            if protocol not in PROTOCOLS:
+                near = nearest(protocol, PROTOCOLS)
+                place.report(
+                    "is not a known protocol", f"did you mean {near}?" if near else f"known here: {listed(PROTOCOLS)}"
+                )
+                continue
+            url = self.url(place)
+            if url is not None:
+                endpoints.append({"name": f"{self.name}-{protocol}", "protocol": protocol, "base_url": url})
+        return endpoints
+
+    @staticmethod
+    def url(field: Field) -> str | None:
+        right = "give the full https URL that requests go to, like https://provider.tld/v1/messages"
+        url = field.text(right)
+        if url is None:
+            return None
+        fault = site.endpoint_fault(url)
+        if fault is not None:
+            field.report(f"is {site.plain_url(url)}, which {fault}", right)
+            return None
+        return url
+
+    @staticmethod
+    def band(field: Field) -> list[int | float] | None:
+        right = "give the lowest and the highest multiplier, like [1.04, 1.1]"
+        entries = field.items(right)
+        if entries is None:
+            return None
+        if len(entries) != 2:
+            field.report(f"has {len(entries)} entries", right)
+            return None
+        low, high = (entry.number(right) for entry in entries)
+        if low is None or high is None:
+            return None
+        if low <= 0:
+            entries[0].report(f"is {low}", "a multiplier is above 0")
+            return None
+        if low > high:
+            field.report(f"is [{low}, {high}], the higher one first", right)
+            return None
+        return [low, high]
+
+    def read_models(self, field: Field, band: list[int | float] | None) -> list[dict[str, Any]]:
+        right = "give at least one model of goproxy_price_book, like claude-opus-4-5: {multiplier: 1.08}"
+        entries = field.mapping(right)
+        if entries is None:
+            return []
+        if not entries:
+            field.report("is empty", right)
+        models = []
+        for key, place in entries.items():
+            priced = self.priced(key, place)
+            terms = self.terms(key, place, band)
+            if priced is not None and terms is not None:
+                multiplier, upstream_model_id = terms
+                models.append(
+                    {
+                        "name": priced["name"],
+                        "id": priced["id"],
+                        "aliases": priced["aliases"],
+                        "upstream_model_id": upstream_model_id or priced["id"],
+                        "multiplier": multiplier,
+                        "prices": priced["prices"],
+                    }
+                )
+        self.check_unique(field, [(key, self.models[key]) for key in entries if self.models.get(key)])
+        return models
+
+    def priced(self, key: str, place: Field) -> dict[str, Any] | None:
+        """The model's entry in the price book."""
+        if key not in self.models:
+            near = nearest(key, self.models)
+            hint = f"did you mean {near}?" if near else "add the model there"
+            place.report("has no price in goproxy_price_book", hint)
+            return None
+        priced = self.models[key]
+        if priced is not None and not book.holds_on(priced["prices"], self.today):
+            place.report(
+                f"has no price in goproxy_price_book that holds on {self.today.isoformat()}",
+                "give one whose effective_from is not in the future",
+            )
+            return None
+        return priced
+
+    @staticmethod
+    def terms(key: str, place: Field, band: list[int | float] | None) -> tuple[int | float, str | None] | None:
+        """The multiplier, and the provider's own id of the model where it differs."""
+        fields = place.record({"multiplier": "give the factor on the list price, like 1.08"}, ("upstream_model_id",))
+        if fields is None:
+            return None
+        other_id = None
+        if "upstream_model_id" in fields:
+            other_id = book.read_id(fields["upstream_model_id"])
+        if "multiplier" not in fields:
+            return None
+        multiplier = fields["multiplier"].number("give the factor on the list price, like 1.08")
+        if multiplier is None:
+            return None
+        if band is not None and not exact(band[0]) <= exact(multiplier) <= exact(band[1]):
+            fields["multiplier"].report(
+                f"multiplier of {key} is {multiplier}, outside the band {band[0]}-{band[1]}",
+                "give one inside it, or change multiplier_band",
+            )
+            return None
+        return multiplier, other_id
+
+    @staticmethod
+    def check_unique(field: Field, models: Iterable[tuple[str, dict[str, Any] | None]]) -> None:
+        """A client names a model by id or alias: each may stand for one model only."""
+        owners: dict[str, str] = {}
+        for key, model in models:
+            for model_id in [model["id"], *model["aliases"]] if model else []:
+                if model_id in owners:
+                    whose = f"{owners[model_id]} too" if owners[model_id] != key else "the same model twice"
+                    field.child(key, None).report(
+                        f"has the id or alias {shown(model_id)}, which is that of {whose}",
+                        "change one of them in goproxy_price_book",
+                    )
+                owners.setdefault(model_id, key)
+
+
+def exact(number: int | float) -> Decimal:
+    """The number as it is written, not as the machine holds it."""
+    return Decimal(repr(number))

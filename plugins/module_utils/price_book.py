@@ -1,0 +1,167 @@
+"""The list prices: goproxy_price_book, read into models with dated and tiered prices (USD per million tokens)."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Any
+
+from .field import Field, shown
+
+AMOUNTS_REQUIRED = {"input": "give USD per million tokens", "output": "give USD per million tokens"}
+AMOUNTS_OPTIONAL = ("cache_write_5m", "cache_write_1h", "cache_read")
+DATE_EXAMPLE = 'write the day from which it holds, like "2025-11-24"'
+
+
+def read(book: Field) -> dict[str, dict[str, Any] | None]:
+    """Every model of the book by its key; None where something in it is wrong."""
+    if book.value is None:
+        book.report("is missing", "add group_vars/all/price_book.yml (inventory/example has one)")
+        return {}
+    models = book.mapping("give a mapping of models")
+    return {} if models is None else {key: read_model(model) for key, model in models.items()}
+
+
+def read_model(model: Field) -> dict[str, Any] | None:
+    count = len(model.problems)
+    fields = model.record(
+        {
+            "name": "give the name that people see, like Claude Opus 4.5",
+            "id": "give the provider's model id",
+            "prices": "give at least one price with effective_from, input and output",
+        },
+        optional=("aliases",),
+    )
+    if fields is None:
+        return None
+    name = read_name(fields["name"]) if "name" in fields else None
+    model_id = read_id(fields["id"]) if "id" in fields else None
+    aliases = []
+    if "aliases" in fields:
+        aliases = [
+            read_id(alias) for alias in fields["aliases"].items("give a list of other ids, or leave it out") or []
+        ]
+    prices = read_prices(fields["prices"]) if "prices" in fields else []
+    if len(model.problems) > count:
+        return None
+    return {"name": name, "id": model_id, "aliases": aliases, "prices": prices}
+
+
+def read_name(field: Field) -> str | None:
+    right = "give the name that people see, one line of up to 200 characters"
+    text = field.text(right)
+    if text is not None and not re.fullmatch(r"[^\x00-\x1f\x7f]{1,200}", text):
+        field.report(f"is {shown(text)}", right)
+        return None
+    return text
+
+
+def read_id(field: Field) -> str | None:
+    right = "give a model id, like claude-opus-4-5: up to 200 ASCII characters without white space"
+    text = field.text(right)
+    if text is not None and not re.fullmatch(r"[!-~]{1,200}", text):
+        field.report(f"is {shown(text)}", right)
+        return None
+    return text
+
+
+def read_prices(prices: Field) -> list[dict[str, Any]]:
+    """Oldest first, whatever the order in the file."""
+    entries = prices.items("give a list of prices, each with effective_from")
+    if entries is None:
+        return []
+    if not entries:
+        prices.report("is an empty list", "give at least one price with effective_from, input and output")
+    read_entries: list[dict[str, Any]] = []
+    for entry in entries:
+        price = read_price(entry)
+        if price is None:
+            continue
+        if any(price["effective_from"] == other["effective_from"] for other in read_entries):
+            entry.child("effective_from", None).report(
+                f"is {price['effective_from']}, the date of another price of this model", "give each price its own day"
+            )
+        read_entries.append(price)
+    return sorted(read_entries, key=lambda price: str(price["effective_from"]))
+
+
+def read_price(entry: Field) -> dict[str, Any] | None:
+    """Either amounts, or tiers of amounts by the length of the prompt."""
+    tiered = isinstance(entry.value, dict) and "tiers" in entry.value
+    if tiered:
+        fields = entry.record({"effective_from": DATE_EXAMPLE, "tiers": ""})
+    else:
+        fields = entry.record({"effective_from": DATE_EXAMPLE, **AMOUNTS_REQUIRED}, optional=AMOUNTS_OPTIONAL)
+    if fields is None:
+        return None
+    date = read_date(fields["effective_from"]) if "effective_from" in fields else None
+    if tiered:
+        tiers = read_tiers(fields["tiers"])
+    else:
+        amounts = {key: field for key, field in fields.items() if key != "effective_from"}
+        tiers = [{"up_to_prompt_tokens": None, **read_amounts(amounts)}]
+    return None if date is None else {"effective_from": date, "tiers": tiers}
+
+
+def read_date(field: Field) -> str | None:
+    """YAML reads an unquoted 2025-11-24 as a date, a quoted one as text. Both are fine."""
+    value = field.value
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value.isoformat()
+    text = field.text(DATE_EXAMPLE)
+    if text is None:
+        return None
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            raise ValueError(text)
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        field.report(f'is "{text}", no date', DATE_EXAMPLE)
+        return None
+
+
+def read_tiers(field: Field) -> list[dict[str, Any]]:
+    entries = field.items("give a list of tiers, the last one without up_to_prompt_tokens")
+    if entries is None:
+        return []
+    if not entries:
+        field.report("is an empty list", "give at least one tier")
+    tiers: list[dict[str, Any]] = []
+    reached = 0
+    for entry in entries:
+        fields = entry.record(AMOUNTS_REQUIRED, optional=("up_to_prompt_tokens", *AMOUNTS_OPTIONAL))
+        if fields is None:
+            continue
+        bound = fields.pop("up_to_prompt_tokens", None)
+        limit: int | None = None
+        if entry is entries[-1]:
+            if bound is not None and bound.value is not None:
+                bound.report(
+                    f"is {bound.value} in the last tier, so that longer prompts have no price",
+                    "leave it out of the last tier",
+                )
+        elif bound is None or bound.value is None:
+            entry.child("up_to_prompt_tokens", None).report("is missing", "only the last tier is open")
+        else:
+            limit = bound.integer(1, 10**9, "give a number of tokens above 0")
+            if limit is not None and limit <= reached:
+                bound.report(
+                    f"is {limit}, not above {reached} of the tier before it", "order the tiers by it, ascending"
+                )
+            reached = max(reached, limit or 0)
+        tiers.append({"up_to_prompt_tokens": limit, **read_amounts(fields)})
+    return tiers
+
+
+def read_amounts(fields: dict[str, Field]) -> dict[str, int | float | None]:
+    amounts = {}
+    for key, field in fields.items():
+        amount = field.number("give USD per million tokens, like 6.25")
+        if amount is not None and amount < 0:
+            field.report(f"is {amount}", "a price is 0 or more")
+        amounts[key] = amount
+    return amounts
+
+
+def holds_on(prices: list[dict[str, Any]], day: datetime.date) -> bool:
+    return any(price["effective_from"] <= day.isoformat() for price in prices)

@@ -1,0 +1,194 @@
+#!/usr/bin/python
+# Copyright: trollllm contributors
+# MIT License (see LICENSE in the repository)
+"""Ask for a challenge as a certificate authority will, before one is asked: does each domain lead to our webroot?"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: acme_probe
+short_description: Find out which domains would pass an HTTP-01 challenge
+version_added: "1.0.0"
+author:
+  - trollllm contributors (@trollllm)
+description:
+  - Puts a random file below the webroot and fetches it by each domain's name over port 80, following redirects, as an
+    ACME server does. All domains at once.
+  - Domains that do not answer with the file are named in a warning with the reason.
+  - The file is removed afterwards. In check mode nothing is written and nothing fetched.
+options:
+  domains:
+    description: The domains to try.
+    type: list
+    elements: str
+    required: true
+  webroot:
+    description: Directory below which C(.well-known/acme-challenge/) is served.
+    type: path
+    required: true
+  port:
+    description: The port. A certificate authority uses 80.
+    type: int
+    default: 80
+  patience:
+    description: Seconds after which a domain that does not answer is given up.
+    type: int
+    default: 20
+attributes:
+  check_mode:
+    description: Is skipped in check mode.
+    support: partial
+"""
+
+EXAMPLES = r"""
+- name: Try the domains
+  trollllm.gateway.acme_probe:
+    domains: [chat.example.org, chat2.example.org]
+    webroot: /var/www/acme
+  register: probe
+"""
+
+RETURN = r"""
+reachable:
+  description: The domains that answered with the file, in the order given.
+  type: list
+  elements: str
+  returned: always
+left_out:
+  description: The others, with the reason.
+  type: list
+  elements: dict
+  returned: always
+  contains:
+    domain:
+      description: The domain.
+      type: str
+    reason:
+      description: What was found instead.
+      type: str
+"""
+
+import contextlib
+import http.client
+import os
+import secrets
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from ansible.module_utils.basic import AnsibleModule
+
+CHALLENGES = ".well-known/acme-challenge"
+
+
+@contextlib.contextmanager
+def challenge(webroot: str) -> Iterator[tuple[str, str]]:
+    """A file that the edge can read, for as long as it is needed: its name and its content."""
+    made: list[str] = []
+    place = webroot
+    for step in CHALLENGES.split("/"):
+        place = os.path.join(place, step)
+        if not os.path.isdir(place):
+            os.mkdir(place)
+            os.chmod(place, 0o755)  # noqa: S103  # the web server runs as another user
+            made.append(place)
+    token, content = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    path = os.path.join(place, token)
+    try:
+        with open(path, "x", encoding="ascii") as stream:
+            stream.write(content)
+        os.chmod(path, 0o644)
+        yield token, content
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        for directory in reversed(made):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
+def addresses(domain: str, port: int) -> list[str]:
+    """Where the name leads, in the order in which they are tried. Raises socket.gaierror."""
+    found = socket.getaddrinfo(domain, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def fetch(domain: str, port: int, token: str, content: str, seconds: float) -> str:
+    """Empty when the domain answers with the file; else what it does instead."""
+    try:
+        leads_to = ", ".join(addresses(domain, port))
+    except (socket.gaierror, UnicodeError):
+        return "the name does not resolve on this host"
+    authority = domain if port == 80 else f"{domain}:{port}"
+    url = f"http://{authority}/{CHALLENGES}/{token}"
+    # As a certificate authority: no proxy, and a redirect to HTTPS is followed whatever certificate is there.
+    unverified = ssl.create_default_context()
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified)
+    )
+    try:
+        with opener.open(url, timeout=seconds) as answer:
+            body = answer.read(len(content) + 1024).decode("utf-8", "replace").strip()
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        return f"{leads_to} answers with status {refusal.code}: another server, or another webroot"
+    except (OSError, http.client.HTTPException, ValueError) as problem:
+        why = getattr(problem, "reason", None) or problem
+        return f"no answer on port {port} of {leads_to}: {str(why) or type(why).__name__}"
+    if body != content:
+        return f"{leads_to} answers with something else: the name leads to another machine"
+    return ""
+
+
+def probe(domain: str, port: int, token: str, content: str, patience: float) -> str:
+    """Try until it works or the patience is over; the last reason, or empty."""
+    end = time.monotonic() + patience
+    while True:
+        reason = fetch(domain, port, token, content, max(1.0, min(10.0, end - time.monotonic())))
+        if not reason or time.monotonic() + 1 >= end:
+            return reason
+        time.sleep(1)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "domains": {"type": "list", "elements": "str", "required": True},
+            "webroot": {"type": "path", "required": True},
+            "port": {"type": "int", "default": 80},
+            "patience": {"type": "int", "default": 20},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    domains = list(dict.fromkeys(params["domains"]))
+    if module.check_mode or not domains:
+        module.exit_json(changed=False, skipped=module.check_mode, reachable=[], left_out=[])
+    if not os.path.isdir(params["webroot"]):
+        module.fail_json(
+            msg=f"webroot is {params['webroot']}, which is no directory on this host; set up the web server first"
+        )
+    try:
+        with challenge(params["webroot"]) as (token, content), ThreadPoolExecutor(max_workers=16) as pool:
+            reasons = list(
+                pool.map(lambda domain: probe(domain, params["port"], token, content, params["patience"]), domains)
+            )
+    except OSError as problem:
+        module.fail_json(msg=f"cannot put a file below {params['webroot']}: {problem}")
+    found = dict(zip(domains, reasons, strict=True))
+    left_out = [{"domain": domain, "reason": reason} for domain, reason in found.items() if reason]
+    for entry in left_out:
+        module.warn(f"{entry['domain']} is left out of the certificate: {entry['reason']}")
+    reachable = [domain for domain, reason in found.items() if not reason]
+    module.exit_json(changed=False, reachable=reachable, left_out=left_out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+#!/usr/bin/python
+# Copyright: trollllm contributors
+# MIT License (see LICENSE)
+"""Looks at what runs on a host: each upstream's container, the certificate that is served for it, its provider."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gateway_status
+short_description: What runs on a gateway host, per upstream
+version_added: 0.1.0
+author:
+  - trollllm contributors (@trollllm)
+description:
+  - Asks the Docker engine for each upstream's container.
+  - Makes a TLS handshake with the edge for each domain and reads the certificate that it gets.
+  - Lets each container try to reach its provider.
+  - Changes nothing.
+options:
+  upstreams:
+    description: The upstreams, as in the fact C(goproxy_upstreams). O(upstreams[].name), O(upstreams[].domain) and O(upstreams[].service) are read.
+    type: list
+    elements: dict
+    required: true
+  address:
+    description: Where the edge listens.
+    type: str
+    default: 127.0.0.1
+  port:
+    description: The edge's TLS port.
+    type: int
+    default: 443
+  timeout:
+    description: Seconds that one look may take.
+    type: int
+    default: 15
+attributes:
+  check_mode:
+    description: Can run in check mode.
+    support: full
+  diff_mode:
+    description: Has nothing to show.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Look at what runs
+  trollllm.gateway.gateway_status:
+    upstreams: "{{ goproxy_upstreams }}"
+  register: found
+"""
+
+RETURN = r"""
+upstreams:
+  description: For each upstream by name what was found. A part that could not be found out has C(problem).
+  returned: always
+  type: dict
+  contains:
+    container:
+      description: Its state, health and image, or C(problem).
+      type: dict
+    certificate:
+      description: The served certificate's C(not_after) (ISO 8601), C(days_left), C(issuer) and C(names), or C(problem).
+      type: dict
+    provider:
+      description: Whether the container reaches each endpoint - C(endpoints), a list of what C(goproxy check-upstream) says -, or C(problem).
+      type: dict
+"""
+
+import json  # noqa: E402
+import shutil  # noqa: E402
+import socket  # noqa: E402
+import ssl  # noqa: E402
+import subprocess  # noqa: E402
+from concurrent.futures import ThreadPoolExecutor  # noqa: E402
+from datetime import datetime, timezone  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+Found = dict[str, Any]
+
+
+def look_at_container(service: str, timeout: int) -> Found:
+    """State, health and image of a container, by ``docker inspect``."""
+    told = _run(["docker", "inspect", "--type", "container", service], timeout)
+    if told.returncode != 0:
+        return {"problem": f"there is no container {service}"}
+    inspected = json.loads(told.stdout)[0]
+    state = inspected["State"]
+    found: Found = {
+        "state": state["Status"],
+        "health": state.get("Health", {}).get("Status", "none"),
+        "image": inspected["Config"]["Image"],
+    }
+    if found["state"] != "running" or found["health"] not in ("healthy", "none"):
+        found["problem"] = f"{service} is {found['state']}, {found['health']}"
+    return found
+
+
+def look_at_certificate(domain: str, address: str, port: int, timeout: int) -> Found:
+    """The certificate that the edge serves for a domain. Whether it is trusted is for the client to say."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((address, port), timeout) as connection,
+            context.wrap_socket(connection, server_hostname=domain) as tls,
+        ):
+            certificate = tls.getpeercert(binary_form=True) or b""
+    except OSError as error:
+        return {"problem": f"no TLS for {domain} at {address}:{port}: {error}"}
+    return _read_certificate(certificate, domain, timeout)
+
+
+def _read_certificate(certificate: bytes, domain: str, timeout: int) -> Found:
+    ask = ["openssl", "x509", "-inform", "DER", "-noout", "-enddate", "-issuer", "-ext", "subjectAltName", "-nameopt", "RFC2253"]
+    told = _run(ask, timeout, certificate)
+    lines = told.stdout.decode().splitlines()
+    values = dict(line.split("=", 1) for line in lines if line.startswith(("notAfter=", "issuer=")))
+    if "notAfter" not in values:
+        return {"problem": f"openssl cannot read the certificate of {domain}: {told.stderr.decode().strip()}"}
+    names = sorted(part.strip()[4:] for line in lines for part in line.split(",") if part.strip().startswith("DNS:"))
+    not_after = datetime.strptime(values["notAfter"], "%b %d %H:%M:%S %Y %Z").replace(tzinfo=timezone.utc)
+    days_left = (not_after - datetime.now(timezone.utc)).total_seconds() / 86400
+    found: Found = {
+        "not_after": not_after.isoformat(),
+        "days_left": int(days_left),
+        "issuer": values.get("issuer", "").strip(),
+        "names": names,
+    }
+    if domain not in names:
+        found["problem"] = f"the certificate served for {domain} is for {', '.join(names) or 'no name'}"
+    elif days_left <= 0:
+        found["problem"] = f"the certificate served for {domain} expired on {not_after:%Y-%m-%d}"
+    return found
+
+
+def look_at_provider(service: str, timeout: int) -> Found:
+    """What the container says of the way to its provider."""
+    told = _run(["docker", "exec", service, "goproxy", "check-upstream"], timeout)
+    endpoints = [json.loads(line) for line in told.stdout.decode().splitlines() if line.startswith("{")]
+    if not endpoints:
+        return {"problem": f"{service} could not be asked: {told.stderr.decode().strip()[-200:]}"}
+    found: Found = {"endpoints": endpoints}
+    lost = [f"{endpoint['endpoint']} at {endpoint['host']}: {endpoint['detail']}" for endpoint in endpoints if not endpoint["reachable"]]
+    if lost:
+        found["problem"] = "; ".join(lost)
+    return found
+
+
+def _run(command: list[str], timeout: int, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    if shutil.which(command[0]) is None:
+        return subprocess.CompletedProcess(command, 127, b"", f"{command[0]} is not installed".encode())
+    try:
+        return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, b"", f"no answer within {timeout} s".encode())
+
+
+def main() -> None:
+    """Look at all upstreams at once; they do not wait for one another."""
+    module = AnsibleModule(
+        argument_spec={
+            "upstreams": {"type": "list", "elements": "dict", "required": True},
+            "address": {"type": "str", "default": "127.0.0.1"},
+            "port": {"type": "int", "default": 443},
+            "timeout": {"type": "int", "default": 15},
+        },
+        supports_check_mode=True,
+    )
+    address, port, timeout = (module.params[name] for name in ("address", "port", "timeout"))
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        looks = {
+            upstream["name"]: {
+                "container": pool.submit(look_at_container, upstream["service"], timeout),
+                "certificate": pool.submit(look_at_certificate, upstream["domain"], address, port, timeout),
+                "provider": pool.submit(look_at_provider, upstream["service"], timeout),
+            }
+            for upstream in module.params["upstreams"]
+        }
+        found = {name: {part: look.result() for part, look in parts.items()} for name, parts in looks.items()}
+    module.exit_json(changed=False, upstreams=found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The command line: `goproxy serve`, `backend`, `check-config`, `check-upstream`, `healthcheck`, `key new`.
+
+Whatever an operator can get wrong ends in one clear line on standard error and exit code 1. The imports stand inside
+the verbs, so that a health check every few seconds does not load a web framework.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from goproxy import __version__
+
+_CONFIG_PATH = "/app/config.json"
+_KEYS_PATH = "/app/keys/keys.json"
+_SECRET_PATH = "/run/secrets/upstream_api_key"  # noqa: S105 - where it is, not what it is
+_CA_PATH = "/app/ca"
+_BACKEND_PORT = 8000
+_GRACE_SECONDS = 120.0
+_HEALTHCHECK_SECONDS = 5.0
+_CONFIG_VARIABLE = re.compile(r"GOPROXY_[A-Z0-9_]+_CONFIG_PATH")
+
+
+class CannotStart(Exception):
+    """What an operator has to put right first."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the result is the process's exit code."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        code: int = chosen.verb(chosen, os.environ)
+    except CannotStart as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="goproxy", description="The streaming proxy of one LLM upstream.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    serve = verbs.add_parser("serve", help="serve the upstream of CONFIG_PATH (data plane)")
+    serve.set_defaults(verb=_serve)
+
+    backend = verbs.add_parser("backend", help="serve the catalogue of all upstreams (control plane)")
+    backend.set_defaults(verb=_backend)
+
+    check = verbs.add_parser("check-config", help="say what is wrong with configuration files")
+    check.add_argument("files", nargs="+", metavar="FILE", type=Path)
+    check.set_defaults(verb=_check_config)
+
+    reach = verbs.add_parser("check-upstream", help="try name, connection and TLS of each endpoint")
+    reach.set_defaults(verb=_check_upstream)
+
+    health = verbs.add_parser("healthcheck", help="ask a running goproxy whether it lives")
+    health.add_argument("url", nargs="?", metavar="URL", help="default: /healthz of this container")
+    health.set_defaults(verb=_healthcheck)
+
+    key = verbs.add_parser("key", help="API keys").add_subparsers(required=True, metavar="VERB")
+    key.add_parser("new", help="print a new API key").set_defaults(verb=_key_new)
+    return parser
+
+
+def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    from goproxy.config import ConfigError, load_config
+    from goproxy.data_plane.keyring import Keyring
+    from goproxy.data_plane.server import serve
+    from goproxy.data_plane.upstream import UnusableSecret, read_secret, trust
+    from goproxy.hosting import CannotListen
+    from goproxy.observe import start_logging
+
+    try:
+        config = load_config(_path(environment, "CONFIG_PATH", _CONFIG_PATH))
+        secret = read_secret(_path(environment, "UPSTREAM_API_KEY_PATH", _SECRET_PATH))
+        tls = trust(_path(environment, "CA_PATH", _CA_PATH))
+    except (ConfigError, UnusableSecret) as problem:
+        raise CannotStart(problem) from None
+    grace = _number(environment, "GRACE_SECONDS", _GRACE_SECONDS)
+    keyring = Keyring(_path(environment, "KEYS_PATH", _KEYS_PATH))
+    start_logging()
+    try:
+        asyncio.run(serve(config, keyring, secret, tls, grace))
+    except CannotListen as problem:
+        raise CannotStart(problem) from None
+    return 0
+
+
+def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    from goproxy.control_plane.catalogue import Catalogue
+    from goproxy.control_plane.server import serve
+    from goproxy.hosting import CannotListen
+    from goproxy.observe import start_logging
+
+    paths = {name: Path(path) for name, path in environment.items() if _CONFIG_VARIABLE.fullmatch(name)}
+    if not paths:
+        raise CannotStart("no configuration: set GOPROXY_<NAME>_CONFIG_PATH for each upstream to its config.json")
+    port = int(_number(environment, "BACKEND_PORT", _BACKEND_PORT))
+    grace = _number(environment, "GRACE_SECONDS", _GRACE_SECONDS)
+    catalogue = Catalogue(paths)
+    catalogue.look()
+    if catalogue.problems:
+        raise CannotStart("\n".join(catalogue.problems.values()))
+    start_logging()
+    try:
+        asyncio.run(serve(catalogue, port, grace))
+    except CannotListen as problem:
+        raise CannotStart(problem) from None
+    return 0
+
+
+def _check_config(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:
+    from goproxy.config import ConfigError, load_config
+
+    code = 0
+    for path in chosen.files:
+        try:
+            load_config(path)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            code = 1
+    return code
+
+
+def _check_upstream(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    from goproxy.config import ConfigError, load_config
+    from goproxy.data_plane.reachability import try_endpoints
+    from goproxy.data_plane.upstream import UnusableSecret, trust
+
+    try:
+        config = load_config(_path(environment, "CONFIG_PATH", _CONFIG_PATH))
+        tls = trust(_path(environment, "CA_PATH", _CA_PATH))
+    except (ConfigError, UnusableSecret) as problem:
+        raise CannotStart(problem) from None
+    found = asyncio.run(try_endpoints(config, tls))
+    for reach in found:
+        print(json.dumps(asdict(reach)))
+    return 0 if all(reach.reachable for reach in found) else 1
+
+
+def _healthcheck(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    url = urlsplit(chosen.url or f"http://127.0.0.1:{_own_port(environment)}/healthz")
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=_HEALTHCHECK_SECONDS)
+    try:
+        connection.request("GET", url.path or "/")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise CannotStart(f"{url.geturl()}: no answer: {error}") from None
+    finally:
+        connection.close()
+    if status != 200:
+        raise CannotStart(f"{url.geturl()}: status {status}")
+    return 0
+
+
+def _own_port(environment: Mapping[str, str]) -> int:
+    """The port of what runs in this container: a goproxy where there is a config.json, else the backend."""
+    path = _path(environment, "CONFIG_PATH", _CONFIG_PATH)
+    try:
+        return int(json.loads(path.read_bytes())["port"])
+    except FileNotFoundError:
+        return int(_number(environment, "BACKEND_PORT", _BACKEND_PORT))
+    except (OSError, ValueError, TypeError, KeyError):
+        raise CannotStart(f"{path}: no port can be read from it") from None
+
+
+def _key_new(_: argparse.Namespace, __: Mapping[str, str]) -> int:
+    from goproxy.core.keys import new_key
+
+    print(new_key())
+    return 0
+
+
+def _path(environment: Mapping[str, str], name: str, default: str) -> Path:
+    return Path(environment.get(name) or default)
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name) or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1e9:
+        raise CannotStart(f"{name}: {text!r} is not a number; expected one of 0 or more")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

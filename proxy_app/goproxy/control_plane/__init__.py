@@ -1,0 +1,1 @@
+"""The control plane: what is true for all upstreams together."""

@@ -1,0 +1,126 @@
+"""The catalogue: the models of all upstreams with their prices, from the mounted configurations.
+
+The files are watched and read again within a second of a change. They are rewritten in place (a mounted single file
+cannot be replaced), so that half of one may be read: a file that cannot be used leaves its last good version standing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from goproxy.config import Config, ConfigError, Model, PriceVersion, Tier, parse_config
+from goproxy.observe import log, metric
+from goproxy.watched_file import WatchedFile
+
+
+class Catalogue:
+    """What every upstream offers, as its configuration stands now."""
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._files = {variable: WatchedFile(path) for variable, path in paths.items()}
+        self._configs: dict[str, Config] = {}
+        self.problems: dict[str, str] = {}
+        """By environment variable: what is wrong with its file as it stands now."""
+
+    def look(self) -> None:
+        """Take in the files that have changed."""
+        for variable, file in self._files.items():
+            try:
+                content = file.changed()
+                if content is None:
+                    continue
+                config = parse_config(content, source=str(file.path))
+                if variable != (expected := _variable(config.upstream)):
+                    problem = f"upstream: {config.upstream!r} in the file that {variable} names; expected {expected}"
+                    raise ConfigError(str(file.path), [problem])
+            except OSError as error:
+                self._is_broken(variable, f"{file.path}: cannot be read: {error.strerror}")
+            except ConfigError as error:
+                self._is_broken(variable, str(error))
+            else:
+                if config != self._configs.get(variable) or variable in self.problems:
+                    log("configuration read", path=str(file.path), upstream=config.upstream)
+                self._configs[variable] = config
+                self.problems.pop(variable, None)
+
+    def metrics(self) -> str:
+        """In Prometheus's text format."""
+        return metric(
+            "goproxy_configurations", "gauge", "Configurations that are mounted.", [({}, len(self._files))]
+        ) + metric(
+            "goproxy_configurations_broken",
+            "gauge",
+            "Those of them whose file cannot be used as it stands now.",
+            [({}, len(self.problems))],
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The answer of GET /admin/v1/catalogue. Prices are decimal strings, exact, in USD per million tokens."""
+        configs = sorted(self._configs.values(), key=lambda config: config.upstream)
+        return {"upstreams": [_upstream(config) for config in configs]}
+
+    def _is_broken(self, variable: str, problem: str) -> None:
+        if self.problems.get(variable) != problem:
+            log(
+                "configuration is broken; the last good one stays",
+                level=logging.ERROR,
+                variable=variable,
+                problem=problem,
+            )
+        self.problems[variable] = problem
+
+
+def _variable(upstream: str) -> str:
+    return f"GOPROXY_{upstream.upper().replace('-', '_')}_CONFIG_PATH"
+
+
+def _upstream(config: Config) -> dict[str, Any]:
+    return {
+        "upstream": config.upstream,
+        "domain": config.domain,
+        "protocols": sorted(config.endpoints),
+        "multiplier_band": [_written(bound) for bound in config.multiplier_band],
+        "models": [_model(model) for model in config.models],
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "name": model.name,
+        "aliases": list(model.id_aliases),
+        "upstream": model.upstream,
+        "upstream_model_id": model.upstream_model_id,
+        "multiplier": _written(model.billing_multiplier),
+        "prices": [_price_version(version, model.billing_multiplier) for version in model.prices],
+    }
+
+
+def _price_version(version: PriceVersion, multiplier: Decimal) -> dict[str, Any]:
+    return {
+        "effective_from": _day(version.effective_from),
+        "tiers": [_tier(tier, multiplier) for tier in version.tiers],
+    }
+
+
+def _tier(tier: Tier, multiplier: Decimal) -> dict[str, Any]:
+    return {
+        "up_to_prompt_tokens": tier.up_to_prompt_tokens,
+        "list": {kind: _written(price) for kind, price in tier.prices.items()},
+        "effective": {kind: _written(price * multiplier) for kind, price in tier.prices.items()},
+    }
+
+
+def _day(day: date) -> str:
+    return day.isoformat()
+
+
+def _written(number: Decimal) -> str:
+    """A number without exponent and without zeros that say nothing: 5.40 and 5.4 are one price."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,1 @@
+"""The data plane: one upstream's requests, from the client to the provider and back."""

@@ -1,0 +1,76 @@
+"""Can the upstream be reached from here: name, connection, TLS. And in a few words: why not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from goproxy.config import Config, Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What came of trying one endpoint."""
+
+    endpoint: str
+    host: str
+    reachable: bool
+    detail: str
+
+
+async def try_endpoints(config: Config, tls: ssl.SSLContext) -> list[Reach]:
+    """Try every endpoint of the configuration, without sending a request."""
+    attempts = (_try(endpoint, config, tls) for endpoint in config.endpoints.values())
+    return list(await asyncio.gather(*attempts))
+
+
+async def _try(endpoint: Endpoint, config: Config, tls: ssl.SSLContext) -> Reach:
+    url = urlsplit(endpoint.base_url)
+    host = url.hostname or ""
+    secure = url.scheme == "https"
+    try:
+        async with asyncio.timeout(config.timeouts.connect):
+            _, writer = await asyncio.open_connection(
+                host, url.port or (443 if secure else 80), ssl=tls if secure else None
+            )
+    except (OSError, TimeoutError, ValueError) as error:
+        return Reach(endpoint.name, host, False, why(error))
+    session = writer.get_extra_info("ssl_object")
+    detail = f"connected, {session.version()}" if session else "connected, without TLS"
+    writer.close()
+    return Reach(endpoint.name, host, True, detail)
+
+
+def why(error: BaseException) -> str:
+    """A failed connection in a few words, without addresses and without a library's vocabulary."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    match error:
+        case socket.gaierror():
+            return "its name does not resolve"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted ({error.verify_message})"
+        case ssl.SSLError():
+            return f"the TLS handshake failed ({error.reason or 'no reason given'})"
+        case TimeoutError():
+            return "no connection in time"
+        case ConnectionRefusedError():
+            return "connection refused"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | aiohttp.ClientOSError():
+            return "it closed the connection without an answer"
+        case aiohttp.ClientResponseError():
+            return "its answer is not valid HTTP"
+        case OSError() if error.errno:
+            return os.strerror(error.errno).lower()
+        case OSError():  # asyncio's sum of what happened at several addresses
+            return "none of its addresses accepts a connection"
+        case _:
+            return type(error).__name__

@@ -1,0 +1,209 @@
+"""One application on one port: it listens, tells whether it is ready, and leaves in good order.
+
+Leaving (SIGTERM): not ready, no new connections, no new requests on the open ones; what is running may finish within
+the grace period; what is not finished then is cancelled, and says so to its client (see data_plane/relay.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from goproxy.observe import log, told
+from goproxy.watched_file import LOOK_EVERY
+
+_LAST_WORDS = 2.0
+"""Seconds for cancelled requests to tell their clients, and for sockets to close."""
+
+_BACKLOG = 1024
+
+PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What the edge does not pass on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests can be served, and what an operator should know about it."""
+
+    ready: bool
+    detail: str
+
+
+class Stay:
+    """The time between the start of a process and its end."""
+
+    def __init__(self) -> None:
+        self.leaving = False
+        self._running: set[asyncio.Task[object]] = set()
+        self._asked = asyncio.Event()
+
+    def leave(self) -> None:
+        """Ask the process to leave."""
+        self.leaving = True
+        self._asked.set()
+
+    async def until_asked_to_leave(self) -> None:
+        await self._asked.wait()
+
+    def tracking(self) -> Middleware:
+        """The middleware that knows which requests are running."""
+
+        @web.middleware
+        async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.add(task)
+            try:
+                response = await handler(request)
+            finally:
+                self._running.discard(task)
+            if self.leaving:
+                response.force_close()
+            return response
+
+        return track
+
+    async def finish(self, grace: float) -> None:
+        """Wait for the running requests; cancel those that outlast the grace period."""
+        if self._running:
+            log("waiting for running requests", requests=len(self._running), grace_seconds=grace)
+            await asyncio.wait(self._running, timeout=grace)
+        if late := set(self._running):
+            log("cutting requests that outlasted the grace period", requests=len(late))
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late, timeout=_LAST_WORDS)
+
+
+def new_application(stay: Stay, *middlewares: Middleware) -> web.Application:
+    """An application whose requests are tracked, and whose every answer has an id and names no software version."""
+
+    async def sign(_: web.Request, response: web.StreamResponse) -> None:
+        response.headers.setdefault("X-Request-Id", new_request_id())
+        response.headers["Server"] = "goproxy"
+
+    app = web.Application(middlewares=[stay.tracking(), *middlewares])
+    app.on_response_prepare.append(sign)
+    return app
+
+
+def new_request_id() -> str:
+    """An id for a request, in the form that both providers give theirs."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+def add_private_routes(
+    app: web.Application, stay: Stay, readiness: Callable[[], Readiness], metrics: Callable[[], str]
+) -> None:
+    """/healthz (the process answers), /readyz (it can serve) and /metrics: for the private network only."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        state = Readiness(False, "leaving: no new requests") if stay.leaving else readiness()
+        return web.json_response({"ready": state.ready, "detail": state.detail}, status=200 if state.ready else 503)
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        return web.Response(text=metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", show_metrics)
+
+
+def repeat(look: Callable[[], None]) -> Callable[[web.Application], AsyncIterator[None]]:
+    """A `cleanup_ctx` that looks after something for as long as the application runs."""
+
+    async def looking() -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            try:
+                look()
+            except Exception as error:  # a look that fails must not be the last one
+                log("looking after a file failed", level=logging.ERROR, **told(error))
+
+    async def context(_: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(looking())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    return context
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """aiohttp's server, with the settings that this project depends on."""
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,  # a client that leaves ends its request at once, not at the next write
+        auto_decompress=False,  # a body is relayed as it came; and no bomb is unpacked here
+        access_log=None,  # observe.py writes the line of a request
+        shutdown_timeout=_LAST_WORDS,
+    )
+
+
+class CannotListen(Exception):
+    """A port cannot be had; the text says which and why."""
+
+
+def listen(port: int) -> list[socket.socket]:
+    """Sockets on every IPv4 address, and on every IPv6 address where there is IPv6.
+
+    Raises:
+        CannotListen: the port cannot be had.
+    """
+    try:
+        sockets = [_listen_on(socket.AF_INET, "0.0.0.0", port)]  # noqa: S104 - the container's network is the boundary
+    except OSError as error:
+        raise CannotListen(f"port {port} cannot be listened on: {error.strerror}") from None
+    try:
+        sockets.append(_listen_on(socket.AF_INET6, "::", port))
+    except OSError as error:
+        log("listening on IPv4 only", reason=error.strerror)
+    return sockets
+
+
+def _listen_on(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family is socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((address, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def host(app: web.Application, stay: Stay, sockets: list[socket.socket], grace: float) -> None:
+    """Serve `app` until SIGTERM or SIGINT, then leave."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stay.leave)
+    runner = make_runner(app)
+    await runner.setup()
+    try:
+        sites = [web.SockSite(runner, listener, backlog=_BACKLOG) for listener in sockets]
+        for site in sites:
+            await site.start()
+        log("listening", addresses=[site.name for site in sites])
+        await stay.until_asked_to_leave()
+        log("leaving")
+        for site in sites:
+            await site.stop()
+        await stay.finish(grace)
+    finally:
+        await runner.cleanup()
+    log("left")

@@ -1,0 +1,226 @@
+"""The command line: every verb, and that a mistake is one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from goproxy.cli import main
+from goproxy.core.keys import is_well_formed
+from tests.gateway import Running, config_document, endpoints_at
+from tests.provider import Provider, running_provider
+from tests.test_shutdown import free_port
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Everything that `serve` needs, in order."""
+    (tmp_path / "config.json").write_text(json.dumps(config_document()))
+    (tmp_path / "secret").write_text("sk-CANARY\n")
+    (tmp_path / "ca").mkdir()
+    variables = {
+        "CONFIG_PATH": str(tmp_path / "config.json"),
+        "UPSTREAM_API_KEY_PATH": str(tmp_path / "secret"),
+        "KEYS_PATH": str(tmp_path / "keys.json"),
+        "CA_PATH": str(tmp_path / "ca"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return variables
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a verb that must fail; what it said, which is one line."""
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert "CANARY" not in said.err
+    return said.err
+
+
+def test_key_new(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "new"]) == 0
+    assert is_well_formed(capsys.readouterr().out.rstrip("\n"))
+
+
+def test_check_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad, absent = tmp_path / "good.json", tmp_path / "bad.json", tmp_path / "absent.json"
+    good.write_text(json.dumps(config_document()))
+    bad.write_text(json.dumps(config_document(port=0, domain="x")))
+    assert main(["check-config", str(good)]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(["check-config", str(good), str(bad), str(absent)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f'{bad}: domain: "x" will not do; expected a host name in lower case such as chat.example.org',
+        f"{bad}: port: 0 will not do; expected a whole number from 1 to 65535",
+        f"{absent}: cannot be read: No such file or directory",
+    ]
+
+
+def test_serve_without_a_configuration(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path(environment["CONFIG_PATH"]).unlink()
+    assert "config.json: cannot be read: No such file or directory" in complaint(capsys, "serve")
+
+
+def test_serve_with_a_bad_configuration(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path(environment["CONFIG_PATH"]).write_text(json.dumps(config_document(port=0)))
+    assert "config.json: port: 0 will not do" in complaint(capsys, "serve")
+
+
+def test_serve_without_a_secret(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path(environment["UPSTREAM_API_KEY_PATH"]).unlink()
+    assert "secret: the upstream's key cannot be read: No such file or directory" in complaint(capsys, "serve")
+
+
+@pytest.mark.parametrize("secret", [b"", b"\n", b"sk-CANARY\nsk-other", b"sk CANARY", b"\xff\xfe"])
+def test_serve_with_a_secret_that_is_none(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], secret: bytes
+) -> None:
+    Path(environment["UPSTREAM_API_KEY_PATH"]).write_bytes(secret)
+    assert "secret: holds no API key; expected one line" in complaint(capsys, "serve")
+
+
+def test_serve_with_a_ca_that_is_none(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    (Path(environment["CA_PATH"]) / "company.pem").write_text("nothing")
+    assert "company.pem: no CA certificate can be read from it" in complaint(capsys, "serve")
+
+
+def test_serve_on_a_port_that_is_taken(environment: dict[str, str], provider_port: int) -> None:
+    Path(environment["CONFIG_PATH"]).write_text(json.dumps(config_document(port=provider_port)))
+    ended = subprocess.run([sys.executable, "-m", "goproxy.cli", "serve"], capture_output=True, text=True, timeout=10)
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        f"port {provider_port} cannot be listened on: Address already in use\n",
+    )
+
+
+@pytest.fixture
+def provider_port(provider: Provider) -> int:
+    return provider.port
+
+
+@pytest.mark.parametrize("grace", ["soon", "-1", "nan"])
+def test_serve_with_a_grace_period_that_is_none(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, grace: str
+) -> None:
+    monkeypatch.setenv("GRACE_SECONDS", grace)
+    assert complaint(capsys, "serve") == f"GRACE_SECONDS: {grace!r} is not a number; expected one of 0 or more\n"
+
+
+def test_backend_without_configurations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint(capsys, "backend").startswith("no configuration: set GOPROXY_<NAME>_CONFIG_PATH")
+
+
+def test_backend_with_a_bad_configuration(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOPROXY_OPENHANDS_CONFIG_PATH", environment["CONFIG_PATH"] + ".absent")
+    assert "config.json.absent: cannot be read: No such file" in complaint(capsys, "backend")
+
+
+def test_the_backend_runs_and_leaves(environment: dict[str, str]) -> None:
+    port = free_port()
+    variables = os.environ | {
+        "GOPROXY_OPENHANDS_CONFIG_PATH": environment["CONFIG_PATH"],
+        "CONFIG_PATH": "/nowhere",
+        "BACKEND_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "goproxy.cli"]
+    with subprocess.Popen([*command, "backend"], env=variables, stdout=subprocess.PIPE, text=True) as backend:
+        assert backend.stdout is not None
+        while json.loads(backend.stdout.readline())["event"] != "listening":
+            pass
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/admin/v1/catalogue") as answer:
+            assert json.load(answer)["upstreams"][0]["upstream"] == "openhands"
+        healthy = subprocess.run([*command, "healthcheck"], env=variables, timeout=10, check=False)
+        assert healthy.returncode == 0
+        backend.send_signal(signal.SIGTERM)
+        assert backend.wait(timeout=5) == 0
+        assert [json.loads(line)["event"] for line in backend.stdout] == ["leaving", "left"]
+
+
+async def test_healthcheck(gateway: Running, environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    async def check(*arguments: str) -> int:
+        return await asyncio.to_thread(main, ["healthcheck", *arguments])
+
+    Path(environment["CONFIG_PATH"]).write_text(json.dumps({"port": gateway.port}))
+    assert await check() == 0
+    assert await check(f"{gateway.url}/healthz") == 0
+    assert await check(f"{gateway.url}/nope") == 1
+    assert capsys.readouterr().err == f"{gateway.url}/nope: status 404\n"
+    assert await check(f"http://127.0.0.1:{free_port()}/healthz") == 1
+    assert "no answer" in capsys.readouterr().err
+    Path(environment["CONFIG_PATH"]).write_text("{")
+    assert await check() == 1
+    assert "no port can be read" in capsys.readouterr().err
+
+
+def test_a_healthcheck_is_quick() -> None:
+    """It runs every few seconds in every container: no web framework is loaded for it."""
+    loaded = "import sys, goproxy.cli; sys.exit('aiohttp' in sys.modules or 'asyncio.base_events' not in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], timeout=10, check=False).returncode == 0
+
+
+async def test_check_upstream(environment: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+
+    async def check(url: str) -> tuple[int, list[dict[str, Any]]]:
+        document = config_document(endpoints=[*endpoints_at(url, "anthropic"), refused])
+        Path(environment["CONFIG_PATH"]).write_text(json.dumps(document))
+        code = await asyncio.to_thread(main, ["check-upstream"])
+        return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    refused = {
+        "name": "openhands-openai",
+        "protocol": "openai",
+        "base_url": f"https://localhost:{free_port()}/v1/chat/completions",
+    }
+    async with running_provider(context) as provider:
+        code, (first, second) = await check(provider.url)
+        assert (code, first["reachable"]) == (1, False)
+        assert "its certificate is not trusted" in first["detail"]
+        assert second == {
+            "endpoint": "openhands-openai",
+            "host": "localhost",
+            "reachable": False,
+            "detail": "connection refused",
+        }
+        authority.cert_pem.write_to_path(str(tmp_path / "ca" / "testkit.pem"))
+        refused["base_url"] = f"{provider.url}/v1/chat/completions"
+        code, (first, second) = await check(provider.url)
+        assert (code, first) == (
+            0,
+            {
+                "endpoint": "openhands-anthropic",
+                "host": "localhost",
+                "reachable": True,
+                "detail": "connected, TLSv1.3",
+            },
+        )
+        assert provider.received == []
+
+
+async def test_check_upstream_with_a_name_that_does_not_resolve(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint = {"name": "e", "protocol": "anthropic", "base_url": "https://nowhere.invalid/v1/messages"}
+    Path(environment["CONFIG_PATH"]).write_text(json.dumps(config_document(endpoints=[endpoint])))
+    began = time.monotonic()
+    assert await asyncio.to_thread(main, ["check-upstream"]) == 1
+    assert time.monotonic() - began < 5
+    assert json.loads(capsys.readouterr().out)["reachable"] is False

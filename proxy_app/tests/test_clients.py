@@ -1,0 +1,153 @@
+"""Clients that leave, and clients that do not take what they asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Lines
+from tests.gateway import ALICE, Running, config_document, endpoints_at, running_gateway
+from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
+from tests.raw import RawClient, connected
+
+ASK = {"model": "claude-opus-4-5-20251101", "stream": True}
+Eventually = Callable[[Callable[[], bool]], Any]
+
+
+def leave_politely(raw: RawClient) -> None:
+    raw.writer.close()
+
+
+LEAVING = pytest.mark.parametrize("leave", [RawClient.reset, leave_politely])
+
+
+@LEAVING
+async def test_a_client_that_leaves_while_the_upstream_thinks(
+    gateway: Running, provider: Provider, lines: Lines, eventually: Eventually, leave: Callable[[RawClient], None]
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.until_closed()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await eventually(lambda: provider.open_connections == 1)
+        leave(raw)
+        await eventually(lambda: provider.open_connections == 0)
+    await eventually(lambda: bool(lines.all("request")))
+    assert (lines.request["status"], lines.request["outcome"]) == (499, "client_gone")
+
+
+@LEAVING
+async def test_a_client_that_leaves_in_a_pause_of_the_stream(
+    gateway: Running, provider: Provider, lines: Lines, eventually: Eventually, leave: Callable[[RawClient], None]
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await wire.until_closed()  # nothing more is written: the leaving itself must be noticed
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        await raw.chunk()
+        leave(raw)
+        await eventually(lambda: provider.open_connections == 0)
+    await eventually(lambda: bool(lines.all("request")))
+    assert (lines.request["status"], lines.request["outcome"]) == (200, "client_gone")
+    assert lines.request["bytes_out"] == len(ANTHROPIC_EVENTS[0])
+
+
+async def test_a_client_that_leaves_while_events_pour(
+    gateway: Running, provider: Provider, lines: Lines, eventually: Eventually
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        while True:
+            await wire.chunk(ANTHROPIC_EVENTS[3])
+            await asyncio.sleep(0)
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        raw.reset()
+        await eventually(lambda: provider.open_connections == 0)
+    await eventually(lambda: bool(lines.all("request")))
+    assert lines.request["outcome"] == "client_gone"
+    assert not lines.all("request failed")
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_upload(
+    gateway: Running, provider: Provider, lines: Lines, eventually: Eventually
+) -> None:
+    async with connected(gateway.port) as raw:
+        head = f"POST /v1/messages HTTP/1.1\r\nHost: h\r\nx-api-key: {ALICE}\r\nContent-Length: 99\r\n\r\n{{"
+        await raw.send(head.encode())
+        await asyncio.sleep(0.05)
+        raw.reset()
+        await eventually(lambda: bool(lines.all("request")))
+    assert (lines.request["status"], lines.request["outcome"], provider.received) == (499, "client_gone", [])
+
+
+async def test_a_client_that_reads_nothing_holds_the_upstream_back(gateway: Running, provider: Provider) -> None:
+    wires: list[Wire] = []
+
+    async def script(_: Received, wire: Wire) -> None:
+        wires.append(wire)
+        await wire.begin_stream()
+        while True:
+            await wire.chunk(b"x" * 16384)
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        await asyncio.sleep(0.5)
+        stood = wires[0].bytes_written
+        await asyncio.sleep(0.5)
+        assert wires[0].bytes_written == stood  # it stands still ...
+        while wires[0].bytes_written == stood:  # ... until the client reads again
+            await raw.reader.read(1 << 20)
+
+
+async def test_a_client_that_never_takes_its_answer_is_given_up(
+    provider: Provider, keys: Path, lines: Lines, eventually: Eventually
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        while True:
+            await wire.chunk(b"x" * 65536)
+
+    provider.script = script
+    timeouts = {"connect": 0.3, "first_byte": 0.3, "idle": 0.3, "total": 10}
+    document = config_document(endpoints=endpoints_at(provider.url), timeouts=timeouts)
+    async with running_gateway(document, keys) as gateway, connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        await asyncio.sleep(0.5)
+        await eventually(lambda: provider.open_connections == 0)
+        await eventually(lambda: bool(lines.all("request")))
+    assert lines.request["outcome"] == "client_stalled"
+
+
+async def test_nothing_is_left_of_requests_that_are_over(
+    gateway: Running, provider: Provider, eventually: Eventually
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.until_closed()
+
+    provider.script = script
+    before = len(asyncio.all_tasks())
+    for _ in range(20):
+        async with connected(gateway.port) as raw:
+            await raw.post(ASK)
+            await raw.head()
+    await eventually(lambda: provider.open_connections == 0)
+    await eventually(lambda: len(asyncio.all_tasks()) <= before)

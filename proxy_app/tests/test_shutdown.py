@@ -1,0 +1,158 @@
+"""Leaving: what runs is finished, nothing new is begun, and what takes too long is told why it is cut."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.conftest import Lines
+from tests.gateway import UPSTREAM_SECRET, Running
+from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
+from tests.raw import connected
+
+ASK = {"model": "claude-opus-4-5-20251101", "stream": True}
+
+
+async def test_a_leaving_proxy_is_not_ready_and_begins_nothing(gateway: Running, provider: Provider) -> None:
+    async with connected(gateway.port) as raw:
+        await raw.send(b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await raw.answer())[0] == 200
+        gateway.stay.leave()
+        await raw.post(ASK)
+        status, headers = await raw.head()
+        assert (status, headers["connection"]) == (503, "close")
+    async with connected(gateway.port) as raw:
+        await raw.send(b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await raw.answer()) == (503, b'{"ready": false, "detail": "leaving: no new requests"}')
+    assert provider.received == []
+
+
+async def test_what_outlasts_the_grace_period_is_cut_and_told_so(
+    gateway: Running, provider: Provider, lines: Lines, eventually: Callable[..., Any]
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await wire.until_closed()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        assert await raw.chunk() == ANTHROPIC_EVENTS[0]
+        gateway.stay.leave()
+        await gateway.stay.finish(grace=0.1)
+        got = await raw.chunks_until_broken()
+    assert json.loads(got.removeprefix(b"event: error\ndata: "))["error"] == {
+        "type": "api_error",
+        "message": "The gateway is being restarted. Try again.",
+    }
+    assert lines.request["outcome"] == "shutdown"
+    await eventually(lambda: provider.open_connections == 0)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def process(
+    document: dict[str, Any], keys: Path, tmp_path: Path, grace: str
+) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
+    """`goproxy serve` as it runs in its container."""
+    port = free_port()
+    (tmp_path / "config.json").write_text(json.dumps(document | {"port": port}))
+    (tmp_path / "secret").write_text(UPSTREAM_SECRET + "\n")
+    environment = os.environ | {
+        "CONFIG_PATH": str(tmp_path / "config.json"),
+        "KEYS_PATH": str(keys),
+        "UPSTREAM_API_KEY_PATH": str(tmp_path / "secret"),
+        "GRACE_SECONDS": grace,
+    }
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert running.stdout is not None
+        while json.loads(await asyncio.wait_for(running.stdout.readline(), 10))["event"] != "listening":
+            pass
+        yield port, running
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.communicate()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        async with connected(port):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_process_that_is_told_to_leave_finishes_its_streams(
+    document: dict[str, Any], keys: Path, provider: Provider, tmp_path: Path, number: signal.Signals
+) -> None:
+    go_on = asyncio.Event()
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await go_on.wait()
+        await wire.chunk(ANTHROPIC_EVENTS[1])
+        await wire.end_stream()
+
+    provider.script = script
+    async with process(document, keys, tmp_path, "10") as (port, running), connected(port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        assert await raw.chunk() == ANTHROPIC_EVENTS[0]
+        running.send_signal(number)
+        while await _listens(port):
+            await asyncio.sleep(0.01)
+        go_on.set()
+        assert [await raw.chunk(), await raw.chunk()] == [ANTHROPIC_EVENTS[1], b""]
+        assert await asyncio.wait_for(running.wait(), 5) == 0
+
+
+async def test_a_process_leaves_when_the_grace_period_is_over(
+    document: dict[str, Any], keys: Path, provider: Provider, tmp_path: Path
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await wire.until_closed()
+
+    provider.script = script
+    async with process(document, keys, tmp_path, "0.2") as (port, running), connected(port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        await raw.chunk()
+        running.terminate()
+        assert b"being restarted" in await raw.chunks_until_broken()
+        assert await asyncio.wait_for(running.wait(), 3) == 0
+
+
+async def test_it_listens_on_ipv6_too(document: dict[str, Any], keys: Path, tmp_path: Path) -> None:
+    async with process(document, keys, tmp_path, "0") as (port, _), aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/healthz") as answer:
+            assert answer.status == 200
+        if Path("/proc/net/if_inet6").exists():
+            async with session.get(f"http://[::1]:{port}/healthz") as answer:
+                assert answer.status == 200

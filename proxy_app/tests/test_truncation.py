@@ -1,0 +1,136 @@
+"""An answer that breaks off at the upstream breaks off at the client, after every byte that did arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Lines
+from tests.gateway import Running, config_document, endpoints_at, running_gateway
+from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
+from tests.raw import connected
+
+ASK = {"model": "claude-opus-4-5-20251101", "stream": True}
+FRAMED = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in ANTHROPIC_EVENTS[1:3]) + b"0\r\n\r\n"
+
+
+def arrived(framed: bytes) -> bytes:
+    """The part of a chunked body that `framed` holds."""
+    data = b""
+    while b"\r\n" in framed:
+        size, _, rest = framed.partition(b"\r\n")
+        data += rest[: int(size, 16)]
+        framed = rest[int(size, 16) + 2 :]
+    return data
+
+
+async def test_a_stream_cut_at_every_byte(gateway: Running, provider: Provider, lines: Lines) -> None:
+    cut = 0
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.send(FRAMED[:cut])
+        wire.hang_up()
+
+    provider.script = script
+    for cut in range(len(FRAMED)):
+        async with connected(gateway.port) as raw:
+            await raw.post(ASK)
+            await raw.head()
+            assert await raw.chunks_until_broken() == arrived(FRAMED[:cut])
+    assert {line["outcome"] for line in lines.all("request")} == {"upstream_truncated"}
+
+
+async def test_a_reset_stream_is_broken_too(gateway: Running, provider: Provider) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await asyncio.sleep(0.05)
+        wire.reset()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        assert await raw.chunks_until_broken() == ANTHROPIC_EVENTS[0]
+
+
+async def test_an_answer_shorter_than_its_length(gateway: Running, provider: Provider, lines: Lines) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.head(200, ("Content-Type", "application/json"), ("Content-Length", "10"))
+        await wire.send(b"12345")
+        wire.hang_up()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        assert (await raw.head())[1]["content-length"] == "10"
+        assert await raw.reader.read() == b"12345"
+    assert lines.request["outcome"] == "upstream_truncated"
+
+
+async def test_chunks_that_are_framed_wrongly(provider: Provider, keys: Path, lines: Lines) -> None:
+    """aiohttp's parser tells its reader nothing of it, so that it shows as a stall: late, but as no clean end."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await asyncio.sleep(0.05)
+        await wire.send(b"zz\r\n")
+
+    provider.script = script
+    timeouts = {"connect": 1, "first_byte": 1, "idle": 0.3, "total": 5}
+    document = config_document(endpoints=endpoints_at(provider.url), timeouts=timeouts)
+    async with running_gateway(document, keys) as gateway, connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        got = await raw.chunks_until_broken()
+    assert got.startswith(ANTHROPIC_EVENTS[0] + b"event: error\ndata: ")
+    assert lines.request["outcome"] == "upstream_stalled"
+
+
+async def test_what_waited_for_a_slow_client_when_the_upstream_broke_off_still_arrives(
+    gateway: Running, provider: Provider, lines: Lines, eventually: Callable[..., object]
+) -> None:
+    """aiohttp's reader gives nothing out once the connection is lost; relay.py reaches behind that."""
+    broken = asyncio.Event()
+    sent = b""
+
+    async def script(_: Received, wire: Wire) -> None:
+        nonlocal sent
+        await wire.begin_stream()
+        try:
+            while True:
+                async with asyncio.timeout(0.2):
+                    await wire.chunk(b"x" * 65536)
+                sent += b"x" * 65536
+        except TimeoutError:  # every buffer on the way is full
+            wire.hang_up()
+            broken.set()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        await broken.wait()
+        got = await raw.chunks_until_broken()
+    assert len(got) >= len(sent)
+
+
+async def test_an_http_1_0_client_gets_a_reset_instead_of_an_end(gateway: Running, provider: Provider) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await asyncio.sleep(0.05)
+        wire.hang_up()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK, version="1.0")
+        await raw.head()
+        assert await raw.reader.readexactly(len(ANTHROPIC_EVENTS[0])) == ANTHROPIC_EVENTS[0]
+        with pytest.raises(ConnectionResetError):
+            await raw.reader.read()

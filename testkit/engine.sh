@@ -1,0 +1,62 @@
+#!/bin/sh
+# A Docker engine on this machine, for the demo and the tests: found, or installed from the distribution, and started
+# here where no init system does it. `engine.sh stop` ends an engine that this script started, once it runs nothing.
+# Runs as root. Quick when all is in place.
+set -eu
+pidfile=/run/gateway-testkit-dockerd.pid
+log=/var/log/gateway-testkit-dockerd.log
+
+say() { printf '  %s\n' "$*"; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+answers() { docker info >/dev/null 2>&1; }
+started_here() { [ -s "$pidfile" ] && kill -0 "$(cat "$pidfile")" 2>/dev/null; }
+
+install_missing() {
+    missing=""
+    command -v docker >/dev/null 2>&1 && { command -v dockerd >/dev/null 2>&1 || answers; } || missing="docker.io iptables"
+    command -v mmdebstrap >/dev/null 2>&1 || missing="$missing mmdebstrap debian-archive-keyring"
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null 2>&1 ||
+        fail "this machine has no apt-get. Install a Docker engine and mmdebstrap by hand, then run make again."
+    say "installing $missing (about a minute)"
+    apt-get update -qq >/dev/null || fail "apt-get update failed: the package mirror must be reachable."
+    # shellcheck disable=SC2086  # a list of packages
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+        fail "apt-get could not install $missing. Install them by hand, then run make again."
+}
+
+start() {
+    answers && return 0
+    if [ -d /run/systemd/system ]; then
+        say "starting the Docker engine with systemd"
+        systemctl start docker || fail "systemctl start docker failed: see journalctl -u docker."
+    else
+        say "starting the Docker engine (no init system here; its log is $log)"
+        setsid nohup dockerd --pidfile "$pidfile" >"$log" 2>&1 </dev/null &
+    fi
+    tries=0
+    until answers; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 60 ] || fail "the Docker engine did not answer within 60 s: see $log."
+        sleep 1
+    done
+}
+
+stop() {
+    started_here || return 0
+    [ -z "$(docker ps --quiet)" ] || { say "the Docker engine stays: other containers run"; return 0; }
+    pid=$(cat "$pidfile")
+    say "stopping the Docker engine that was started here"
+    kill "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+    ip link delete docker0 2>/dev/null || true   # absent when the engine made no bridge
+    rm -f "$pidfile"
+}
+
+if [ "${1:-start}" = stop ]; then
+    stop
+else
+    install_missing
+    start
+    say "Docker engine $(docker version --format '{{.Server.Version}}') answers"
+fi

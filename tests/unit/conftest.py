@@ -1,0 +1,25 @@
+"""Puts the collection on the import path (and proxy_app, to hold both sides of a file against each other); fixtures."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+
+from real_ansible import COLLECTIONS, REPOSITORY, Ansible
+from sound_inventory import SOUND, Inventory
+
+sys.path[:0] = [str(COLLECTIONS), str(REPOSITORY / "proxy_app")]
+
+
+@pytest.fixture
+def inventory() -> Inventory:
+    """Nothing is wrong with it."""
+    return copy.deepcopy(SOUND)
+
+
+@pytest.fixture
+def ansible(tmp_path: Path) -> Ansible:
+    return Ansible(tmp_path)
