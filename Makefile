@@ -2,8 +2,9 @@
 # They need Python 3.11+, and root or sudo. `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
-SUDO := $(shell test "$$(id -u)" = 0 || echo "sudo --preserve-env=PATH,SSL_CERT_FILE,PIP_CERT")
 BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+SUDO := $(shell test "$$(id -u)" = 0 || echo 'sudo -E env PATH="$(PATH)"')
 RESULTS := .cache/test-results
 SCENARIOS := check_first default lifecycle
 

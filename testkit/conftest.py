@@ -67,7 +67,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     }
     (folder / "config.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "provider", "--config", str(folder / "config.json")]
-    with subprocess.Popen(command, cwd=Path(__file__).parent) as process:  # noqa: S603
+    with subprocess.Popen(command, cwd=Path(__file__).parent) as process:
         with httpx2.Client(base_url=f"http://127.0.0.1:{control_port}", trust_env=False) as control:
             _wait_for(control)
             yield Running(port, folder / "ca.pem", control)

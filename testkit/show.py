@@ -53,7 +53,7 @@ def show(upstream: str, domain: str, connection: dict[str, Any]) -> bool:
         first = first or time.monotonic() - began
         ended = ended or event["type"] == "message_stop"
         if event["type"] == "content_block_delta":
-            print(event["delta"].get("text", ""), end="", flush=True)
+            print(event["delta"].get("text", "").replace("\n", " "), end="", flush=True)
     took = time.monotonic() - began
     print(f"\n    {events} events; the first after {first * 1000:.0f} ms, the last after {took * 1000:.0f} ms")
     return ended

@@ -135,12 +135,15 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
             return
         if ignore_errors or (result.task.loop and "results" in result.result):
             return  # each item has been told
+        if _is_rescued(result.task):
+            self._say(f"  failed   {_title(result.task)} (what follows deals with it)", C.COLOR_WARN)
+            return
         self._failed(result)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
         if self._verbose:
             super().v2_runner_item_on_failed(result)
-        elif not result.task.ignore_errors:
+        elif not (result.task.ignore_errors or _is_rescued(result.task)):
             self._failed(result, f": {self._get_item_label(result.result)}")
 
     def _failed(self, result: Any, item: str = "") -> None:
@@ -177,6 +180,17 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
     def v2_runner_retry(self, result: Any) -> None:
         if self._verbose:
             super().v2_runner_retry(result)
+
+
+def _is_rescued(task: Any) -> bool:
+    """Whether the task stands in a block that has a rescue, which says itself what went wrong."""
+    block = task._parent
+    while block is not None:
+        guarded = {part._uuid for part in getattr(block, "block", [])}
+        if getattr(block, "rescue", []) and task._uuid in guarded:
+            return True
+        task, block = block, block._parent
+    return False
 
 
 def _title(task: Any) -> str:

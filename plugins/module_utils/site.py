@@ -65,14 +65,18 @@ DNS_PROVIDERS = {
     "none": Credentials({}),
     "rfc2136": Credentials(
         {
-            "server": "give the address of the primary name server",
+            "server": "give the IP address of the server that takes updates",
             "key_name": "give the name of the TSIG key",
             "key_secret": "give the TSIG key's secret, in base64",
         },
-        optional=("key_algorithm",),
+        optional=("key_algorithm", "port", "protocol"),
         secret=("key_secret",),
     ),
-    "route53": Credentials({}, optional=("access_key", "secret_key", "profile"), secret=("access_key", "secret_key")),
+    "route53": Credentials(
+        {},
+        optional=("access_key", "secret_key", "session_token", "profile"),
+        secret=("access_key", "secret_key", "session_token"),
+    ),
 }
 
 
@@ -295,6 +299,9 @@ def check_dns(provider: Field, settings: Mapping[str, Any], problems: list[Probl
 
 def check_credential(key: str, field: Field, wanted: Credentials) -> None:
     right = wanted.required.get(key, "give it as text, or leave it out")
+    if key == "port":
+        field.integer(1, 65535, "give a port from 1 to 65535, or leave it out for 53")
+        return
     text = field.text(right)
     if text is None:
         return
@@ -302,6 +309,10 @@ def check_credential(key: str, field: Field, wanted: Credentials) -> None:
         field.report("is a placeholder", right)
     elif not secret.is_sendable(text):
         field.report("has white space or a character beyond ASCII in it", "look for a line break at its end")
+    elif key == "server" and not is_address(text):
+        field.report(f"is {shown(text)}, no IP address", right)
+    elif key == "protocol" and text not in ("tcp", "udp"):
+        field.report(f"is {shown(text)}", "give tcp or udp, or leave it out for tcp")
     elif key == "key_algorithm" and text not in TSIG_ALGORITHMS:
         field.report(f"is {shown(text)}", f"give {listed(TSIG_ALGORITHMS)}")
     elif key == "key_secret" and not is_base64(text):

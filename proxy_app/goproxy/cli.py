@@ -7,7 +7,6 @@ the verbs, so that a health check every few seconds does not load a web framewor
 from __future__ import annotations
 
 import argparse
-import asyncio
 import http.client
 import json
 import os
@@ -73,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    import asyncio
+
     from goproxy.config import ConfigError, load_config
     from goproxy.data_plane.keyring import Keyring
     from goproxy.data_plane.server import serve
@@ -97,6 +98,8 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
 
 def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    import asyncio
+
     from goproxy.control_plane.catalogue import Catalogue
     from goproxy.control_plane.server import serve
     from goproxy.hosting import CannotListen
@@ -133,6 +136,8 @@ def _check_config(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:
 
 
 def _check_upstream(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    import asyncio
+
     from goproxy.config import ConfigError, load_config
     from goproxy.data_plane.reachability import try_endpoints
     from goproxy.data_plane.upstream import UnusableSecret, trust

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -92,13 +93,23 @@ def lines() -> Iterator[Lines]:
     root.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def nothing_unforeseen(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No test may make aiohttp or asyncio log an error, but for those that are about that."""
+    yield
+    unforeseen = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.name.startswith(("aiohttp", "asyncio")) and record.levelno >= logging.ERROR
+    ]
+    assert not unforeseen or request.node.get_closest_marker("malformed_http"), unforeseen
+
+
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], Any]:
     """Wait until something holds, for at most a second."""
 
     async def wait(holds: Callable[[], bool], seconds: float = 1.0) -> None:
-        import asyncio
-
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while not holds():

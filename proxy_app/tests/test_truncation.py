@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from tests.conftest import Lines
 from tests.gateway import Running, config_document, endpoints_at, running_gateway
@@ -93,31 +93,31 @@ async def test_chunks_that_are_framed_wrongly(provider: Provider, keys: Path, li
 
 
 async def test_what_waited_for_a_slow_client_when_the_upstream_broke_off_still_arrives(
-    gateway: Running, provider: Provider, lines: Lines, eventually: Callable[..., object]
+    gateway: Running, provider: Provider, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """aiohttp's reader gives nothing out once the connection is lost; relay.py reaches behind that."""
-    broken = asyncio.Event()
-    sent = b""
+    """aiohttp's reader gives nothing out once its connection is lost; relay.py reaches behind that."""
+    client_takes_it = asyncio.Event()
+    write = web.StreamResponse.write
+
+    async def slow_write(response: web.StreamResponse, data: bytes) -> None:
+        await client_takes_it.wait()
+        await write(response, data)
 
     async def script(_: Received, wire: Wire) -> None:
-        nonlocal sent
         await wire.begin_stream()
-        try:
-            while True:
-                async with asyncio.timeout(0.2):
-                    await wire.chunk(b"x" * 65536)
-                sent += b"x" * 65536
-        except TimeoutError:  # every buffer on the way is full
-            wire.hang_up()
-            broken.set()
+        for event in ANTHROPIC_EVENTS:
+            await wire.chunk(event)
+            await asyncio.sleep(0.01)
+        wire.hang_up()
+        asyncio.get_running_loop().call_later(0.1, client_takes_it.set)
 
+    monkeypatch.setattr(web.StreamResponse, "write", slow_write)
     provider.script = script
     async with connected(gateway.port) as raw:
         await raw.post(ASK)
         await raw.head()
-        await broken.wait()
-        got = await raw.chunks_until_broken()
-    assert len(got) >= len(sent)
+        assert await raw.chunks_until_broken() == b"".join(ANTHROPIC_EVENTS)
+    assert lines.request["outcome"] == "upstream_truncated"
 
 
 async def test_an_http_1_0_client_gets_a_reset_instead_of_an_end(gateway: Running, provider: Provider) -> None:

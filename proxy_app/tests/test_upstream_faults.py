@@ -23,7 +23,7 @@ from tests.provider import ANTHROPIC_EVENTS, OPENAI_EVENTS, Provider, Received, 
 from tests.raw import connected
 
 ASK = {"model": "claude-opus-4-5-20251101", "stream": True}
-IMPATIENT = {"connect": 0.3, "first_byte": 0.3, "idle": 0.3, "total": 10}
+IMPATIENT = {"connect": 0.5, "first_byte": 0.5, "idle": 0.3, "total": 10}
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ async def test_a_name_that_takes_too_long_to_resolve_is_504(keys: Path, monkeypa
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
     status, message, seconds = await ask_with_endpoint("https://slow.invalid/v1/messages", keys)
     assert (status, seconds < 2) == (504, True)
-    assert "did not accept a connection within 0.3 s" in message
+    assert "did not accept a connection within 0.5 s" in message
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ async def test_a_connection_that_nobody_accepts_is_504(keys: Path, lines: Lines,
     status, message, seconds = await ask_with_endpoint(f"http://127.0.0.1:{silent_port}/v1/messages", keys)
     assert (status, seconds < 2) == (504, True)
     assert message == (
-        "The upstream openhands did not accept a connection within 0.3 s. Nothing was sent to it; try again later."
+        "The upstream openhands did not accept a connection within 0.5 s. Nothing was sent to it; try again later."
     )
     assert lines.request["outcome"] == "upstream_unreachable"
 
@@ -181,9 +181,9 @@ async def test_no_first_byte_is_504(gateway: Running, provider: Provider, lines:
     provider.script = script
     for path in ("/v1/messages", "/v1/chat/completions"):
         status, error, _, seconds = await ask(gateway.url, path)
-        assert (status, error["message"]) == (504, "The upstream openhands did not begin to answer within 0.3 s.")
+        assert (status, error["message"]) == (504, "The upstream openhands did not begin to answer within 0.5 s.")
         assert error["type"] == ("timeout_error" if path == "/v1/messages" else "server_error")
-        assert 0.25 < seconds < 2
+        assert 0.4 < seconds < 2
     assert [line["outcome"] for line in lines.all("request")] == ["upstream_timeout"] * 2
 
 
@@ -364,12 +364,13 @@ async def test_one_upstreams_silence_is_not_felt_by_another(gateway: Running, pr
 
     provider.script = script
     async with running_provider() as healthy:
-        document = config_document(endpoints=endpoints_at(healthy.url), timeouts=IMPATIENT)
-        async with running_gateway(document, keys) as other, aiohttp.ClientSession() as session:
+        document = config_document(endpoints=endpoints_at(healthy.url))
+        async with (
+            running_gateway(document, keys) as other,
+            aiohttp.ClientSession(headers={"x-api-key": ALICE}) as session,
+        ):
             stuck = [asyncio.create_task(ask(gateway.url)) for _ in range(20)]
-            began = time.monotonic()
-            headers = {"x-api-key": ALICE}
-            async with session.post(f"{other.url}/v1/messages", json=ASK, headers=headers) as answer:
+            async with session.post(f"{other.url}/v1/messages", json=ASK) as answer:
                 assert answer.status == 200
-            assert time.monotonic() - began < 0.3
+            assert not any(task.done() for task in stuck)
             assert [result[0] for result in await asyncio.gather(*stuck)] == [504] * 20

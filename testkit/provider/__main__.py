@@ -63,7 +63,7 @@ async def run(config: Config) -> None:
     try:
         await provider.start()
         await web.TCPSite(steering, config.listen, config.control_port).start()
-        print(f"{config.name}: https on port {config.port}, control on port {config.control_port}", flush=True)  # noqa: T201
+        print(f"{config.name}: https on port {config.port}, control on port {config.control_port}", flush=True)
         await stopped.wait()
     finally:
         await provider.stop()

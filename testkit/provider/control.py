@@ -5,8 +5,8 @@
     GET    /_behaviour    the standing behaviour and its exceptions (see behaviour.py)
     PUT    /_behaviour    {"events": 40, "gap_ms": 50, "fault": "stall", "after": 5, ...}; what is left out is default
     POST   /_behaviour    the same with "match" and "times": for the next requests whose body holds `match`
-    DELETE /_behaviour    back to the default; held and stalled answers go on
-    POST   /_release      {"match": "..."}: held and stalled answers whose request holds `match` go on
+    DELETE /_behaviour    back to the default; answers that are held or stalled, or would be, go on
+    POST   /_release      {"match": "..."}: the same for those whose request holds `match`
 
 A setting that does not exist is answered with 400 and {"error": what is wrong}.
 """

@@ -22,10 +22,12 @@ class Cut(Exception):
 class Exchange:
     """A request, the record of it, and the response being written."""
 
-    def __init__(self, request: web.Request, record: Record) -> None:
+    def __init__(self, request: web.Request, body: bytes, record: Record) -> None:
         """Begin with nothing written."""
         self.request = request
+        self.body = body
         self.record = record
+        self.released = asyncio.Event()  # a held or stalled answer goes on; set before it was held, it never is
         self.headers: dict[str, str] = {}
         self.response = web.StreamResponse()
 
@@ -46,6 +48,14 @@ class Exchange:
         """Send a whole answer."""
         await self.begin(status, content_type, len(body))
         await self.write(body)
+
+    async def wait(self, gap: float | None = None, keep_alive: bytes = b"") -> None:
+        """Wait until released, sending a keep-alive every `gap` seconds."""
+        while not self.released.is_set():
+            try:
+                await asyncio.wait_for(self.released.wait(), gap and max(gap, 0.01))
+            except TimeoutError:
+                await self.write(keep_alive)
 
     def reset(self) -> NoReturn:
         """Drop the connection with a TCP RST."""

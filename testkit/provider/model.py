@@ -102,7 +102,7 @@ def prompt_usage(value: object) -> Usage:
 def answer(question: Question, voice: str, events: int, usage: Mapping[str, int]) -> Answer:
     """Answer with `events` content deltas, fewer where max_tokens ends it."""
     budget = max(1, events if question.max_tokens is None else min(events, question.max_tokens))
-    dice = random.Random(question.seed)  # noqa: S311  # the same question, the same words
+    dice = random.Random(question.seed)  # the same question, the same words
     opening = f"This is {voice}, a simulated provider, answering as {question.model}:".split()
     thinking = min(budget // 3, 8) if question.thinks else 0
     spoken = min(4, budget - thinking - 1) if question.tool else budget - thinking

@@ -7,7 +7,7 @@ import secrets
 import ssl
 import string
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -37,7 +37,7 @@ class Config:
     )
     api_key: str | None = None  # any key is taken, where none is given
     models: tuple[str, ...] = ()  # and any model
-    listen: str = "0.0.0.0"  # noqa: S104  # it has a container to itself
+    listen: str = "0.0.0.0"  # it has a container to itself
     port: int = 443
     control_port: int = 8080
     behaviour: Behaviour = field(default_factory=Behaviour)
@@ -52,7 +52,7 @@ class Provider:
         self.records = Records()
         self.behaviours = Behaviours(config.behaviour)
         self._expected = Expectations(config.api_key, tuple(config.models))
-        self._waiting: dict[asyncio.Event, bytes] = {}  # held and stalled answers, with their request's body
+        self._open: set[Exchange] = set()
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._tls.load_cert_chain(config.certificate, config.key)
         public = web.Application(client_max_size=LARGEST_REQUEST)
@@ -81,10 +81,10 @@ class Provider:
             await self._listener.start()
 
     def release(self, match: str = "") -> int:
-        """Let held and stalled answers go on, those whose request holds `match`; say how many."""
-        released = [waiting for waiting, body in self._waiting.items() if match.encode() in body]
-        for waiting in released:
-            waiting.set()
+        """Let answers under way go on to their end, those whose request holds `match`; say how many."""
+        released = [exchange for exchange in self._open if match.encode() in exchange.body]
+        for exchange in released:
+            exchange.released.set()
         return len(released)
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
@@ -95,13 +95,17 @@ class Provider:
             body, too_large = b"", True
         headers = {name.lower(): value for name, value in request.headers.items()}
         record = self.records.open(request.method, request.host, request.path_qs, headers, body=body, now=time.time())
-        exchange = Exchange(request, record)
-        async with exchange.recorded():
-            await self._answer(exchange, headers, body, too_large)
+        exchange = Exchange(request, body, record)
+        self._open.add(exchange)
+        try:
+            async with exchange.recorded():
+                await self._answer(exchange, headers, too_large)
+        finally:
+            self._open.discard(exchange)
         return exchange.response
 
-    async def _answer(self, exchange: Exchange, headers: dict[str, str], body: bytes, too_large: bool) -> None:
-        request = exchange.request
+    async def _answer(self, exchange: Exchange, headers: dict[str, str], too_large: bool) -> None:
+        request, body = exchange.request, exchange.body
         protocol, counting = self._protocol(request.path)
         wire = WIRES[protocol or "anthropic"]
         context = Context(_request_id(), datetime.now(UTC))
@@ -140,11 +144,11 @@ class Provider:
 
         said = answer(question, self.config.name, behaviour.events, behaviour.usage)
         if question.streams:
-            await self._stream(exchange, behaviour, wire, wire.stream(said, context), body)
+            await self._stream(exchange, behaviour, wire, wire.stream(said, context))
         else:
             await asyncio.sleep(said.usage.output * behaviour.gap_ms / 1000)
             text = compact(wire.whole(said, context)).encode()
-            await self._send_whole(exchange, behaviour, text, wire.usage(said.usage), body)
+            await self._send_whole(exchange, behaviour, text, wire.usage(said.usage))
 
     def _protocol(self, path: str) -> tuple[str | None, bool]:
         """Say which API a path belongs to, and whether it only counts tokens."""
@@ -155,9 +159,7 @@ class Provider:
                 return protocol, True
         return None, False
 
-    async def _stream(
-        self, exchange: Exchange, behaviour: Behaviour, wire: Wire, frames: list[Frame], body: bytes
-    ) -> None:
+    async def _stream(self, exchange: Exchange, behaviour: Behaviour, wire: Wire, frames: list[Frame]) -> None:
         """Send the frames at their pace, up to the fault."""
         await exchange.begin(200, EVENT_STREAM)
         gap, held = behaviour.gap_ms / 1000, behaviour.hold
@@ -167,7 +169,7 @@ class Provider:
                     case Fault.RESET:
                         exchange.reset()
                     case Fault.STALL:
-                        await self._wait(body)
+                        await exchange.wait()
                     case Fault.TRUNCATE:
                         await exchange.write(frame.data[: len(frame.data) // 2])
                         exchange.hang_up()
@@ -177,42 +179,24 @@ class Provider:
             if frame.part == "delta":
                 await asyncio.sleep(gap)
             elif frame.part == "end" and held:
-                await self._wait(body, gap, lambda: exchange.write(wire.keep_alive()))
+                await exchange.wait(gap, wire.keep_alive())
                 held = False
             await exchange.write(frame.data)
             exchange.record.usage = frame.usage or exchange.record.usage
 
-    async def _send_whole(
-        self, exchange: Exchange, behaviour: Behaviour, text: bytes, usage: Json, body: bytes
-    ) -> None:
+    async def _send_whole(self, exchange: Exchange, behaviour: Behaviour, text: bytes, usage: Json) -> None:
         """Send a whole answer, or what the fault leaves of it."""
         match behaviour.fault:
             case Fault.RESET:
                 exchange.reset()
             case Fault.STALL:
-                await self._wait(body)
+                await exchange.wait()
             case Fault.TRUNCATE:
                 await exchange.begin(200, "application/json", len(text))
                 await exchange.write(text[: len(text) // 2])
                 exchange.hang_up()
         exchange.record.usage = usage
         await exchange.send(200, text)
-
-    async def _wait(
-        self, body: bytes, gap: float | None = None, meanwhile: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        """Wait until released, doing `meanwhile` every `gap` seconds."""
-        released = asyncio.Event()
-        self._waiting[released] = body
-        try:
-            while not released.is_set():
-                try:
-                    await asyncio.wait_for(released.wait(), gap and max(gap, 0.01))
-                except TimeoutError:
-                    if meanwhile is not None:
-                        await meanwhile()
-        finally:
-            del self._waiting[released]
 
 
 async def _send_refusal(exchange: Exchange, refusal: Refusal, context: Context) -> None:

@@ -6,10 +6,11 @@ import base64
 import ssl
 
 import anthropic
-import conftest
 import httpx2
 import openai
 import pytest
+
+import conftest
 from conftest import KEY, Running
 
 CLAUDE, GPT = conftest.MODELS

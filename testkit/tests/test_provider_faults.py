@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import httpx2
 import pytest
+
 from conftest import KEY, MODELS, Running
 
 HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
@@ -63,6 +64,13 @@ def test_a_held_or_stalled_stream_goes_on_when_released(
         received = response.read()
     assert received.count(b"event: ") > after
     assert received.endswith(b'{"type":"message_stop"}\n\n')
+
+
+def test_a_stream_that_is_released_early_is_not_held(provider: Running, client: httpx2.Client) -> None:
+    provider.behave(hold=True, gap_ms=30)
+    with client.stream("POST", "/v1/messages", json=question("marker")) as response:
+        provider.control.post("/_release", json={"match": "marker"}).raise_for_status()
+        assert b"message_stop" in response.read()
 
 
 def test_refuse_closes_the_port_and_reset_opens_it_again(provider: Running, client: httpx2.Client) -> None:

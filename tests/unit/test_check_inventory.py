@@ -102,7 +102,9 @@ def test_an_undefined_variable_is_one_problem_among_the_others(ansible: Ansible,
 
 def test_an_expression_that_fails_does_not_quote_the_secret(ansible: Ansible, inventory: Inventory) -> None:
     on_disk(ansible, inventory)
-    inventory.upstreams["openhands"]["api_key"] = "{{ vault_openhands_api_key | from_json }}"
+    inventory.upstreams["openhands"]["api_key"] = (
+        "{{ vault_openhands_api_key | to_datetime }}"  # "time data 'sk-...' does not match"
+    )
     inventory.upstreams["openhands"]["domain"] = "{{ vault_openhands_api_key | unknown_filter }}"
     inventory.upstreams["openhands"]["port"] = "{{ vault_openhands_api_key | int(base='x') }}"
     inventory.upstreams["openhands"]["ttl"] = "{{ unclosed"

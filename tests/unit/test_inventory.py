@@ -11,7 +11,7 @@ import trustme
 
 from ansible_collections.trollllm.gateway.plugins.module_utils.field import Unresolved
 from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import check, misnamed
-from sound_inventory import ALICE, BOB, PROVIDER_KEY, Inventory
+from sound_inventory import ALICE, BOB, PROVIDER_KEY, SOUND, Inventory
 
 Checked = tuple[list[dict[str, Any]], list[str]]
 Row = tuple[tuple[str | int, ...], Any, list[str]]
@@ -37,6 +37,7 @@ AN_EMAIL = "give an address that the certificate authority may write to"
 A_KEY = "make one with `goproxy key new`"
 AN_ACCOUNT = "give at least one account and its key (`goproxy key new` makes one)"
 A_SERVER = 'give IP addresses, with a port where it is not 53, like "192.168.1.1:5353"; [] asks the zone\'s own servers'
+A_PRIMARY = "give the IP address of the server that takes updates"
 A_DIRECTORY = "give letsencrypt or letsencrypt-staging, or the https URL of a directory"
 
 UPSTREAM_ROWS: dict[str, Row] = {
@@ -569,7 +570,7 @@ SITE_ROWS: dict[str, Row] = {
         [
             "gateway_dns_credentials: key_name: is missing; give the name of the TSIG key",
             "gateway_dns_credentials: key_secret: is missing; give the TSIG key's secret, in base64",
-            "gateway_dns_credentials: server: is missing; give the address of the primary name server",
+            f"gateway_dns_credentials: server: is missing; {A_PRIMARY}",
         ],
     ),
     "credentials with an unknown key": (
@@ -577,8 +578,23 @@ SITE_ROWS: dict[str, Row] = {
         "hunter2hunter2",
         [
             "gateway_dns_credentials: api_token: is not a known key; "
-            "known here: server, key_name, key_secret, key_algorithm"
+            "known here: server, key_name, key_secret, key_algorithm, port, protocol"
         ],
+    ),
+    "TSIG server a name": (
+        (S, "gateway_dns_credentials", "server"),
+        "ns1.trollllm.xyz",
+        [f'gateway_dns_credentials: server: is "ns1.trollllm.xyz", no IP address; {A_PRIMARY}'],
+    ),
+    "TSIG port": (
+        (S, "gateway_dns_credentials", "port"),
+        "5353",
+        ['gateway_dns_credentials: port: is "5353", text; write it without quotes: 5353'],
+    ),
+    "TSIG protocol": (
+        (S, "gateway_dns_credentials", "protocol"),
+        "tls",
+        ['gateway_dns_credentials: protocol: is "tls"; give tcp or udp, or leave it out for tcp'],
     ),
     "TSIG algorithm": (
         (S, "gateway_dns_credentials", "key_algorithm"),
@@ -745,6 +761,7 @@ PLACEHOLDERS = [
     "<...>",
     "xxx",
     "XXXXXXXX",
+    "skXXXXXXXX",
     "sk-xxxxxxxx",
     "sk-xxx",
     "example",
@@ -815,6 +832,7 @@ def test_allowed(inventory: Inventory, path: tuple[str | int, ...], value: Any) 
             "api_token: is missing; give an API token of the project",
             "token: is not a known key; did you mean api_token?",
         ]),
+        ("rfc2136", {**SOUND.settings["gateway_dns_credentials"], "port": 5353, "protocol": "udp"}, []),
         ("route53", None, []),
         ("route53", {"profile": "dns"}, []),
         ("route53", {"access_key": "AKIA0", "secret_key": "0f9e"}, []),

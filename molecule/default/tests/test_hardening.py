@@ -141,25 +141,30 @@ def test_no_secret_is_in_docker_inspect_or_in_the_environment(vps: Vps, connecti
         "docker inspect $(docker ps --all --quiet) $(docker images --quiet) $(docker network ls --quiet)"
     )
     everything += vps.run("docker history --no-trunc %s", vps.inspect(BOTH[0].service)["Image"])
-    everything += vps.run("cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'; true")
+    everything += text_of(vps, "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline")
     assert leaked(connection, everything) == []
 
 
 def test_no_secret_is_in_a_log(vps: Vps, connection: Connection) -> None:
     """Neither of a container, nor of the system, nor of what Ansible tells the journal."""
     logs = "\n".join(vps.run("docker logs %s 2>&1", container) for container in CONTAINERS)
-    logs += vps.run("journalctl --no-pager --output cat 2>&1; true")
-    logs += vps.run("find /var/log -type f -not -path '*/journal/*' -exec cat {} + 2>/dev/null; true")
+    logs += text_of(vps, "journalctl --no-pager --output cat")
+    logs += text_of(vps, "find /var/log -type f -not -path '*/journal/*' -exec cat {} +")
     assert len(logs) > 1000, "there must be something to look through"
     assert leaked(connection, logs) == []
 
 
 def test_no_secret_is_in_a_file_that_others_may_read(vps: Vps, connection: Connection) -> None:
     """In what is deployed, a secret stands in files of mode 0400, 0440 or 0600 alone; a client's key nowhere."""
-    readable = vps.run("find /opt/trollllm /var/www -type f -perm -o=r -exec cat {} + | tr -d '\\0'; true")
+    readable = text_of(vps, "find /opt/trollllm /etc /root /tmp /var/www -type f -perm -o=r -exec cat {} +")
     assert leaked(connection, readable) == []
-    everything = vps.run("find /opt/trollllm -type f -exec cat {} + | tr -d '\\0'; true")
+    everything = text_of(vps, "find /opt/trollllm -type f -exec cat {} +")
     assert connection.api_key not in everything, "of a client's key the host has the digest only"
+
+
+def text_of(vps: Vps, command: str) -> str:
+    """Give what a command prints, of whatever it could read, and of that the printable characters."""
+    return vps.run(f"{command} 2>/dev/null | LC_ALL=C tr '\\0' '\\n' | LC_ALL=C tr -cd '\\11\\12\\40-\\176'")
 
 
 def leaked(connection: Connection, text: str) -> list[str]:

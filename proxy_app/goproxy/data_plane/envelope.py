@@ -82,6 +82,7 @@ def envelope(config: Config, observer: Observer, stay: Stay) -> Middleware:
             )
         if not response.prepared:
             record.status, record.outcome = response.status, Outcome.OK
+            record.bytes_out = response.content_length or 0
             response.headers.update(id_headers(record))
         return response
 

@@ -59,7 +59,7 @@ def why(error: BaseException) -> str:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted ({error.verify_message})"
         case ssl.SSLError():
-            return f"the TLS handshake failed ({error.reason or 'no reason given'})"
+            return f"the TLS handshake failed ({getattr(error, 'reason', None) or 'no reason given'})"
         case TimeoutError():
             return "no connection in time"
         case ConnectionRefusedError():

@@ -74,6 +74,4 @@ class Gateway:
 
 def _target(endpoint: Endpoint, below: str, request: web.Request) -> URL:
     query = request.raw_path.partition("?")[2].partition("#")[0]
-    if not query.isascii():
-        raise Refusal(Fault.INVALID_REQUEST, "The query string must be percent-encoded.")
     return URL(endpoint.base_url + below + (f"?{query}" if query else ""), encoded=True)
