@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes docs/roles/<role>.md from each role's meta/argument_specs.yml (`make docs`).
 
-It first holds the specification against the role's defaults and against playbooks/wiring.yml: names, values and types,
+It first holds the specification against the role's defaults and against playbooks/vars/wiring.yml: names, values and types,
 both ways. With --check nothing is written; a page that would change is named, and the exit status is 1.
 """
 
@@ -29,7 +29,7 @@ class Role:
     description: str
     specification: dict[str, Any]
     defaults: dict[str, Any]
-    # Option -> the expression that playbooks/wiring.yml gives it.
+    # Option -> the expression that playbooks/vars/wiring.yml gives it.
     wiring: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -42,7 +42,7 @@ def read(path: Path) -> Any:
 
 
 def roles(repository: Path) -> list[Role]:
-    wiring = repository / "playbooks" / "wiring.yml"
+    wiring = repository / "playbooks" / "vars" / "wiring.yml"
     wired = {name: str(value) for name, value in (read(wiring) if wiring.exists() else {}).items()}
     found = []
     for path in sorted(repository.glob("roles/*/meta/argument_specs.yml")):
@@ -67,7 +67,7 @@ def drift(role: Role) -> Iterator[str]:
     for name in sorted(defaults.keys() - options.keys()):
         yield f"{specification}: {name} is missing. {file} has it: describe it, or remove it there."
     for name in sorted(role.wiring.keys() - options.keys()):
-        yield f"playbooks/wiring.yml: {name} is no option of the role. Remove it, or describe it in {specification}."
+        yield f"playbooks/vars/wiring.yml: {name} is no option of the role. Remove it, or describe it in {specification}."
     for name, option in options.items():
         if not name.startswith(f"{role.name}_"):
             yield f"{specification}: {name} does not begin with the role's name. Call it {role.name}_{name}."
@@ -114,7 +114,7 @@ def page(role: Role, names: list[str]) -> str:
         "",
         *paragraphs(role.specification.get("description", []), names),
         f"In a play: `roles: [trollllm.gateway.{role.name}]`. `site.yml` runs it with the values of "
-        "[playbooks/wiring.yml](../../playbooks/wiring.yml).",
+        "[playbooks/vars/wiring.yml](../../playbooks/vars/wiring.yml).",
         "",
         "## Options",
         "",
@@ -137,7 +137,7 @@ def page(role: Role, names: list[str]) -> str:
         if name in role.wiring:
             sources = sorted(set(re.findall(r"\bgateway_\w+|\bgoproxy_upstreams\b", role.wiring[name])))
             origin = f" from {', '.join(f'`{source}`' for source in sources)}" if sources else ""
-            lines += [f"Set in `playbooks/wiring.yml`{origin}.", ""]
+            lines += [f"Set in `playbooks/vars/wiring.yml`{origin}.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

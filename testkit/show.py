@@ -31,14 +31,20 @@ class Through(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         host, _, port = self._address.rpartition(":")
-        self.sock = self._ca_context.wrap_socket(socket.create_connection((host, int(port)), 30), server_hostname=self.host)
+        self.sock = self._ca_context.wrap_socket(
+            socket.create_connection((host, int(port)), 30), server_hostname=self.host
+        )
 
 
 def show(upstream: str, domain: str, connection: dict[str, Any]) -> bool:
     """Stream one message and print each piece as it comes. False if it did not come to its end."""
     print(f"\n  {upstream}: POST https://{domain}/v1/messages\n    ", end="")
     client = Through(domain, connection["https"], connection["ca"])
-    headers = {"x-api-key": connection["api_key"], "anthropic-version": "2023-06-01", "content-type": "application/json"}
+    headers = {
+        "x-api-key": connection["api_key"],
+        "anthropic-version": "2023-06-01",
+        "content-type": "application/json",
+    }
     began, first, events, ended = time.monotonic(), 0.0, 0, False
     client.request("POST", "/v1/messages", json.dumps(QUESTION), headers)
     answer = client.getresponse()

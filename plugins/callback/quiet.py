@@ -26,12 +26,12 @@ options:
       - name: GATEWAY_QUIET_PATIENCE
 """
 
-import threading  # noqa: E402
-import time  # noqa: E402
-from typing import Any  # noqa: E402
+import threading
+import time
+from typing import Any
 
-from ansible import constants as C  # noqa: E402
-from ansible.plugins.callback.default import CallbackModule as Default  # noqa: E402
+from ansible import constants as C
+from ansible.plugins.callback.default import CallbackModule as Default
 
 _REASONS = ("msg", "module_stderr", "stderr", "stdout")
 _DEBUG = ("ansible.builtin.debug", "debug")

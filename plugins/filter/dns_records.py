@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def dns_records(upstreams: Sequence[Mapping[str, Any]], ipv4: str, ipv6: str = "", ttl: bool = True) -> list[dict[str, Any]]:
-    """An A record per upstream's domain, and an AAAA record where the host has an IPv6 address. Without ``ttl`` any TTL is right."""
+def dns_records(
+    upstreams: Sequence[Mapping[str, Any]], ipv4: str, ipv6: str = "", ttl: bool = True
+) -> list[dict[str, Any]]:
+    """An A record per upstream's domain, and an AAAA record where the host has an IPv6 address.
+
+    Without ``ttl`` any TTL is right.
+    """
     return [
         {"name": upstream["domain"], "type": kind, "values": [address]} | ({"ttl": upstream["ttl"]} if ttl else {})
         for kind, address in (("A", ipv4), ("AAAA", ipv6))

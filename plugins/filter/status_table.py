@@ -8,7 +8,9 @@ from typing import Any
 _HEAD = ("UPSTREAM", "URL", "RECORD", "CERTIFICATE", "CONTAINER", "IMAGE", "PROVIDER")
 
 
-def status_table(upstreams: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> list[str]:
+def status_table(
+    upstreams: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]
+) -> list[str]:
     """The table's lines: a head, then one line per upstream.
 
     ``records`` are the module dns_answers' records, ``found`` is the module gateway_status' answer by upstream.
@@ -21,11 +23,15 @@ def status_table(upstreams: Sequence[Mapping[str, Any]], records: Sequence[Mappi
 
 def status_problems(found: Mapping[str, Any], differences: Sequence[str] = ()) -> list[str]:
     """What is not well, one sentence each: of the host by upstream, then of the name servers."""
-    on_host = [f"{name}: {part['problem']}" for name in sorted(found) for part in found[name].values() if part.get("problem")]
+    on_host = [
+        f"{name}: {part['problem']}" for name in sorted(found) for part in found[name].values() if part.get("problem")
+    ]
     return [*dict.fromkeys(on_host), *differences]
 
 
-def _row(upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(
+    upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]
+) -> tuple[str, ...]:
     container, certificate, provider = found["container"], found["certificate"], found["provider"]
     return (
         upstream["name"],
@@ -41,7 +47,9 @@ def _row(upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]], foun
 def _record(record: Mapping[str, Any]) -> str:
     values = " ".join(record["found"]) or "missing"
     note = f"TTL {record['ttl']}" if record.get("ttl") else ""
-    return " ".join(filter(None, (record["type"], values, note, "" if record["status"] == "right" else f"({record['status']})")))
+    return " ".join(
+        filter(None, (record["type"], values, note, "" if record["status"] == "right" else f"({record['status']})"))
+    )
 
 
 def _certificate(certificate: Mapping[str, Any]) -> str:

@@ -34,22 +34,22 @@ options:
 
 EXAMPLES = """
 - ansible.builtin.set_fact:
-    context: "{{ lookup('trollllm.gateway.build_context', 'proxy_app', include=['Dockerfile', 'goproxy/**'], salt=[base]) }}"
+    context: "{{ lookup('trollllm.gateway.build_context', 'proxy_app', include=['Dockerfile', 'goproxy/**']) }}"
 """
 
 RETURN = """
 _raw:
-  description: One dictionary for each folder, with C(files) (a list of C(path) and C(content)) and C(digest) (12 hex digits).
+  description: For each folder C(files) (a list of C(path) and C(content)) and C(digest) (12 hex digits).
   type: list
   elements: dict
 """
 
-import hashlib  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import hashlib
+from pathlib import Path
+from typing import Any
 
-from ansible.errors import AnsibleLookupError  # noqa: E402
-from ansible.plugins.lookup import LookupBase  # noqa: E402
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
 
 
 def read_context(folder: Path, include: list[str], extra: dict[str, str], salt: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ description:
   - Changes nothing.
 options:
   upstreams:
-    description: The upstreams, as in the fact C(goproxy_upstreams). O(upstreams[].name), O(upstreams[].domain) and O(upstreams[].service) are read.
+    description: The upstreams, as in the fact C(goproxy_upstreams); C(name), C(domain) and C(service) are read.
     type: list
     elements: dict
     required: true
@@ -60,23 +60,23 @@ upstreams:
       description: Its state, health and image, or C(problem).
       type: dict
     certificate:
-      description: The served certificate's C(not_after) (ISO 8601), C(days_left), C(issuer) and C(names), or C(problem).
+      description: The served certificate's C(not_after), C(days_left), C(issuer) and C(names), or C(problem).
       type: dict
     provider:
-      description: Whether the container reaches each endpoint - C(endpoints), a list of what C(goproxy check-upstream) says -, or C(problem).
+      description: What C(goproxy check-upstream) says in the container, as C(endpoints), or C(problem).
       type: dict
 """
 
-import json  # noqa: E402
-import shutil  # noqa: E402
-import socket  # noqa: E402
-import ssl  # noqa: E402
-import subprocess  # noqa: E402
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
-from datetime import datetime, timezone  # noqa: E402
-from typing import Any  # noqa: E402
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.basic import AnsibleModule
 
 Found = dict[str, Any]
 
@@ -115,15 +115,27 @@ def look_at_certificate(domain: str, address: str, port: int, timeout: int) -> F
 
 
 def _read_certificate(certificate: bytes, domain: str, timeout: int) -> Found:
-    ask = ["openssl", "x509", "-inform", "DER", "-noout", "-enddate", "-issuer", "-ext", "subjectAltName", "-nameopt", "RFC2253"]
+    ask = [
+        "openssl",
+        "x509",
+        "-inform",
+        "DER",
+        "-noout",
+        "-enddate",
+        "-issuer",
+        "-ext",
+        "subjectAltName",
+        "-nameopt",
+        "RFC2253",
+    ]
     told = _run(ask, timeout, certificate)
     lines = told.stdout.decode().splitlines()
     values = dict(line.split("=", 1) for line in lines if line.startswith(("notAfter=", "issuer=")))
     if "notAfter" not in values:
         return {"problem": f"openssl cannot read the certificate of {domain}: {told.stderr.decode().strip()}"}
     names = sorted(part.strip()[4:] for line in lines for part in line.split(",") if part.strip().startswith("DNS:"))
-    not_after = datetime.strptime(values["notAfter"], "%b %d %H:%M:%S %Y %Z").replace(tzinfo=timezone.utc)
-    days_left = (not_after - datetime.now(timezone.utc)).total_seconds() / 86400
+    not_after = datetime.strptime(values["notAfter"], "%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC)
+    days_left = (not_after - datetime.now(UTC)).total_seconds() / 86400
     found: Found = {
         "not_after": not_after.isoformat(),
         "days_left": int(days_left),
@@ -144,7 +156,11 @@ def look_at_provider(service: str, timeout: int) -> Found:
     if not endpoints:
         return {"problem": f"{service} could not be asked: {told.stderr.decode().strip()[-200:]}"}
     found: Found = {"endpoints": endpoints}
-    lost = [f"{endpoint['endpoint']} at {endpoint['host']}: {endpoint['detail']}" for endpoint in endpoints if not endpoint["reachable"]]
+    lost = [
+        f"{endpoint['endpoint']} at {endpoint['host']}: {endpoint['detail']}"
+        for endpoint in endpoints
+        if not endpoint["reachable"]
+    ]
     if lost:
         found["problem"] = "; ".join(lost)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -221,6 +222,22 @@ async def test_a_connection_to_the_upstream_is_used_again(client: aiohttp.Client
         async with client.post("v1/messages", data=BODY) as answer:
             await answer.read()
     assert (len(provider.received), provider.connections) == (3, 1)
+
+
+async def test_a_connection_that_the_upstream_closed_in_the_meantime_is_not_used_again(
+    client: aiohttp.ClientSession, provider: Provider
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(ANTHROPIC_MESSAGE)
+        wire.hang_up()
+
+    provider.script = script
+    for _ in range(3):
+        async with client.post("v1/messages", data=BODY) as answer:
+            assert answer.status == 200
+            await answer.read()
+        await asyncio.sleep(0.05)
+    assert (len(provider.received), provider.connections) == (3, 3)
 
 
 async def test_the_upstreams_cookies_are_not_kept(client: aiohttp.ClientSession, provider: Provider) -> None:

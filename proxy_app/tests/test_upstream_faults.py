@@ -8,7 +8,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +309,8 @@ async def test_a_stall_ends_in_an_error_event_and_no_clean_end(
         got = await raw.chunks_until_broken()
     assert got.startswith(sent + glue + b"event: error\ndata: {")
     event = json.loads(got.partition(b"event: error\ndata: ")[2])
-    assert event["error"] == {"type": "timeout_error", "message": STALL}
+    silence = STALL if sent else "The upstream sent nothing for 0.5 s."
+    assert event["error"] == {"type": "timeout_error", "message": silence}
     assert lines.request["outcome"] == "upstream_stalled"
 
 
@@ -358,19 +359,26 @@ async def test_an_answer_that_takes_too_long_in_all(provider: Provider, keys: Pa
     assert lines.request["outcome"] == "upstream_timeout"
 
 
-async def test_one_upstreams_silence_is_not_felt_by_another(gateway: Running, provider: Provider, keys: Path) -> None:
+async def test_one_upstreams_silence_is_not_felt_by_another(
+    provider: Provider, keys: Path, eventually: Callable[..., Any]
+) -> None:
+    speak = asyncio.Event()
+
     async def script(_: Received, wire: Wire) -> None:
-        await wire.until_closed()
+        await speak.wait()
+        await wire.whole({"error": {}}, 529)
 
     provider.script = script
-    async with running_provider() as healthy:
-        document = config_document(endpoints=endpoints_at(healthy.url))
-        async with (
-            running_gateway(document, keys) as other,
-            aiohttp.ClientSession(headers={"x-api-key": ALICE}) as session,
-        ):
-            stuck = [asyncio.create_task(ask(gateway.url)) for _ in range(20)]
-            async with session.post(f"{other.url}/v1/messages", json=ASK) as answer:
-                assert answer.status == 200
-            assert not any(task.done() for task in stuck)
-            assert [result[0] for result in await asyncio.gather(*stuck)] == [504] * 20
+    async with (
+        running_provider() as healthy,
+        running_gateway(config_document(endpoints=endpoints_at(provider.url)), keys) as silent,
+        running_gateway(config_document(endpoints=endpoints_at(healthy.url)), keys) as other,
+        aiohttp.ClientSession(headers={"x-api-key": ALICE}) as session,
+    ):
+        stuck = [asyncio.create_task(ask(silent.url)) for _ in range(20)]
+        await eventually(lambda: len(provider.received) == len(stuck), 4)
+        async with session.post(f"{other.url}/v1/messages", json=ASK) as answer:
+            assert answer.status == 200
+        assert not any(task.done() for task in stuck)
+        speak.set()
+        assert [result[0] for result in await asyncio.gather(*stuck)] == [529] * 20

@@ -1,4 +1,4 @@
-"""The collection as a tarball: what it carries, what it must not carry, and that its playbooks run from where it is installed."""
+"""The collection as a tarball: what it carries, what it must not, and that it runs from where it is installed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ BIN = Path(sys.executable).parent
 def tarball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build from a copy of the tree in which an operator has left an inventory, a secret and a cache lying about."""
     tree, out = tmp_path_factory.mktemp("tree") / "gateway", tmp_path_factory.mktemp("dist")
-    shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".venv", ".git", ".demo", ".testkit", ".cache", "dist"))
-    for litter in ("inventory/mine/group_vars/all/vault.yml", ".demo/connection.json", "plugins/filter/__pycache__/old.pyc", ".venv/pyvenv.cfg"):
+    shutil.copytree(
+        ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(".venv", ".git", ".demo", ".testkit", ".cache", "dist")
+    )
+    for litter in (
+        "inventory/mine/group_vars/all/vault.yml",
+        ".demo/connection.json",
+        "plugins/filter/__pycache__/old.pyc",
+        ".venv/pyvenv.cfg",
+    ):
         path = tree / litter
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("vault_key: MARKED-SECRET\n")
-    subprocess.run([BIN / "ansible-galaxy", "collection", "build", tree, "--output-path", out], check=True, capture_output=True)
+    subprocess.run(
+        [BIN / "ansible-galaxy", "collection", "build", tree, "--output-path", out], check=True, capture_output=True
+    )
     return next(out.glob("trollllm-gateway-*.tar.gz"))
 
 
@@ -37,7 +46,7 @@ def test_carries_what_a_deployment_needs(tarball: Path) -> None:
     found = names(tarball)
     for wanted in (
         "playbooks/site.yml",
-        "playbooks/wiring.yml",
+        "playbooks/vars/wiring.yml",
         "roles/goproxy/tasks/main.yml",
         "roles/certbot/files/requirements.txt",
         "plugins/modules/file_tree.py",
@@ -49,18 +58,37 @@ def test_carries_what_a_deployment_needs(tarball: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "unwanted", ["inventory", ".demo", ".venv", ".cache", ".testkit", ".git", ".collections", "molecule", "testkit", "tests", "proxy_app/tests"]
+    "unwanted",
+    [
+        "inventory",
+        ".demo",
+        ".venv",
+        ".cache",
+        ".testkit",
+        ".git",
+        ".collections",
+        "molecule",
+        "testkit",
+        "tests",
+        "proxy_app/tests",
+    ],
 )
 def test_carries_no_inventory_no_secrets_no_caches(tarball: Path, unwanted: str) -> None:
     assert [name for name in names(tarball) if name == unwanted or name.startswith(f"{unwanted}/")] == []
-    assert [name for name in names(tarball) if "__pycache__" in name or name.endswith(".pyc") or "/." in f"/{name}"] == []
+    assert [
+        name for name in names(tarball) if "__pycache__" in name or name.endswith(".pyc") or "/." in f"/{name}"
+    ] == []
 
 
 def test_runs_by_name_from_where_it_is_installed(tarball: Path, tmp_path: Path) -> None:
     (tmp_path / "ansible.cfg").touch()  # not this folder's, which would find the collection here
-    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path), "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
-    install = [BIN / "ansible-galaxy", "collection", "install", "--offline", "--no-deps", "--force", "-p", tmp_path, tarball]
-    subprocess.run(install, env=environment, check=True, capture_output=True)
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(tmp_path),
+        "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+    }
+    install = f"collection install --offline --no-deps --force -p {tmp_path} {tarball}".split()
+    subprocess.run([str(BIN / "ansible-galaxy"), *install], env=environment, check=True, capture_output=True)
     told = subprocess.run(
         [BIN / "ansible-playbook", "trollllm.gateway.validate", "-i", ROOT / "inventory/example"],
         env=environment,

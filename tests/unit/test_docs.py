@@ -61,7 +61,7 @@ def tree(tmp_path: Path) -> Callable[..., Path]:
         write("roles/edge/meta/argument_specs.yml", {"argument_specs": {"main": {"options": options}}})
         write("roles/edge/meta/main.yml", {"galaxy_info": {"description": "The edge"}})
         write("roles/edge/defaults/main.yml", defaults)
-        write("playbooks/wiring.yml", wiring or {"edge_zone": "{{ gateway_zone }}"})
+        write("playbooks/vars/wiring.yml", wiring or {"edge_zone": "{{ gateway_zone }}"})
         return tmp_path
 
     return make
@@ -111,7 +111,7 @@ def test_a_page_says_all_that_the_specification_says(generate: ModuleType, tree:
         "dict · default below\n",
         "```yaml\nedge_limits:\n  a: 1\n```\n",
         "- `edge_limits.a`: int · secret. [edge](edge.md) **needs** it.\n",
-        "### edge_zone\n\nstr · required\n\nThe zone.\n\nSet in `playbooks/wiring.yml` from `gateway_zone`.\n",
+        "### edge_zone\n\nstr · required\n\nThe zone.\n\nSet in `playbooks/vars/wiring.yml` from `gateway_zone`.\n",
     ):
         assert said in page
 
@@ -134,7 +134,7 @@ def without(mapping: dict[str, Any], name: str) -> dict[str, Any]:
         ({"options": {**OPTIONS, "edge_new": {"description": "x"}}}, "edge_new has no default."),
         ({"options": {**OPTIONS, "zone": {"description": "x", "required": True}}}, "zone does not begin with"),
         ({"options": {**OPTIONS, "edge_zone": {"required": True}}}, "edge_zone has no description."),
-        ({"wiring": {"edge_zoen": "x"}}, "playbooks/wiring.yml: edge_zoen is no option of the role."),
+        ({"wiring": {"edge_zoen": "x"}}, "playbooks/vars/wiring.yml: edge_zoen is no option of the role."),
     ],
 )
 def test_a_specification_that_differs_is_named_and_nothing_is_written(

@@ -46,9 +46,8 @@ def test_status_fails_when_a_row_is_not_well(operator: Operator, vps: Vps) -> No
         assert "openhands:" not in run.output
     finally:
         vps.run("docker start goproxy-ohmygpt")
-        vps.run(
-            "until [ \"$(docker inspect --format '{{.State.Health.Status}}' goproxy-ohmygpt)\" = healthy ]; do sleep 0.5; done"
-        )
+        health = "docker inspect --format '{{.State.Health.Status}}' goproxy-ohmygpt"
+        vps.run(f'until [ "$({health})" = healthy ]; do sleep 0.5; done')
 
 
 def test_validate_needs_no_host(operator: Operator) -> None:

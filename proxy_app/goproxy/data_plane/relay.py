@@ -56,21 +56,21 @@ async def relay(
     finally:
         if ended is not Outcome.OK:
             record.outcome = ended
-            if is_event_stream and (reason := _reason(ended, patience)):
+            if is_event_stream and (reason := _reason(ended, patience, has_begun=record.bytes_out > 0)):
                 await path.last_words(protocol.error_event(*reason, record.request_id))
             path.break_off()
     return response
 
 
-def _reason(ended: Outcome, patience: Patience) -> tuple[Fault, str] | None:
+def _reason(ended: Outcome, patience: Patience, *, has_begun: bool) -> tuple[Fault, str] | None:
     """What a client whose stream is cut by us is told."""
+    timeouts = patience.timeouts
     match ended:
         case Outcome.UPSTREAM_STALLED:
-            idle = patience.timeouts.idle
-            return Fault.UPSTREAM_TIMEOUT, f"The upstream sent nothing for {idle:g} s."
+            silence = timeouts.idle if has_begun else max(timeouts.idle, timeouts.first_byte)
+            return Fault.UPSTREAM_TIMEOUT, f"The upstream sent nothing for {silence:g} s."
         case Outcome.UPSTREAM_TIMEOUT:
-            total = patience.timeouts.total
-            return Fault.UPSTREAM_TIMEOUT, f"The answer took longer than {total:g} s."
+            return Fault.UPSTREAM_TIMEOUT, f"The answer took longer than {timeouts.total:g} s."
         case Outcome.SHUTDOWN:
             return Fault.UNAVAILABLE, "The gateway is being restarted. Try again."
         case _:
