@@ -101,7 +101,7 @@ async def _listens(port: int) -> bool:
     try:
         async with connected(port):
             return True
-    except ConnectionRefusedError:
+    except ConnectionError:
         return False
 
 

@@ -1,0 +1,323 @@
+"""certificate_state, acme_probe, served_certificate against real files, a real HTTP server, real TLS handshakes."""
+
+from __future__ import annotations
+
+import datetime
+import http.server
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from ansible_collections.trollllm.gateway.plugins.module_utils import certificate as reader
+from ansible_collections.trollllm.gateway.plugins.modules import acme_probe, certificate_state, served_certificate
+
+CHAT, CHAT2 = "chat.example.org", "chat2.example.org"
+
+
+@dataclass
+class Pair:
+    """A certificate and its key."""
+
+    certificate: bytes
+    key: bytes
+
+    def write(self, directory: Path) -> Path:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "fullchain.pem").write_bytes(self.certificate)
+        (directory / "privkey.pem").write_bytes(self.key)
+        return directory
+
+    @property
+    def fingerprint(self) -> str:
+        return reader.from_pem(self.certificate).fingerprint
+
+
+def issue(*names: str, left: float = 60, lifetime: float = 90) -> Pair:
+    """Days from now until the end, and days from begin to end."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=left)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(end - datetime.timedelta(days=lifetime))
+        .not_valid_after(end)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), critical=False)
+    signed = builder.sign(key, hashes.SHA256())
+    return Pair(
+        signed.public_bytes(Encoding.PEM),
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    )
+
+
+# -- the lineage and its copy -----------------------------------------------------------------------------------------
+
+RENEWAL = """\
+version = 5.8.0
+cert = /etc/letsencrypt/live/example.org/cert.pem
+[renewalparams]
+account = 0123
+server = https://acme.example.net/dir
+preferred_profile = tlsserver
+webroot_path = /var/www/acme,
+[[webroot_map]]
+server = not.this.one
+"""
+
+
+@dataclass
+class Host:
+    config: Path
+    deploy: Path
+    pair: Pair
+
+    def state(self) -> dict[str, Any]:
+        return certificate_state.state("example.org", str(self.config), str(self.deploy))
+
+    def deployed(self, pair: Pair | None = None) -> None:
+        pair = pair or self.pair
+        pair.write(self.deploy)
+        (self.deploy / ".deployed").write_text(pair.fingerprint.upper() + "\n")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    pair = issue(CHAT2, CHAT)
+    pair.write(tmp_path / "config/live/example.org")
+    (tmp_path / "config/renewal").mkdir()
+    (tmp_path / "config/renewal/example.org.conf").write_text(RENEWAL)
+    return Host(tmp_path / "config", tmp_path / "deploy", pair)
+
+
+def test_state_of_a_lineage(host: Host) -> None:
+    state = host.state()
+    assert state["present"]
+    assert state["names"] == [CHAT, CHAT2]
+    assert state["key_type"] == "ecdsa"
+    assert state["days_left"] == pytest.approx(60, abs=0.1)
+    assert state["lifetime_days"] == pytest.approx(90, abs=0.1)
+    assert state["renewal"]["server"] == "https://acme.example.net/dir"
+    assert state["renewal"]["preferred_profile"] == "tlsserver"
+    assert state["renewal"]["webroot_path"] == "/var/www/acme"
+
+
+def test_no_lineage_is_said_and_not_failed(tmp_path: Path) -> None:
+    state = certificate_state.state("example.org", str(tmp_path / "none"), str(tmp_path))
+    assert not state["present"]
+    assert "live/example.org/fullchain.pem" in state["problem"]
+    assert state["names"] == []
+
+
+def test_a_key_of_another_certificate_is_no_lineage(host: Host) -> None:
+    (host.config / "live/example.org/privkey.pem").write_bytes(issue(CHAT).key)
+    assert not host.state()["present"]
+    assert "does not belong" in host.state()["problem"]
+
+
+def test_a_damaged_certificate_is_no_lineage(host: Host) -> None:
+    (host.config / "live/example.org/fullchain.pem").write_text("-----BEGIN CERTIFICATE-----\nnot one\n")
+    assert not host.state()["present"]
+    assert "cannot be read" in host.state()["problem"]
+
+
+def test_deployed_when_copy_and_stamp_are_of_this_certificate(host: Host) -> None:
+    assert not host.state()["deployed"]
+    host.deployed()
+    assert host.state()["deployed"]
+
+
+@pytest.mark.parametrize("spoilt", ["fullchain.pem", "privkey.pem", ".deployed"])
+def test_not_deployed_when_a_part_is_missing_or_foreign(host: Host, spoilt: str) -> None:
+    host.deployed()
+    (host.deploy / spoilt).write_bytes(issue(CHAT, CHAT2).certificate)
+    assert not host.state()["deployed"]
+    (host.deploy / spoilt).unlink()
+    assert not host.state()["deployed"]
+
+
+def test_not_deployed_when_an_older_certificate_is_there(host: Host) -> None:
+    host.deployed(issue(CHAT, CHAT2))
+    assert not host.state()["deployed"]
+
+
+# -- the probe --------------------------------------------------------------------------------------------------------
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+Serve = Callable[[type[http.server.BaseHTTPRequestHandler]], int]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Serve HTTP on a free port of loopback; gives the port."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(handler: Any) -> int:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return int(server.server_address[1])
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def files(directory: Path) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(Quiet):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(directory))
+
+    return Handler
+
+
+def probe(webroot: Path, domain: str, port: int) -> str:
+    with acme_probe.challenge(str(webroot)) as (token, content):
+        return acme_probe.probe(domain, port, token, content, 0.5)
+
+
+def test_a_domain_that_serves_the_webroot_is_reachable(tmp_path: Path, serve: Serve) -> None:
+    assert probe(tmp_path, "localhost", serve(files(tmp_path))) == ""
+    assert list(tmp_path.iterdir()) == [], "the file and the folders are taken away again"
+
+
+def test_folders_that_were_there_stay(tmp_path: Path, serve: Serve) -> None:
+    (tmp_path / ".well-known").mkdir()
+    assert probe(tmp_path, "localhost", serve(files(tmp_path))) == ""
+    assert [path.name for path in tmp_path.iterdir()] == [".well-known"]
+
+
+def test_the_challenge_can_be_read_by_the_web_server(tmp_path: Path) -> None:
+    with acme_probe.challenge(str(tmp_path)) as (token, _):
+        place = tmp_path / ".well-known/acme-challenge"
+        assert place.stat().st_mode & 0o777 == 0o755
+        assert (place / token).stat().st_mode & 0o777 == 0o644
+
+
+def test_a_redirect_is_followed_as_an_authority_does(tmp_path: Path, serve: Serve) -> None:
+    target = serve(files(tmp_path))
+
+    class Redirect(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(301)
+            self.send_header("Location", f"http://127.0.0.1:{target}{self.path}")
+            self.end_headers()
+
+    assert probe(tmp_path, "localhost", serve(Redirect)) == ""
+
+
+def test_another_webroot_is_named(tmp_path: Path, serve: Serve) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "mine").mkdir()
+    reason = probe(tmp_path / "mine", "localhost", serve(files(tmp_path / "other")))
+    assert "status 404" in reason
+    assert "127.0.0.1" in reason
+
+
+def test_another_machine_is_named(tmp_path: Path, serve: Serve) -> None:
+    class Parking(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"this domain is for sale")
+
+    assert "another machine" in probe(tmp_path, "localhost", serve(Parking))
+
+
+def test_a_closed_port_is_named(tmp_path: Path) -> None:
+    assert "no answer on port 1 of" in probe(tmp_path, "localhost", 1)
+
+
+def test_a_name_that_does_not_resolve_is_named(tmp_path: Path) -> None:
+    assert "does not resolve" in probe(tmp_path, "nowhere.invalid", 80)
+
+
+# -- what is served ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve_tls(serve: Serve, tmp_path: Path) -> Callable[[Pair], int]:
+    """Present that pair on a free port of loopback; gives the port."""
+
+    def start(pair: Pair) -> int:
+        directory = pair.write(tmp_path / f"tls-{pair.fingerprint[:8]}")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(directory / "fullchain.pem", directory / "privkey.pem")
+
+        class Handler(Quiet):
+            def setup(self) -> None:
+                self.request = context.wrap_socket(self.request, server_side=True)
+                super().setup()
+
+        return serve(Handler)
+
+    return start
+
+
+def look(port: int, name: str, **other: Any) -> dict[str, Any]:
+    params = {"address": "127.0.0.1", "port": port, "fingerprint": None, "min_days_left": 14, "patience": 0}
+    return served_certificate.look(params | other, name)
+
+
+def test_the_certificate_that_is_served_is_well(serve_tls: Callable[[Pair], int]) -> None:
+    pair = issue(CHAT, CHAT2)
+    seen = look(serve_tls(pair), CHAT2, fingerprint=pair.fingerprint.upper())
+    assert seen["problem"] == ""
+    assert seen["fingerprint"] == pair.fingerprint
+    assert seen["names"] == [CHAT, CHAT2]
+
+
+def test_a_name_that_it_does_not_cover(serve_tls: Callable[[Pair], int]) -> None:
+    problem = look(serve_tls(issue(CHAT)), CHAT2)["problem"]
+    assert f"for {CHAT}," in problem
+    assert f"does not cover {CHAT2}" in problem
+
+
+def test_an_older_one_is_still_served(serve_tls: Callable[[Pair], int]) -> None:
+    assert "not the one that was issued last" in look(serve_tls(issue(CHAT)), CHAT, fingerprint="00" * 32)["problem"]
+
+
+@pytest.mark.parametrize(
+    ("left", "lifetime", "word"),
+    [
+        (15, 90, ""),
+        (13, 90, "13.0 more days only"),
+        (1.6, 6.6, "1.6 more days only"),  # a short-lived one: a quarter of the lifetime counts
+        (1.7, 6.6, ""),
+        (-1, 90, "ended"),
+    ],
+)
+def test_it_must_be_valid_for_long_enough(left: float, lifetime: float, word: str) -> None:
+    certificate = reader.from_pem(issue(CHAT, left=left + 0.001, lifetime=lifetime).certificate)
+    problem = served_certificate.judge(certificate, CHAT, None, 14)
+    assert (word in problem) if word else problem == ""
+
+
+def test_nobody_listens() -> None:
+    assert "no TLS handshake with 127.0.0.1:1:" in look(1, CHAT)["problem"]
+
+
+def test_a_wildcard_covers_one_label() -> None:
+    certificate = reader.from_pem(issue("*.example.org").certificate)
+    assert certificate.covers("Chat.Example.org")
+    assert not certificate.covers("a.chat.example.org")
+    assert not certificate.covers("example.org")
