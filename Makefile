@@ -55,7 +55,7 @@ unit: .venv/.installed
 	@echo "== unit tests: proxy_app"
 	@cd proxy_app && ../$(BIN)/pytest -q --junitxml=../$(RESULTS)/proxy_app.xml
 	@echo "== unit tests: collection"
-	@$(BIN)/pytest -q tests/unit --junitxml=$(RESULTS)/unit.xml
+	@$(BIN)/pytest -q -n 2 tests/unit --junitxml=$(RESULTS)/unit.xml
 	@echo "== unit tests: testkit"
 	@cd testkit && ../$(BIN)/pytest -q tests --junitxml=../$(RESULTS)/testkit.xml
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes docs/roles/<role>.md from each role's meta/argument_specs.yml (`make docs`).
 
-It first holds the specification against the role's defaults and against playbooks/vars/wiring.yml: names, values and types,
-both ways. With --check nothing is written; a page that would change is named, and the exit status is 1.
+It first holds the specification against the role's defaults and against playbooks/vars/wiring.yml: names, values and
+types, both ways. With --check nothing is written; a page that would change is named, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def drift(role: Role) -> Iterator[str]:
     for name in sorted(defaults.keys() - options.keys()):
         yield f"{specification}: {name} is missing. {file} has it: describe it, or remove it there."
     for name in sorted(role.wiring.keys() - options.keys()):
-        yield f"playbooks/vars/wiring.yml: {name} is no option of the role. Remove it, or describe it in {specification}."
+        place = "playbooks/vars/wiring.yml"
+        yield f"{place}: {name} is no option of the role. Remove it, or describe it in {specification}."
     for name, option in options.items():
         if not name.startswith(f"{role.name}_"):
             yield f"{specification}: {name} does not begin with the role's name. Call it {role.name}_{name}."

@@ -17,10 +17,10 @@ options:
     elements: path
     required: true
   include:
-    description: Patterns of the files below it, with C(**) for any depth.
+    description: Patterns of the files below it, as in C(pathlib); C(**) is any depth.
     type: list
     elements: str
-    default: ["**"]
+    default: ["**/*"]
   extra:
     description: More files, path to content, that are not below the folder.
     type: dict

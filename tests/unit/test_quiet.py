@@ -1,0 +1,54 @@
+"""What an operator sees: changes, reports, failures with their reason, long steps as they go; and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from real_ansible import Ansible
+
+QUIET = "trollllm.gateway.quiet"
+
+
+def test_prints_changes_and_reports_only(ansible: Ansible) -> None:
+    tasks: list[dict[str, Any]] = [
+        {"name": "nothing to do", "ansible.builtin.ping": None},
+        {"name": "not today", "ansible.builtin.ping": None, "when": False},
+        {"name": "do it", "ansible.builtin.command": "true"},
+        {"name": "tell", "ansible.builtin.debug": {"msg": ["a  table", "of lines"]}},
+    ]
+    run = ansible.play(tasks, callback=QUIET)
+    assert run.code == 0
+    assert "  changed  do it\na  table\nof lines\n" in run.output
+    assert "nothing to do" not in run.output
+    assert "not today" not in run.output
+    assert "changed=1" in run.output  # Molecule's idempotence check looks for this
+
+
+def test_a_failure_comes_with_its_reason(ansible: Ansible) -> None:
+    tasks = [{"name": "break", "ansible.builtin.command": "sh -c 'echo the reason >&2; exit 3'"}]
+    run = ansible.play(tasks, callback=QUIET)
+    assert run.code != 0
+    assert "FAILED   break [here]" in run.output
+    assert "the reason" in run.output
+
+
+def test_a_rescued_failure_is_one_line(ansible: Ansible) -> None:
+    inner = {"name": "try", "ansible.builtin.fail": {"msg": "told by the rescue"}}
+    rescue = {"name": "deal with it", "ansible.builtin.debug": {"msg": "dealt with"}}
+    run = ansible.play([{"block": [inner], "rescue": [rescue]}], callback=QUIET)
+    assert run.code == 0
+    assert "failed   try (what follows deals with it)" in run.output
+    assert "told by the rescue" not in run.output
+
+
+def test_a_long_step_is_named_while_it_runs(ansible: Ansible, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_QUIET_PATIENCE", "1")
+    run = ansible.play([{"name": "sleep", "ansible.builtin.command": "sleep 3"}], callback=QUIET)
+    assert "... sleep (" in run.output
+
+
+def test_verbose_prints_all(ansible: Ansible) -> None:
+    run = ansible.play([{"name": "nothing to do", "ansible.builtin.ping": None}], "-v", callback=QUIET)
+    assert "nothing to do" in run.output

@@ -1,0 +1,63 @@
+"""The table of status.yml: a row per upstream, and a sentence per thing that is not well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.trollllm.gateway.plugins.filter.dns_records import dns_records
+from ansible_collections.trollllm.gateway.plugins.filter.status_table import status_problems, status_table
+
+UPSTREAMS = [{"name": "alpha", "domain": "a.example.net", "service": "goproxy-alpha", "ttl": 300}]
+ENDPOINT = {"endpoint": "alpha-anthropic", "host": "api.example.net", "reachable": True, "detail": ""}
+
+
+@pytest.fixture
+def found() -> dict[str, Any]:
+    return {
+        "alpha": {
+            "container": {"state": "running", "health": "healthy", "image": "trollllm/goproxy:1"},
+            "certificate": {"not_after": "2027-01-31T00:00:00+00:00", "days_left": 40, "issuer": "CN=x", "names": []},
+            "provider": {"endpoints": [ENDPOINT]},
+        }
+    }
+
+
+def records(status: str = "right", values: tuple[str, ...] = ("198.51.100.7",)) -> list[dict[str, Any]]:
+    return [record | {"status": status, "found": list(values)} for record in dns_records(UPSTREAMS, "198.51.100.7")]
+
+
+def test_a_row_tells_all_of_an_upstream(found: dict[str, Any]) -> None:
+    row = status_table(UPSTREAMS, records(), found)[2]
+    for cell in ("https://a.example.net", "A 198.51.100.7 TTL 300", "until 2027-01-31 (40 d)", "running, healthy"):
+        assert cell in row
+    assert "trollllm/goproxy:1" in row
+    assert row.endswith("  reachable")
+    assert status_problems(found) == []
+
+
+def test_what_is_not_there_is_said() -> None:
+    gone = {
+        "alpha": {
+            "container": {"problem": "there is no container goproxy-alpha"},
+            "certificate": {"problem": "no TLS for a.example.net"},
+            "provider": {"problem": "goproxy-alpha could not be asked"},
+        }
+    }
+    row = status_table(UPSTREAMS, records("different", ()), gone)[2]
+    for cell in ("A missing TTL 300 (different)", "none", "missing", "NOT reachable"):
+        assert cell in row
+    problems = status_problems(gone, ["a.example.net A: ns1 says no such record"])
+    assert problems[0] == "alpha: there is no container goproxy-alpha"
+    assert problems[-1] == "a.example.net A: ns1 says no such record"
+    assert len(problems) == 4
+
+
+def test_records_are_wanted_for_each_address_of_the_host() -> None:
+    both = dns_records(UPSTREAMS, "198.51.100.7", "2001:db8::7")
+    assert [(record["type"], record["values"]) for record in both] == [
+        ("A", ["198.51.100.7"]),
+        ("AAAA", ["2001:db8::7"]),
+    ]
+    assert "ttl" not in dns_records(UPSTREAMS, "198.51.100.7", ttl=False)[0]
