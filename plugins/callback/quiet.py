@@ -26,11 +26,16 @@ options:
       - name: GATEWAY_QUIET_PATIENCE
 """
 
+import itertools
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible import constants as C
+from ansible import context
 from ansible.plugins.callback.default import CallbackModule as Default
 
 _REASONS = ("msg", "module_stderr", "stderr", "stdout")
@@ -60,6 +65,8 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
     # -- long steps -------------------------------------------------------------------------------------------------
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
+        for problem in broken_files(context.CLIARGS.get("inventory") or ()):
+            self._say(problem, C.COLOR_ERROR)
         if self._verbose:
             super().v2_playbook_on_start(playbook)
             return
@@ -180,6 +187,21 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
     def v2_runner_retry(self, result: Any) -> None:
         if self._verbose:
             super().v2_runner_retry(result)
+
+
+def broken_files(sources: Iterable[str]) -> Iterator[str]:
+    """The variable files of inventories that are not YAML, and where: ansible-core 2.19 fails without naming them."""
+    for source in sources:
+        folder = Path(source) if Path(source).is_dir() else Path(source).parent
+        for path in sorted(itertools.chain(folder.glob("group_vars/**/*.y*ml"), folder.glob("host_vars/**/*.y*ml"))):
+            try:
+                yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)  # the structure only: tags stay closed
+            except yaml.MarkedYAMLError as error:
+                mark = error.problem_mark or error.context_mark
+                place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+                yield f"{path} is not YAML ({place}): {error.problem or error.context}; nothing was touched."
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                yield f"{path} cannot be read: {error}; nothing was touched."
 
 
 def _is_rescued(task: Any) -> bool:

@@ -49,6 +49,14 @@ def test_a_long_step_is_named_while_it_runs(ansible: Ansible, monkeypatch: pytes
     assert "... sleep (" in run.output
 
 
+def test_a_variable_file_that_is_not_yaml_is_named(ansible: Ansible) -> None:
+    """ansible-core 2.19 only says that it could not parse something."""
+    ansible.write("group_vars/all/upstreams/third.yml", "goproxy_upstream__third:\n  port: 8006\n domain: x\n")
+    run = ansible.play([{"name": "nothing", "ansible.builtin.ping": None}], callback=QUIET)
+    assert run.code != 0
+    assert "group_vars/all/upstreams/third.yml is not YAML (line 3, column 2)" in run.output
+
+
 def test_verbose_prints_all(ansible: Ansible) -> None:
     run = ansible.play([{"name": "nothing to do", "ansible.builtin.ping": None}], "-v", callback=QUIET)
     assert "nothing to do" in run.output
