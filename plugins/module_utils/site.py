@@ -408,7 +408,7 @@ def check_ca_certificates(field: Field) -> None:
             continue
         fault = certificate_fault(path)
         if fault is not None:
-            entry.report(f"is {shown(path)}, {fault}", "give a file that holds CA certificates in PEM form")
+            entry.report(f'is "{path}", {fault}', "give a file that holds CA certificates in PEM form")
 
 
 def certificate_fault(path: str) -> str | None:
