@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-SUDO := $(shell test "$$(id -u)" = 0 || echo 'sudo -E env PATH="$(PATH)"')
+SUDO := $(shell test "$$(id -u)" = 0 || echo 'sudo -E env HOME=/root PATH="$(PATH)"')
 RESULTS := .cache/test-results
 SCENARIOS := check_first default lifecycle
 
@@ -26,6 +26,7 @@ demo: .venv/.installed
 
 ## make demo-down    removes all that the demo made
 demo-down: .venv/.installed
+	@command -v docker >/dev/null || { echo "There is no Docker engine, so there is no demo to remove."; exit 1; }
 	@$(SUDO) testkit/engine.sh
 	@$(SUDO) $(BIN)/ansible-playbook testkit/down.yml -i inventory/demo
 	@$(SUDO) testkit/engine.sh stop
@@ -65,7 +66,9 @@ molecule: .venv/.installed
 	@$(SUDO) testkit/engine.sh
 	@for scenario in $(SCENARIOS); do \
 	  echo "== molecule test -s $$scenario"; \
+	  $(SUDO) rm -f $(RESULTS)/molecule-$$scenario.xml; \
 	  $(SUDO) $(BIN)/molecule test -s $$scenario || exit 1; \
+	  $(BIN)/python tests/summary.py $(RESULTS) molecule-$$scenario || exit 1; \
 	done
 	@$(SUDO) testkit/engine.sh stop
 
@@ -87,7 +90,7 @@ lock: .venv/.installed
 
 ## make clean        removes what the commands made in this folder
 clean:
-	rm -rf .venv .cache .testkit dist
+	$(SUDO) rm -rf .venv .cache .testkit dist
 
 .venv/.installed: requirements-dev.txt testkit/venv.sh
 	@PYTHON=$(PYTHON) SUDO="$(SUDO)" testkit/venv.sh .venv requirements-dev.txt

@@ -13,13 +13,17 @@ started_here() { [ -s "$pidfile" ] && kill -0 "$(cat "$pidfile")" 2>/dev/null; }
 
 install_missing() {
     missing=""
-    command -v docker >/dev/null 2>&1 && { command -v dockerd >/dev/null 2>&1 || answers; } || missing="docker.io iptables"
+    if ! command -v docker >/dev/null 2>&1 || { ! command -v dockerd >/dev/null 2>&1 && ! answers; }; then
+        missing="docker.io iptables"
+    fi
     command -v mmdebstrap >/dev/null 2>&1 || missing="$missing mmdebstrap debian-archive-keyring"
     [ -n "$missing" ] || return 0
     command -v apt-get >/dev/null 2>&1 ||
         fail "this machine has no apt-get. Install a Docker engine and mmdebstrap by hand, then run make again."
-    say "installing $missing (about a minute)"
+    say "installing what is missing: $missing (about a minute)"
     apt-get update -qq >/dev/null || fail "apt-get update failed: the package mirror must be reachable."
+    # From Debian 13 on the client is a package of its own.
+    case $missing in *docker.io*) [ -z "$(apt-cache search --names-only '^docker-cli$')" ] || missing="$missing docker-cli" ;; esac
     # shellcheck disable=SC2086  # a list of packages
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
         fail "apt-get could not install $missing. Install them by hand, then run make again."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import ssl
 import sys
@@ -70,6 +71,7 @@ def main(path: Path) -> int:
     connection = json.loads(path.read_text("utf-8"))
     whole = [show(upstream, domain, connection) for upstream, domain in connection["domains"].items()]
     domain = next(iter(connection["domains"].values()))
+    sudo = "" if os.geteuid() == 0 else "sudo "
     port = connection["https"].rpartition(":")[2]
     dns_host, _, dns_port = connection["dns"].rpartition(":")
     provider = next(iter(connection["providers"].values()))
@@ -83,8 +85,8 @@ Try:
     -d '{{"model":"claude-sonnet-4-5","max_tokens":100,"stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}'
   curl {provider}/_requests                                    # what the provider got
   dig @{dns_host} -p {dns_port} {domain}
-  docker exec {connection["vps"]} docker ps
-  .venv/bin/ansible-playbook playbooks/status.yml -i inventory/demo
+  {sudo}docker exec {connection["vps"]} docker ps
+  {sudo}.venv/bin/ansible-playbook playbooks/status.yml -i inventory/demo
   make demo-down                                               # removes all of it""")
     return 0 if whole and all(whole) else 1
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.plugins.action import ActionBase
 
@@ -43,7 +45,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
         }
         price_book = self.resolve(variables.get("goproxy_price_book"))
         normalised, problems = inventory.check(upstreams, price_book, settings)
-        problems = sorted([*problems, *inventory.misnamed(variables)])
+        files = upstream_files(str(variables.get("inventory_dir") or ""))
+        problems = sorted([*problems, *inventory.misnamed(variables), *inventory.misplaced(files)])
 
         result["changed"] = False
         if problems:
@@ -76,6 +79,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
                 )
             # The text of other errors may quote a value, and this one may be secret.
             return Unresolved(f"cannot be templated ({type(problem).__name__})", "correct the expression")
+
+
+def upstream_files(inventory_dir: str) -> dict[str, list[str]]:
+    """The variables of each file in group_vars/*/upstreams/, by the file's stem. Encrypted files show nothing."""
+    files: dict[str, list[str]] = {}
+    for path in sorted(Path(inventory_dir).glob("group_vars/*/upstreams/*.y*ml")) if inventory_dir else []:
+        node = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)  # the structure only: tags stay closed
+        if isinstance(node, yaml.MappingNode):
+            files[path.stem] = [str(key.value) for key, _ in node.value]
+    return files
 
 
 def undefined(said: str) -> Unresolved:

@@ -109,6 +109,8 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
         for host in sorted(stats.processed):
             count = stats.summarize(host)
             bad = [f"{count[key]} {key}" for key in ("failures", "unreachable") if count[key]]
+            if host == "localhost" and not bad and not count["changed"]:
+                continue  # it only asked
             verdict = ", ".join(bad) or "done"
             # `changed=N` as in Ansible's own recap: Molecule's idempotence check reads it.
             self._say(f"\n{host}: {verdict}, changed={count['changed']}", C.COLOR_ERROR if bad else C.COLOR_OK)

@@ -52,6 +52,22 @@ def misnamed(variables: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+def misplaced(files: Mapping[str, Iterable[str]]) -> list[Problem]:
+    """Files of the folder upstreams/ (stem to its variables) whose variable is another upstream's, or not alone.
+
+    A copied file in which the variable was not renamed would replace the upstream that it was copied from.
+    """
+    problems: list[Problem] = []
+    for stem, names in files.items():
+        wanted = VARIABLE_PREFIX + stem.replace("-", "_")
+        found = [name for name in names if name.startswith(VARIABLE_PREFIX)]
+        if found and [name.replace("-", "_") for name in found] != [wanted]:
+            Field(None, f"upstreams/{stem}.yml", problems).report(
+                f"holds {listed(found)}", f"let its one variable be {wanted}"
+            )
+    return problems
+
+
 def check(
     upstreams: Mapping[str, Any],
     price_book: Any,

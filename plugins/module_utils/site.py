@@ -19,13 +19,14 @@ from .field import Field, Problem, listed, nearest, shown
 DEFAULT_TTL = 300
 DEFAULT_TIMEOUTS = {"connect": 10, "first_byte": 300, "idle": 120, "total": 3600}
 DEFAULT_MAX_BODY_MIB = 32
+NEW_KEY = "`PYTHONPATH=proxy_app python3 -m goproxy.cli key new`"
 
 REQUIRED = {
     "gateway_zone": "give the DNS zone that the upstreams' domains are in, like trollllm.xyz",
     "gateway_ipv4": "give the public IPv4 address of the host",
     "gateway_dns_provider": "give rfc2136, cloudflare, route53, hcloud or none",
     "gateway_acme_email": "give an address that the certificate authority may write to",
-    "gateway_api_keys": "give at least one account and its key (`goproxy key new` makes one)",
+    "gateway_api_keys": f"give at least one account and its key ({NEW_KEY} makes one)",
 }
 OPTIONAL = (
     "gateway_ipv6",
@@ -374,7 +375,7 @@ def check_api_keys(field: Field) -> None:
     if not accounts:
         field.report("has no account", right)
     owners: dict[str, str] = {}
-    make = "make one with `goproxy key new`"
+    make = f"make one with {NEW_KEY}"
     for account, place in sorted(accounts.items()):
         entry = field.child(account, place.value, secret=True)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", account):

@@ -22,6 +22,11 @@ options:
     type: list
     elements: dict
     required: true
+  services:
+    description: Containers besides those of the upstreams.
+    type: list
+    elements: str
+    default: []
   address:
     description: Where the edge listens.
     type: str
@@ -47,12 +52,13 @@ EXAMPLES = r"""
 - name: Look at what runs
   trollllm.gateway.gateway_status:
     upstreams: "{{ goproxy_upstreams }}"
+    services: [backend]
   register: found
 """
 
 RETURN = r"""
 upstreams:
-  description: For each upstream by name what was found. A part that could not be found out has C(problem).
+  description: What was found, for each upstream and each of O(services) by name. What is not well has C(problem).
   returned: always
   type: dict
   contains:
@@ -79,6 +85,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 Found = dict[str, Any]
+_DATES = ("notBefore", "notAfter")
+_DAYS_LEFT = 14  # as the role certbot checks: fewer, or less than a quarter of a shorter lifetime, is late
 
 
 def look_at_container(service: str, timeout: int) -> Found:
@@ -115,37 +123,27 @@ def look_at_certificate(domain: str, address: str, port: int, timeout: int) -> F
 
 
 def _read_certificate(certificate: bytes, domain: str, timeout: int) -> Found:
-    ask = [
-        "openssl",
-        "x509",
-        "-inform",
-        "DER",
-        "-noout",
-        "-enddate",
-        "-issuer",
-        "-ext",
-        "subjectAltName",
-        "-nameopt",
-        "RFC2253",
-    ]
-    told = _run(ask, timeout, certificate)
+    ask = ["openssl", "x509", "-inform", "DER", "-noout", "-dates", "-issuer", "-subject", "-ext", "subjectAltName"]
+    told = _run([*ask, "-nameopt", "RFC2253"], timeout, certificate)
     lines = told.stdout.decode().splitlines()
-    values = dict(line.split("=", 1) for line in lines if line.startswith(("notAfter=", "issuer=")))
+    values = dict(line.split("=", 1) for line in lines if line.startswith(("not", "issuer=", "subject=")))
     if "notAfter" not in values:
         return {"problem": f"openssl cannot read the certificate of {domain}: {told.stderr.decode().strip()}"}
     names = sorted(part.strip()[4:] for line in lines for part in line.split(",") if part.strip().startswith("DNS:"))
-    not_after = datetime.strptime(values["notAfter"], "%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC)
-    days_left = (not_after - datetime.now(UTC)).total_seconds() / 86400
+    begin, end = (datetime.strptime(values[key], "%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC) for key in _DATES)
+    days_left = (end - datetime.now(UTC)).total_seconds() / 86400
     found: Found = {
-        "not_after": not_after.isoformat(),
+        "not_after": end.isoformat(),
         "days_left": int(days_left),
         "issuer": values.get("issuer", "").strip(),
         "names": names,
     }
     if domain not in names:
         found["problem"] = f"the certificate served for {domain} is for {', '.join(names) or 'no name'}"
-    elif days_left <= 0:
-        found["problem"] = f"the certificate served for {domain} expired on {not_after:%Y-%m-%d}"
+    elif values.get("issuer") == values.get("subject"):
+        found["problem"] = f"the certificate served for {domain} is the self-signed placeholder; none was issued yet"
+    elif days_left < min(_DAYS_LEFT, (end - begin).total_seconds() / 86400 / 4):
+        found["problem"] = f"the certificate served for {domain} ends on {end:%Y-%m-%d}, and was not renewed"
     return found
 
 
@@ -180,6 +178,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "upstreams": {"type": "list", "elements": "dict", "required": True},
+            "services": {"type": "list", "elements": "str", "default": []},
             "address": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "default": 443},
             "timeout": {"type": "int", "default": 15},
@@ -196,6 +195,8 @@ def main() -> None:
             }
             for upstream in module.params["upstreams"]
         }
+        for service in module.params["services"]:
+            looks[service] = {"container": pool.submit(look_at_container, service, timeout)}
         found = {name: {part: look.result() for part, look in parts.items()} for name, parts in looks.items()}
     module.exit_json(changed=False, upstreams=found)
 

@@ -39,6 +39,17 @@ def on_disk(ansible: Ansible, inventory: Inventory, vault: dict[str, Any] | None
     ansible.write(f"{VARS}/vault.yml", {**secrets, **(vault or {})})
 
 
+def test_a_copied_file_must_name_its_own_upstream(ansible: Ansible, inventory: Inventory) -> None:
+    """Else the copy would silently replace the upstream that it was copied from."""
+    on_disk(ansible, inventory)
+    copied = {**inventory.upstreams["openhands"], "domain": "chat3.{{ gateway_zone }}", "port": 8006}
+    ansible.write(f"{VARS}/upstreams/third.yml", {"goproxy_upstream__openhands": copied})
+    run = ansible.play([CHECK])
+    assert run.code != 0
+    told = "upstreams/third.yml: holds goproxy_upstream__openhands; let its one variable be goproxy_upstream__third"
+    assert run.result["problems"] == [told]
+
+
 def shows_no_secret(run: Run) -> bool:
     return not [secret for secret in SECRETS if secret in run.output]
 

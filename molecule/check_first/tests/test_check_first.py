@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 from testinfra.host import Host
 from witness.connection import Connection
@@ -48,6 +51,13 @@ def test_check_mode_says_what_would_be_done(run: Run) -> None:
 @pytest.mark.usefixtures("run")
 def test_check_mode_changes_nothing(before: str, host: Host) -> None:
     assert fingerprint(host) == before
+
+
+@pytest.mark.usefixtures("run")
+def test_check_mode_sends_nothing_to_the_name_server(connection: Connection) -> None:
+    query = dns.message.make_query("chat.trollllm.xyz", "A")
+    answer = dns.query.udp(query, connection.dns.host, port=connection.dns.port, timeout=5)
+    assert answer.rcode() == dns.rcode.NXDOMAIN
 
 
 def test_check_mode_shows_no_secret(run: Run, connection: Connection) -> None:

@@ -108,8 +108,9 @@ def test_adding_one_file_adds_record_name_on_the_certificate_virtual_host_config
     operator: Operator, host: Host, vps: Vps, edge: Edge, user: User, connection: Connection
 ) -> None:
     (operator.upstreams / "third.yml").write_text(FILE)
-    run = operator.succeed("site.yml")
+    run = operator.succeed("site.yml", "-vvv", "--diff")
     assert "https://chat3.trollllm.xyz" in run.output
+    assert [name for name, secret in connection.marked_secrets.items() if secret in run.output] == []
     assert addresses(connection, THIRD) == [connection.vps_ipv4]
     assert names_on_certificate(edge, THIRD) == {"chat.trollllm.xyz", "chat2.trollllm.xyz", THIRD}
     assert host.file("/opt/trollllm/goproxy/config-third-prod.json").exists
