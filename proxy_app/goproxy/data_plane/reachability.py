@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -43,7 +44,9 @@ async def _try(endpoint: Endpoint, config: Config, tls: ssl.SSLContext) -> Reach
         return Reach(endpoint.name, host, False, why(error))
     session = writer.get_extra_info("ssl_object")
     detail = f"connected, {session.version()}" if session else "connected, without TLS"
-    writer.close()
+    writer.transport.abort()  # no TLS farewell to wait for: there was no conversation
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
     return Reach(endpoint.name, host, True, detail)
 
 
