@@ -34,8 +34,9 @@ demo-down: .venv/.installed
 ## make test         lint, unit tests, all Molecule scenarios
 test: .venv/.installed
 	@rm -rf $(RESULTS) && mkdir -p $(RESULTS)
-	@$(MAKE) --no-print-directory lint unit molecule
-	@$(BIN)/python tests/summary.py $(RESULTS) proxy_app unit testkit $(SCENARIOS:%=molecule-%)
+	@code=0; $(MAKE) --no-print-directory lint unit molecule || code=1; \
+	$(BIN)/python tests/summary.py $(RESULTS) proxy_app unit testkit $(SCENARIOS:%=molecule-%) || code=1; \
+	exit $$code
 
 ## make lint         ansible-lint, yamllint, ruff, mypy, import contracts, docs up to date
 lint: .venv/.installed
@@ -64,13 +65,14 @@ unit: .venv/.installed
 molecule: .venv/.installed
 	@mkdir -p $(RESULTS)
 	@$(SUDO) testkit/engine.sh
-	@for scenario in $(SCENARIOS); do \
+	@code=0; for scenario in $(SCENARIOS); do \
 	  echo "== molecule test -s $$scenario"; \
 	  $(SUDO) rm -f $(RESULTS)/molecule-$$scenario.xml; \
-	  $(SUDO) $(BIN)/molecule test -s $$scenario || exit 1; \
-	  $(BIN)/python tests/summary.py $(RESULTS) molecule-$$scenario || exit 1; \
-	done
-	@$(SUDO) testkit/engine.sh stop
+	  $(SUDO) $(BIN)/molecule test -s $$scenario || code=1; \
+	  $(BIN)/python tests/summary.py $(RESULTS) molecule-$$scenario || code=1; \
+	done; \
+	$(SUDO) testkit/engine.sh stop; \
+	exit $$code
 
 ## make docs         writes docs/roles from the roles' argument_specs
 docs: .venv/.installed

@@ -10,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree  # our own runs wrote these files
 
+_LINES = 12  # of a failed test's report; the whole of it is further up
+
 
 def count(report: Path) -> Counter[str]:
     """Passed, failed and skipped tests of one JUnit file; an absent file counts nothing."""
@@ -22,6 +24,21 @@ def count(report: Path) -> Counter[str]:
     return counts
 
 
+def failures(report: Path) -> list[str]:
+    """The failed tests of one JUnit file: each by its name, with the end of what it said."""
+    told = []
+    if report.exists():
+        for case in ElementTree.parse(report).getroot().iter("testcase"):
+            for failure in (*case.iter("failure"), *case.iter("error")):
+                said = (failure.text or failure.get("message") or "").strip().splitlines()[-_LINES:]
+                told.append(
+                    "\n".join(
+                        [f"FAILED {case.get('classname')}::{case.get('name')}", *(f"    {line[:200]}" for line in said)]
+                    )
+                )
+    return told
+
+
 def main(directory: Path, suites: list[str]) -> int:
     """Print a line per suite and the sum; 1 if a suite is missing, empty or red."""
     total: Counter[str] = Counter()
@@ -32,6 +49,9 @@ def main(directory: Path, suites: list[str]) -> int:
             missing.append(suite)
         total.update(counts)
         print(f"  {suite:<22} {counts['passed']:>5} passed {counts['failed']:>3} failed {counts['skipped']:>3} skipped")
+    for suite in suites:
+        for failure in failures(directory / f"{suite}.xml"):
+            print(failure)
     for suite in missing:
         print(f"error: {suite} ran no test")
     print(f"{total['passed']} passed, {total['failed'] + len(missing)} failed, {total['skipped']} skipped")

@@ -73,6 +73,18 @@ class Vps:
         """Give the process id of a container's first process."""
         return str(self.inspect(container)["State"]["Pid"])
 
+    def processes(self, container: str) -> list[str]:
+        """Give the process ids of a container's first process and its descendants.
+
+        A health check, which comes and goes, is no descendant: the engine starts it from outside.
+        """
+        table = self.run("docker top %s -o pid,ppid", container).splitlines()[1:]
+        parents = dict(line.split() for line in table)
+        family = [self.pid(container)]
+        for member in family:
+            family += [pid for pid, parent in parents.items() if parent == member]
+        return family
+
     def address(self, container: str) -> str:
         """Give a container's address on trollllm-network."""
         return str(self.inspect(container)["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])

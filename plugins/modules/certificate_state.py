@@ -33,6 +33,14 @@ options:
       - Beside them the deploy hook writes C(.deployed) when the edge has taken them.
     type: path
     required: true
+  server:
+    description: URL of the authority's ACME directory. What another one refused does not count.
+    type: str
+    default: ""
+  refusal_hours:
+    description: For how long a name that the authority refused is remembered.
+    type: int
+    default: 48
 attributes:
   check_mode:
     description: Can run in check mode without changing anything.
@@ -95,12 +103,20 @@ renewal:
   description: What certbot renews it with, such as C(server) and C(preferred_profile). Empty when there is no file.
   type: dict
   returned: always
+refused:
+  description:
+    - The names that the authority refused lately, each with the time, ISO 8601, UTC.
+    - Read from C(renewal/LINEAGE.refused), a JSON object C({"server": URL, "names": {NAME: TIME}}).
+  type: dict
+  returned: always
 deployed:
   description: Whether the deploy hook copied this certificate with its key, and the reload succeeded.
   type: bool
   returned: always
 """
 
+import datetime
+import json
 import os
 from typing import Any
 
@@ -128,6 +144,20 @@ def renewal_options(text: str) -> dict[str, str]:
     return options
 
 
+def refused(path: str, server: str, hours: int) -> dict[str, str]:
+    """The names that `server` refused within so many hours, with the time. A file that says nothing counts as none."""
+    try:
+        document = json.loads(read(path))
+        since = x509_certificate.now() - datetime.timedelta(hours=hours)
+        if document["server"] != server:
+            return {}
+        return {
+            name: time for name, time in document["names"].items() if datetime.datetime.fromisoformat(time) > since
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def deployed(directory: str, certificate: x509_certificate.Certificate) -> bool:
     """Whether the directory holds this certificate and its key, and the hook said that the edge took it."""
     try:
@@ -139,9 +169,10 @@ def deployed(directory: str, certificate: x509_certificate.Certificate) -> bool:
     return copy.fingerprint == taken == certificate.fingerprint and fits
 
 
-def state(lineage: str, config_dir: str, deploy_dir: str) -> dict[str, Any]:
+def state(lineage: str, config_dir: str, deploy_dir: str, server: str, refusal_hours: int) -> dict[str, Any]:
     live = os.path.join(config_dir, "live", lineage)
     result: dict[str, Any] = {"present": False, "problem": "", "names": [], "renewal": {}, "deployed": False}
+    result["refused"] = refused(os.path.join(config_dir, "renewal", f"{lineage}.refused"), server, refusal_hours)
     try:
         with open(os.path.join(config_dir, "renewal", f"{lineage}.conf"), encoding="utf-8") as stream:
             result["renewal"] = renewal_options(stream.read())
@@ -170,6 +201,8 @@ def main() -> None:
             "lineage": {"type": "str", "required": True},
             "config_dir": {"type": "path", "default": "/etc/letsencrypt"},
             "deploy_dir": {"type": "path", "required": True},
+            "server": {"type": "str", "default": ""},
+            "refusal_hours": {"type": "int", "default": 48},
         },
         supports_check_mode=True,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import http.server
+import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ansible_collections.trollllm.gateway.plugins.module_utils import certificate as reader
 from ansible_collections.trollllm.gateway.plugins.modules import acme_probe, certificate_state, served_certificate
+from real_ansible import Ansible
 
+SERVER = "https://acme.example.net/dir"
 CHAT, CHAT2 = "chat.example.org", "chat2.example.org"
 
 
@@ -86,7 +89,7 @@ class Host:
     pair: Pair
 
     def state(self) -> dict[str, Any]:
-        return certificate_state.state("example.org", str(self.config), str(self.deploy))
+        return certificate_state.state("example.org", str(self.config), str(self.deploy), SERVER, 48)
 
     def deployed(self, pair: Pair | None = None) -> None:
         pair = pair or self.pair
@@ -116,10 +119,82 @@ def test_state_of_a_lineage(host: Host) -> None:
 
 
 def test_no_lineage_is_said_and_not_failed(tmp_path: Path) -> None:
-    state = certificate_state.state("example.org", str(tmp_path / "none"), str(tmp_path))
+    state = certificate_state.state("example.org", str(tmp_path / "none"), str(tmp_path), SERVER, 48)
     assert not state["present"]
     assert "live/example.org/fullchain.pem" in state["problem"]
     assert state["names"] == []
+
+
+def refusals(host: Host, server: str, hours_ago: float) -> None:
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours_ago)
+    (host.config / "renewal/example.org.refused").write_text(
+        json.dumps({"server": server, "names": {"chat3.example.org": then.isoformat()}})
+    )
+
+
+def test_a_name_that_the_authority_refused_is_remembered_for_some_hours(host: Host) -> None:
+    assert host.state()["refused"] == {}
+    refusals(host, SERVER, hours_ago=47)
+    assert list(host.state()["refused"]) == ["chat3.example.org"]
+    refusals(host, SERVER, hours_ago=49)
+    assert host.state()["refused"] == {}
+    refusals(host, "https://another.example.net/dir", hours_ago=1)
+    assert host.state()["refused"] == {}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", f'{{"server": "{SERVER}", "names": []}}', "\xff"])
+def test_a_damaged_list_of_refusals_counts_as_none(host: Host, content: str) -> None:
+    (host.config / "renewal/example.org.refused").write_text(content)
+    assert host.state()["refused"] == {}
+
+
+ORDER = {  # what roles/certbot/vars/main.yml says, in words of its own
+    "ordered": "{{ __certbot_order }}",
+    "request": "{{ __certbot_request }}",
+    "waiting": "{{ __certbot_waiting }}",
+    "remembered": "{{ __certbot_remembered }}",
+}
+
+
+@pytest.mark.parametrize(
+    ("refused", "ordered", "request_", "waiting"),
+    [
+        ({}, True, [CHAT, "chat3.example.org"], []),
+        ({"chat3.example.org": "2026-01-01T00:00:00+00:00"}, False, [CHAT], ["chat3.example.org"]),
+        ({"gone.example.org": "2026-01-01T00:00:00+00:00"}, True, [CHAT, "chat3.example.org"], []),
+    ],
+)
+def test_a_refused_name_is_not_ordered_again_while_it_is_remembered(
+    tmp_path: Path, refused: dict[str, str], ordered: bool, request_: list[str], waiting: list[str]
+) -> None:
+    """Every order is a new certificate, and an authority issues the same names a few times a week only."""
+    role = Path(__file__).parents[2] / "roles/certbot"
+    given = {
+        "certbot_domains": [CHAT, "chat3.example.org"],
+        "certbot_lineage": "example.org",
+        "certbot_probe": False,
+        "__certbot_requested": [CHAT],
+        "__certbot_reg_certificate": {
+            "present": True,
+            "names": [CHAT],
+            "days_left": 60.0,
+            "lifetime_days": 90.0,
+            "key_type": "ecdsa",
+            "renewal": {
+                "server": "https://acme-v02.api.letsencrypt.org/directory",
+                "preferred_profile": "tlsserver",
+            },
+            "refused": refused,
+        },
+    }
+    tasks = [
+        {"include_vars": str(role / "defaults/main.yml")},
+        {"include_vars": str(role / "vars/main.yml")},
+        {"set_fact": given},
+        {"debug": {"msg": ORDER}},
+    ]
+    said = Ansible(tmp_path).play(tasks).result["msg"]
+    assert said == {"ordered": ordered, "request": request_, "waiting": waiting, "remembered": refused}
 
 
 def test_a_key_of_another_certificate_is_no_lineage(host: Host) -> None:

@@ -30,9 +30,8 @@ def container(name: str, vps: Vps) -> dict[str, Any]:
 
 @pytest.fixture
 def processes(name: str, vps: Vps) -> list[dict[str, str]]:
-    """What the kernel says of each process in it."""
-    ids = vps.run("docker top %s -o pid", name).split()[1:]
-    texts = [vps.run(f"cat /proc/{pid}/status") for pid in ids]
+    """What the kernel says of each process in it: the first one, and what came of it."""
+    texts = [vps.run(f"cat /proc/{pid}/status") for pid in vps.processes(name)]
     return [dict(re.findall(r"^(\w+):\t(.*)$", text, re.MULTILINE)) for text in texts]
 
 

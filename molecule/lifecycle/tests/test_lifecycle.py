@@ -180,3 +180,25 @@ def test_deleting_the_file_takes_all_of_it_away(
 def test_no_trace_of_it_is_left(vps: Vps) -> None:
     left = vps.run("grep -rl third /opt/trollllm --include=*.conf --include=*.json --include=*.yml || true")
     assert left == ""
+
+
+def test_removing_the_gateway_wants_its_zone_said(operator: Operator, vps: Vps) -> None:
+    run = operator.run("playbooks/remove.yml")
+    assert run.code != 0
+    assert "-e remove=trollllm.xyz" in run.output
+    assert "goproxy-openhands" in vps.containers()
+
+
+def test_removing_the_gateway_leaves_nothing_of_it(operator: Operator, vps: Vps, connection: Connection) -> None:
+    operator.succeed("playbooks/remove.yml", "-e", "remove=trollllm.xyz")
+    assert (
+        vps.run("docker ps --all --quiet; docker images --quiet; docker network ls --quiet --filter type=custom") == ""
+    )
+    assert (
+        vps.run(
+            "find / -xdev \\( -path '*trollllm*' -o -path '*certbot*' -o -path '*letsencrypt*' \\) -not -path '/proc/*'"
+        )
+        == ""
+    )
+    assert addresses(connection, "chat.trollllm.xyz") == addresses(connection, "chat2.trollllm.xyz") == []
+    assert operator.succeed("playbooks/remove.yml", "-e", "remove=trollllm.xyz").changed == 0
