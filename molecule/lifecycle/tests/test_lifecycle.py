@@ -189,16 +189,16 @@ def test_removing_the_gateway_wants_its_zone_said(operator: Operator, vps: Vps) 
     assert "goproxy-openhands" in vps.containers()
 
 
-def test_removing_the_gateway_leaves_nothing_of_it(operator: Operator, vps: Vps, connection: Connection) -> None:
-    operator.succeed("playbooks/remove.yml", "-e", "remove=trollllm.xyz")
-    assert (
-        vps.run("docker ps --all --quiet; docker images --quiet; docker network ls --quiet --filter type=custom") == ""
-    )
-    assert (
-        vps.run(
-            "find / -xdev \\( -path '*trollllm*' -o -path '*certbot*' -o -path '*letsencrypt*' \\) -not -path '/proc/*'"
-        )
-        == ""
-    )
+TRACES = "find / -xdev \\( -path '*trollllm*' -o -path '*certbot*' -o -path '*letsencrypt*' \\) -not -path '/proc/*'"
+
+
+def test_removing_the_gateway_leaves_nothing_but_the_engine(
+    operator: Operator, vps: Vps, connection: Connection
+) -> None:
+    """And the note of what the engine was installed with, for docker_remove_engine."""
+    removal = ("playbooks/remove.yml", "-e", "remove=trollllm.xyz", "-e", "goproxy_remove_data=true")
+    operator.succeed(*removal)
+    assert vps.run("docker ps --all --quiet; docker images --quiet; docker network ls -q --filter type=custom") == ""
+    assert vps.run(TRACES).split() == ["/etc/docker/trollllm.json"]
     assert addresses(connection, "chat.trollllm.xyz") == addresses(connection, "chat2.trollllm.xyz") == []
-    assert operator.succeed("playbooks/remove.yml", "-e", "remove=trollllm.xyz").changed == 0
+    assert operator.succeed(*removal).changed == 0
