@@ -124,6 +124,12 @@ class Field:
             return None
         return int(self.value)
 
+    def boolean(self, right: str) -> bool | None:
+        if not isinstance(self.value, bool):
+            self.refuse(right)
+            return None
+        return self.value
+
     def number(self, right: str) -> int | float | None:
         """A finite number. Integers stay integers, so that a price is written out as the operator wrote it."""
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):

@@ -9,7 +9,9 @@ from typing import Any
 from .field import Field, shown
 
 AMOUNTS_REQUIRED = {"input": "give USD per million tokens", "output": "give USD per million tokens"}
-AMOUNTS_OPTIONAL = ("cache_write_5m", "cache_write_1h", "cache_read")
+AMOUNTS_OPTIONAL = ("cache_write_5m", "cache_write_1h", "cache_read", "reasoning")
+DEFAULT_CONTEXT_TOKENS = 200_000
+DEFAULT_MAX_OUTPUT_TOKENS = 64_000
 DATE_EXAMPLE = 'write the day from which it holds, like "2025-11-24"'
 
 
@@ -30,7 +32,7 @@ def read_model(model: Field) -> dict[str, Any] | None:
             "id": "give the provider's model id",
             "prices": "give at least one price with effective_from, input and output",
         },
-        optional=("aliases",),
+        optional=("aliases", "context_tokens", "max_output_tokens"),
     )
     if fields is None:
         return None
@@ -41,10 +43,18 @@ def read_model(model: Field) -> dict[str, Any] | None:
         aliases = [
             read_id(alias) for alias in fields["aliases"].items("give a list of other ids, or leave it out") or []
         ]
+    context_tokens, max_output_tokens = read_limits(fields)
     prices = read_prices(fields["prices"]) if "prices" in fields else []
     if len(model.problems) > count:
         return None
-    return {"name": name, "id": model_id, "aliases": aliases, "prices": prices}
+    return {
+        "name": name,
+        "id": model_id,
+        "aliases": aliases,
+        "context_tokens": context_tokens,
+        "max_output_tokens": max_output_tokens,
+        "prices": prices,
+    }
 
 
 def read_name(field: Field) -> str | None:
@@ -63,6 +73,24 @@ def read_id(field: Field) -> str | None:
         field.report(f"is {shown(text)}", right)
         return None
     return text
+
+
+def read_limits(fields: dict[str, Field]) -> tuple[int | None, int | None]:
+    """The longest prompt and the longest answer: what a request can cost at the most is held before it goes out."""
+    right = "give a number of tokens above 0, as the provider states it"
+    context: int | None = DEFAULT_CONTEXT_TOKENS
+    if "context_tokens" in fields:
+        context = fields["context_tokens"].integer(1, 10**9, right)
+    output: int | None = DEFAULT_MAX_OUTPUT_TOKENS
+    if "max_output_tokens" in fields:
+        output = fields["max_output_tokens"].integer(1, 10**9, right)
+    if context is not None and output is not None and output > context:
+        own = fields.get("max_output_tokens") or fields["context_tokens"]
+        own.report(
+            f"max_output_tokens is {output}, more than context_tokens, {context}",
+            "give both as the provider states them",
+        )
+    return context, output
 
 
 def read_prices(prices: Field) -> list[dict[str, Any]]:

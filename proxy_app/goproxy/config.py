@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from goproxy.config_reader import Fields, Problems, parse_json
+from goproxy.core.pricing import KINDS, REQUIRED_PRICES, PriceVersion, Tier
 from goproxy.core.protocols import PROTOCOLS
 from goproxy.core.wire import OfferedModel, WireProtocol
 
@@ -38,22 +39,6 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
-    """List prices in USD per million tokens, for prompts of up to so many tokens (None: of any length)."""
-
-    up_to_prompt_tokens: int | None
-    prices: Mapping[str, Decimal]
-
-
-@dataclass(frozen=True, slots=True)
-class PriceVersion:
-    """The list prices that hold from a day on."""
-
-    effective_from: date
-    tiers: tuple[Tier, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Model:
     """A model that this upstream serves, and what it costs."""
 
@@ -64,6 +49,10 @@ class Model:
     upstream_model_id: str
     billing_multiplier: Decimal
     prices: tuple[PriceVersion, ...]
+    context_tokens: int
+    """The longest prompt that it takes."""
+    max_output_tokens: int
+    """The longest answer that it gives, asked for or not."""
 
     @property
     def offered(self) -> OfferedModel:
@@ -85,6 +74,19 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Disconnect:
+    """What becomes of an answer whose client has gone, and how much of it is read for the count alone."""
+
+    policy: str
+    """`drain`: read to its end within the bounds; `abort`: break it off and estimate."""
+    seconds: int
+    bytes: int
+    """Of one answer's body."""
+    concurrent: int
+    """Answers that are drained at once; one more is broken off."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What one goproxy serves."""
 
@@ -99,6 +101,13 @@ class Config:
     """By id and by alias."""
     timeouts: Timeouts
     max_body_bytes: int
+    wallet: str | None
+    """The wallet of each account that pays here, `<account>/<wallet>`; None: the one of the account's own name."""
+    include_usage: bool
+    """Whether OpenAI streams are asked for their usage where the client did not."""
+    disconnect: Disconnect
+    staleness_seconds: int
+    """How long the last good answer of the control plane about keys is believed."""
 
 
 def load_config(path: Path) -> Config:
@@ -134,8 +143,14 @@ _DOMAIN = re.compile(r"(?=.{4,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]
 _MODEL_ID = re.compile(r"[!-~]{1,200}")
 _LINE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_REQUIRED_PRICES = ("input", "output")
-_OPTIONAL_PRICES = ("cache_write_5m", "cache_write_1h", "cache_read")
+
+_CONTEXT_TOKENS = 200_000
+_MAX_OUTPUT_TOKENS = 64_000
+_DISCONNECT = Disconnect(policy="drain", seconds=120, bytes=16 * 1024 * 1024, concurrent=64)
+_STALENESS_SECONDS = 3600
+"""What holds where the file says nothing."""
+
+_POLICIES = ("abort", "drain")
 
 
 def _config(fields: Fields) -> Config:
@@ -155,6 +170,10 @@ def _config(fields: Fields) -> Config:
         models_by_name=_by_name(models, fields),
         timeouts=_timeouts(fields.object("timeouts")),
         max_body_bytes=fields.whole("max_body_bytes", 1, 2**31),
+        wallet=fields.text("wallet", _NAME, "lower-case letters, digits and hyphens") if fields.has("wallet") else None,
+        include_usage=fields.truth("include_usage") if fields.has("include_usage") else True,
+        disconnect=_disconnect(fields.object("disconnect")) if fields.has("disconnect") else _DISCONNECT,
+        staleness_seconds=_whole_or(fields, "staleness_seconds", 1, 7 * 86400, _STALENESS_SECONDS),
     )
     for index, endpoint in enumerate(endpoints):
         if config.endpoints[endpoint.protocol.name] is not endpoint:
@@ -223,9 +242,18 @@ def _model(fields: Fields, upstream: str, band: tuple[Decimal, Decimal]) -> Mode
         upstream_model_id=fields.text("upstream_model_id", _MODEL_ID, "the upstream's id for it"),
         billing_multiplier=fields.number("billing_multiplier"),
         prices=_prices(fields),
+        context_tokens=_whole_or(fields, "context_tokens", 1, 10**9, _CONTEXT_TOKENS),
+        max_output_tokens=_whole_or(fields, "max_output_tokens", 1, 10**9, _MAX_OUTPUT_TOKENS),
     )
     if fields.is_sound("upstream") and upstream and model.upstream != upstream:
         fields.complain("upstream", f"{model.upstream!r} is another upstream", repr(upstream))
+    sound = fields.is_sound("context_tokens") and fields.is_sound("max_output_tokens")
+    if sound and model.max_output_tokens > model.context_tokens:
+        fields.complain(
+            "max_output_tokens",
+            f"{model.max_output_tokens} is more than context_tokens",
+            f"at most {model.context_tokens}",
+        )
     low, high = band
     if fields.is_sound("billing_multiplier") and not low <= model.billing_multiplier <= high:
         fields.complain(
@@ -282,13 +310,27 @@ def _price_version(fields: Fields) -> PriceVersion:
 
 def _tier(fields: Fields) -> Tier:
     up_to = fields.whole_or_null("up_to_prompt_tokens", 1, 10**9)
-    prices = {name: fields.number(name) for name in _REQUIRED_PRICES}
-    prices |= {name: fields.number(name) for name in _OPTIONAL_PRICES if name in fields}
+    prices = {kind: fields.number(kind) for kind in KINDS if kind in REQUIRED_PRICES or fields.has(kind)}
     for name, price in prices.items():
         if price < 0:
             fields.complain(name, f"{price} is below 0", "USD per million tokens, 0 or more")
     fields.nothing_else()
     return Tier(up_to, prices)
+
+
+def _disconnect(fields: Fields) -> Disconnect:
+    disconnect = Disconnect(
+        policy=fields.one_of("policy", _POLICIES) if fields.has("policy") else _DISCONNECT.policy,
+        seconds=_whole_or(fields, "seconds", 1, 3600, _DISCONNECT.seconds),
+        bytes=_whole_or(fields, "bytes", 1, 2**31, _DISCONNECT.bytes),
+        concurrent=_whole_or(fields, "concurrent", 1, 10_000, _DISCONNECT.concurrent),
+    )
+    fields.nothing_else()
+    return disconnect
+
+
+def _whole_or(fields: Fields, name: str, low: int, high: int, default: int) -> int:
+    return fields.whole(name, low, high) if fields.has(name) else default
 
 
 def _timeouts(fields: Fields) -> Timeouts:

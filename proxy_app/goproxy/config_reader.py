@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 _SHOWN = 80  # characters of a wrong value in a message
+_MAGNITUDE = 40  # decimal places of a number, before and after the point
 
 
 class Problems:
@@ -72,6 +73,11 @@ class Fields:
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
+
+    def has(self, name: str) -> bool:
+        """Whether the field, which is optional, is there. From now on it is known."""
+        self._taken.add(name)
+        return name in self
 
     def is_sound(self, name: str) -> bool:
         """Whether the field was there and nothing was wrong with it so far."""
@@ -132,6 +138,14 @@ class Fields:
             return None
         return self.whole(name, low, high)
 
+    def truth(self, name: str) -> bool:
+        """true or false."""
+        value = self._take(name, "true or false")
+        if isinstance(value, bool):
+            return value
+        self._complain_of(name, value, "true or false")
+        return False
+
     def number(self, name: str) -> Decimal:
         """A number, exactly as it stands there."""
         value = self._take(name, "a number")
@@ -181,7 +195,10 @@ class Fields:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | Decimal) and not isinstance(value, bool)
+    """A number that can be written out: 1e999999999 is valid JSON, and fills the memory of who computes with it."""
+    if isinstance(value, Decimal):
+        return abs(value.adjusted()) <= _MAGNITUDE and len(value.as_tuple().digits) <= _MAGNITUDE
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**_MAGNITUDE
 
 
 def _show(value: Any) -> str:

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy.config import ConfigError, load_config, parse_config
+from goproxy.config import ConfigError, Disconnect, load_config, parse_config
 from tests.gateway import OPUS, config_document
 
 Document = dict[str, Any]
+TIER = "models.0.prices.0.tiers.0"
 
 
 def problems_of(document: Any) -> list[str]:
@@ -58,6 +59,41 @@ def test_plain_http_is_for_loopback_only() -> None:
         parse_config(json.dumps(config_document(endpoints=[endpoint])).encode())
 
 
+def test_what_a_configuration_need_not_say() -> None:
+    config = parse_config(json.dumps(config_document()).encode())
+    assert (config.models[0].context_tokens, config.models[0].max_output_tokens) == (200_000, 64_000)
+    assert (config.wallet, config.include_usage, config.staleness_seconds) == (None, True, 3600)
+    assert config.disconnect == Disconnect("drain", 120, 16 * 1024 * 1024, 64)
+    partly = parse_config(json.dumps(config_document(disconnect={"seconds": 7})).encode())
+    assert partly.disconnect == Disconnect("drain", 7, 16 * 1024 * 1024, 64)
+
+
+def test_what_a_configuration_may_say() -> None:
+    document = copy.deepcopy(
+        config_document(
+            wallet="openhands",
+            include_usage=False,
+            disconnect={"policy": "abort", "seconds": 1, "bytes": 2, "concurrent": 3},
+            staleness_seconds=60,
+        )
+    )
+    document["models"][0] |= {"context_tokens": 1_048_576, "max_output_tokens": 65_536}
+    change(f"{TIER}.reasoning", 3)(document)
+    config = parse_config(json.dumps(document).encode())
+    assert (config.models[0].context_tokens, config.models[0].max_output_tokens) == (1_048_576, 65_536)
+    assert (config.wallet, config.include_usage, config.staleness_seconds) == ("openhands", False, 60)
+    assert config.disconnect == Disconnect("abort", 1, 2, 3)
+    assert config.models[0].prices[0].tiers[0].price("reasoning") == 3
+
+
+@pytest.mark.parametrize("number", ["1e999999999", "1e-999999999", "0e-999999999", "1" + 41 * "0"])
+def test_a_number_that_would_fill_the_memory_is_none(number: str) -> None:
+    text = json.dumps(config_document()).replace('"input": 5', f'"input": {number}')
+    (found,) = problems_of(text.encode())
+    assert found.startswith("models[0].prices[0].tiers[0].input: ")
+    assert found.endswith("will not do; expected a number")
+
+
 def change(path: str, value: Any) -> Callable[[Document], None]:
     """Set the field at `path`; `...` removes it."""
 
@@ -74,9 +110,6 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
     return apply
 
 
-TIER = "models.0.prices.0.tiers.0"
-
-
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
@@ -86,7 +119,7 @@ TIER = "models.0.prices.0.tiers.0"
         ("port", 0, "port: 0 will not do; expected a whole number from 1 to 65535"),
         ("port", True, "port: true will not do; expected a whole number"),
         ("port", "8004", 'port: "8004" will not do; expected a whole number'),
-        ("prot", 1, "prot: is not known; expected only domain, endpoints"),
+        ("prot", 1, "prot: is not known; expected only disconnect, domain"),
         ("endpoints", [], "endpoints: [] will not do; expected a list with at least one object"),
         ("endpoints.0", 7, "endpoints[0]: 7 is not an object; expected an object"),
         ("endpoints.0.protocol", "grpc", 'endpoints[0].protocol: "grpc" will not do; expected anthropic or openai'),
@@ -129,6 +162,26 @@ TIER = "models.0.prices.0.tiers.0"
         ("timeouts.idle", 21, "timeouts.idle: 21 is longer than total; expected at most 20 s, or a longer total"),
         ("timeouts.connect", 6, "timeouts.connect: 6 is longer than first_byte"),
         ("max_body_bytes", 1.5, 'max_body_bytes: "1.5" will not do; expected a whole number'),
+        ("models.0.context_tokens", 0, "models[0].context_tokens: 0 will not do; expected a whole number from 1 to"),
+        ("models.0.context_tokens", None, "models[0].context_tokens: null will not do; expected a whole number"),
+        ("models.0.max_output_tokens", "64k", 'models[0].max_output_tokens: "64k" will not do; expected a whole'),
+        (
+            "models.0.max_output_tokens",
+            200001,
+            "models[0].max_output_tokens: 200001 is more than context_tokens; expected at most 200000",
+        ),
+        (f"{TIER}.reasoning", -1, "models[0].prices[0].tiers[0].reasoning: -1 is below 0; expected USD"),
+        ("wallet", "Main", 'wallet: "Main" will not do; expected lower-case letters, digits and hyphens'),
+        ("wallet", "alice/main", 'wallet: "alice/main" will not do'),
+        ("include_usage", 1, "include_usage: 1 will not do; expected true or false"),
+        ("include_usage", "yes", 'include_usage: "yes" will not do; expected true or false'),
+        ("disconnect", "drain", 'disconnect: "drain" is not an object; expected an object'),
+        ("disconnect", {"policy": "ignore"}, 'disconnect.policy: "ignore" will not do; expected abort or drain'),
+        ("disconnect", {"seconds": 0}, "disconnect.seconds: 0 will not do; expected a whole number from 1 to 3600"),
+        ("disconnect", {"bytes": 0.5}, 'disconnect.bytes: "0.5" will not do; expected a whole number'),
+        ("disconnect", {"concurrent": -1}, "disconnect.concurrent: -1 will not do; expected a whole number from 1"),
+        ("disconnect", {"max_mib": 1}, "disconnect.max_mib: is not known; expected only bytes, concurrent, policy"),
+        ("staleness_seconds", 0, "staleness_seconds: 0 will not do; expected a whole number from 1 to 604800"),
     ],
 )
 def test_one_wrong_field_is_one_problem_that_names_it(path: str, value: Any, problem: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy.core.keys import InvalidKeyFile, KeyEntry, KeySet, digest, is_well_formed, new_key, read_key_file
+from goproxy.core.key_snapshot import InvalidSnapshot, KeySnapshot, LimitedKey
+from goproxy.core.keys import digest, is_well_formed, new_key
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -37,58 +38,73 @@ def test_one_wrong_character_is_seen(random: bytes, at: int, character: str) -> 
     assert is_well_formed(mistyped) == (mistyped == key)
 
 
-@pytest.mark.parametrize("key", ["tg-", "tg-short", "tg-" + "é" * 49, new_key() + "0", "", new_key() + "\n"])
+@pytest.mark.parametrize("key", ["tg-", "tg-short", "tg-" + "é" * 49, new_key(bytes(32)) + "0", "", new_key(bytes(32)) + "\n"])
 def test_what_claims_to_be_ours_and_is_not(key: str) -> None:
     assert not is_well_formed(key)
 
 
+def live(account: str, sha256: str) -> LimitedKey:
+    """A key without limits."""
+    return LimitedKey(
+        id=f"key_{account}",
+        account=account,
+        sha256=sha256,
+        wallets_limit=False,
+        expires_at=None,
+        upstreams=None,
+        models=None,
+        requests_per_minute=None,
+        tokens_per_minute=None,
+    )
+
+
+def account_of(key: str, *keys: LimitedKey) -> str | None:
+    found = KeySnapshot(1, keys).find(key)
+    return None if found is None else found.account
+
+
 def test_an_operators_own_key_has_no_checksum() -> None:
     assert is_well_formed("my-own-key")
-    assert KeySet([KeyEntry("carol", digest("my-own-key"))]).account_of("my-own-key") == "carol"
+    assert account_of("my-own-key", live("carol", digest("my-own-key"))) == "carol"
 
 
 @given(st.text())
 def test_any_text_can_be_presented(key: str) -> None:
-    assert KeySet([KeyEntry("alice", digest(new_key()))]).account_of(key) is None
+    assert account_of(key, live("alice", digest(new_key()))) is None
 
 
 def test_keys_are_found_by_digest_only() -> None:
     alice, bob, nobody = new_key(), new_key(), new_key()
-    keys = KeySet([KeyEntry("alice", digest(alice)), KeyEntry("bob", digest(bob))])
-    assert (keys.account_of(alice), keys.account_of(bob), keys.account_of(nobody)) == ("alice", "bob", None)
-    assert len(keys) == 2
+    keys = live("alice", digest(alice)), live("bob", digest(bob))
+    assert [account_of(key, *keys) for key in (alice, bob, nobody)] == ["alice", "bob", None]
+    assert len(KeySnapshot(1, keys)) == 2
 
 
 def test_digests_that_share_a_shelf_are_told_apart() -> None:
     key = new_key()
     other = digest(key)[:32] + "0" * 32
-    assert KeySet([KeyEntry("other", other)]).account_of(key) is None
-    assert KeySet([KeyEntry("other", other), KeyEntry("alice", digest(key))]).account_of(key) == "alice"
+    assert account_of(key, live("other", other)) is None
+    assert account_of(key, live("other", other), live("alice", digest(key))) == "alice"
 
 
-def test_the_file_is_read() -> None:
-    key = new_key()
-    document = {"keys": [{"account": "alice", "prefix": key[:11], "sha256": digest(key)}]}
-    assert read_key_file(json.dumps(document).encode()).account_of(key) == "alice"
-    assert len(read_key_file(b'{"keys": []}')) == 0
+def test_a_snapshot_is_read_as_it_is_written() -> None:
+    snapshot = KeySnapshot(7, [live("alice", "a" * 64), live("bob", "b" * 64)])
+    again = KeySnapshot.from_json(json.loads(json.dumps(snapshot.to_json())))
+    assert again.to_json() == snapshot.to_json()
 
 
 @pytest.mark.parametrize(
-    ("document", "complaint"),
+    "document",
     [
-        (b'{"keys": [', "not valid JSON"),
-        (b"\xff", "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
-        ([], 'a list "keys"'),
-        ({"keys": {}}, 'a list "keys"'),
-        ({"keys": ["x"]}, r"keys\[0\] must be an object"),
-        ({"keys": [{"sha256": "0" * 64}]}, r"keys\[0\].account"),
-        ({"keys": [{"account": "a", "sha256": "0" * 63}]}, r"keys\[0\].sha256"),
-        ({"keys": [{"account": "a", "sha256": "A" * 64}]}, r"keys\[0\].sha256"),
-        ({"keys": [{"account": "a", "sha256": 7}]}, r"keys\[0\].sha256"),
+        None,
+        [],
+        {},
+        {"version": 1},
+        {"version": "1", "keys": []},
+        {"version": 1, "keys": ["x"]},
+        {"version": 1, "keys": [{}]},
     ],
 )
-def test_a_file_that_is_not_in_order_is_refused_whole(document: Any, complaint: str) -> None:
-    data = document if isinstance(document, bytes) else json.dumps(document).encode()
-    with pytest.raises(InvalidKeyFile, match=complaint):
-        read_key_file(data)
+def test_what_is_no_snapshot_is_refused_whole(document: Any) -> None:
+    with pytest.raises(InvalidSnapshot):
+        KeySnapshot.from_json(document)

@@ -1,4 +1,4 @@
-"""What is read of a request's body, and that nothing else of it changes."""
+"""What is read of a request's body, how much input it can come to, and that nothing else of it changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy.core.request_body import InvalidBody, read_request_body
+from goproxy.core.input_estimate import IMAGE_TOKENS, TOOL_TOKENS, TOOLS_TOKENS
+from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -28,7 +29,8 @@ def test_stream_may_be_null(stream: bool | None, expected: bool) -> None:
     assert read_request_body(json.dumps({"model": "m", "stream": stream}).encode()).stream is expected
 
 
-NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name not in ("model", "stream"))
+READ = ("model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens")
+NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name not in (*READ, "include_usage"))
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=5), st.integers(0, 5), NAMES, NAMES, st.booleans())
@@ -51,10 +53,16 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     assert json.loads(data)["model"] == body.model
 
 
-@given(JSON | st.fixed_dictionaries({"model": JSON}, optional={"x": JSON}))
+INPUT = st.fixed_dictionaries(
+    {"model": JSON},
+    optional=dict.fromkeys(("x", "messages", "tools", "context_management", "mcp_servers", "system"), JSON),
+)
+
+
+@given(JSON | INPUT)
 def test_any_json_is_understood(document: Any) -> None:
     data = json.dumps(document).encode()
-    if isinstance(document, dict) and isinstance(document.get("model"), str) and "stream" not in document:
+    if isinstance(document, dict) and isinstance(document.get("model"), str) and not {*READ[1:]} & {*document}:
         assert read_request_body(data).model == document["model"]
     else:
         with pytest.raises(InvalidBody, match=r"must be|is required"):
@@ -82,6 +90,20 @@ def test_any_json_is_understood(document: Any) -> None:
         (b'{"model": ["m"]}', "model: this field must be a string"),
         (b'{"model": "m", "stream": "yes"}', "stream: this field must be true or false"),
         (b'{"model": "m", "stream": 1}', "stream: this field must be true or false"),
+        (b'{"model": "m", "stream_options": true}', "stream_options: this field must be an object"),
+        (b'{"model": "m", "stream_options": []}', "stream_options: this field must be an object"),
+        (b'{"model": "m", "stream_options": {"include_usage": 1}}', "stream_options.include_usage: this field must be"),
+        (
+            b'{"model": "m", "stream_options": {"include_usage": false, "include_usage": true}}',
+            "same field twice in str",
+        ),
+        (b'{"model": "m", "max_tokens": -1}', "max_tokens: this field must be an integer"),
+        (b'{"model": "m", "max_tokens": true}', "max_tokens: this field must be an integer"),
+        (b'{"model": "m", "max_tokens": 1e3}', "max_tokens: this field must be an integer"),
+        (b'{"model": "m", "max_tokens": "9"}', "max_tokens: this field must be an integer"),
+        (b'{"model": "m", "max_completion_tokens": 1.5}', "max_completion_tokens: this field must be an integer"),
+        (b'{"model": "m", "n": 0}', "n: this field must be an integer that is not below 1"),
+        (b'{"model": "m", "n": [2]}', "n: this field must be an integer"),
         (b'{"model": "cheap", "model": "dear"}', "same field twice"),
         (b'{"model": "cheap", "mod\\u0065l": "dear"}', "same field twice"),
         (b'{"model": "m", "x": ' + b"[" * 100_000 + b"}", "nested too deeply"),
@@ -92,3 +114,209 @@ def test_what_cannot_be_sent_is_refused_and_not_quoted(body: bytes, complaint: s
     with pytest.raises(InvalidBody, match=complaint) as refused:
         read_request_body(body)
     assert "dear" not in str(refused.value)
+
+
+def read(**fields: Any) -> RequestBody:
+    """What is read of a body with these fields."""
+    return read_request_body(json.dumps({"model": "m", **fields}).encode())
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, None),
+        ({"max_tokens": None, "max_completion_tokens": None}, None),
+        ({"max_tokens": 100}, 100),
+        ({"max_completion_tokens": 0}, 0),
+        ({"max_tokens": 100, "max_completion_tokens": 200}, 200),
+        ({"max_tokens": 300, "max_completion_tokens": None}, 300),
+    ],
+)
+def test_the_limit_on_the_output_is_read(fields: dict[str, Any], limit: int | None) -> None:
+    assert read(**fields).max_output_tokens == limit
+
+
+@pytest.mark.parametrize(("n", "choices"), [(None, 1), (1, 1), (8, 8)])
+def test_choices_are_counted(n: int | None, choices: int) -> None:
+    assert read().choices == 1
+    assert read(n=n).choices == choices
+
+
+WISH = '"include_usage":true'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{ "model" : "m", "stream":true }', '{ "model" : "m","stream_options":{%s}, "stream":true }'),
+        ('{"stream":true,"model":"m"}', '{"stream":true,"model":"m","stream_options":{%s}}'),
+        ('{"stream_options": null ,"model":"m","stream":true}', '{"stream_options": {%s} ,"model":"m","stream":true}'),
+        ('{"model":"m","stream_options":{ },"stream":true}', '{"model":"m","stream_options":{%s },"stream":true}'),
+        (
+            '{"stream_options": {"ü" : 1},"model":"m","stream":true}',
+            '{"stream_options": {%s,"ü" : 1},"model":"m","stream":true}',
+        ),
+        (
+            '{"stream_options":{"x":{"include_usage":true},"include_usage" : false },"stream":true,"model":"m"}',
+            '{"stream_options":{"x":{"include_usage":true},"include_usage" : true },"stream":true,"model":"m"}',
+        ),
+        (
+            '{"stream":true,"model":"m","stream_options":{"include\\u005fusage":null}}',
+            '{"stream":true,"model":"m","stream_options":{"include\\u005fusage":true}}',
+        ),
+    ],
+)
+def test_usage_is_asked_for_where_it_stands(before: str, after: str) -> None:
+    body = read_request_body(before.encode())
+    assert not body.includes_usage
+    asking = body.asking_for_usage()
+    expected = after.replace("%s", WISH)
+    assert asking.encode() == expected.encode()
+    assert read_request_body(expected.encode()).includes_usage
+    assert asking.includes_usage
+    assert asking.naming("dear") == expected.replace('"m"', '"dear"').encode()
+    assert body.naming("dear") == before.replace('"m"', '"dear"').encode()
+    assert asking.asking_for_usage() is asking
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"model":"m"}',
+        '{"model":"m","stream":false,"stream_options":{"include_usage":false}}',
+        '{"model":"m","stream":true,"stream_options":{"include_usage":true}}',
+    ],
+)
+def test_a_body_that_asks_already_or_is_no_stream_stays_as_it_is(text: str) -> None:
+    body = read_request_body(text.encode())
+    assert body.asking_for_usage() is body
+    assert body.encode() == text.encode()
+
+
+@given(
+    st.dictionaries(NAMES, JSON, max_size=4),
+    st.dictionaries(NAMES, JSON, max_size=3) | st.none(),
+    st.permutations("mso"),
+)
+def test_asking_for_usage_adds_nothing_else(others: dict[str, Any], options: dict[str, Any] | None, order: str) -> None:
+    read_fields: dict[str, dict[str, Any]] = {
+        "m": {"model": "m"},
+        "s": {"stream": True},
+        "o": {"stream_options": options},
+    }
+    document = others | {name: value for key in order for name, value in read_fields[key].items()}
+    body = read_request_body(json.dumps(document, indent=1).encode()).asking_for_usage()
+    assert json.loads(body.encode()) == document | {"stream_options": {**(options or {}), "include_usage": True}}
+    assert json.loads(body.naming("ü")) == json.loads(body.encode()) | {"model": "ü"}
+
+
+BASE64 = "iVBORw0KGgo" * 500
+PNG = f"data:image/png;base64,{BASE64}"
+PACKED = {"type": "base64", "media_type": "image/png", "data": BASE64}
+
+
+def estimate(**fields: Any) -> tuple[int, bool]:
+    """The estimate of a body with these fields, less what it has in bytes; and whether it is open."""
+    body = read(**fields)
+    return body.estimated_input_tokens - len(body.encode()), body.has_remote_input
+
+
+def content(*blocks: Any, **fields: Any) -> tuple[int, bool]:
+    """The same of a message with these blocks."""
+    return estimate(messages=[{"role": "user", "content": list(blocks)}], **fields)
+
+
+def test_text_counts_by_its_bytes() -> None:
+    assert estimate(messages=[{"role": "user", "content": "Grüße \U0001f30d"}]) == (0, False)
+    assert content({"type": "text", "text": "x"}, "y", None, 7) == (0, False)
+    body = read_request_body('{"model":"m","x":"ü"}'.encode())
+    assert body.estimated_input_tokens == 22
+
+
+@pytest.mark.parametrize("kind", ["tool_use", "thinking", "tool_result", "search_result", "web_search_tool_result"])
+def test_blocks_of_words_count_by_their_bytes_whatever_they_look_like(kind: str) -> None:
+    assert content({"type": kind, "source": PACKED, "input": {"type": "image", "source": PACKED}}) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("block", "packed"),
+    [
+        ({"type": "image", "source": PACKED}, BASE64),
+        ({"type": "image_url", "image_url": {"url": PNG, "detail": "high"}}, PNG),
+        ({"type": "image_url", "image_url": PNG}, PNG),
+        ({"type": "tool_result", "content": [{"type": "text"}, {"type": "image", "source": PACKED}]}, BASE64),
+        (
+            {"type": "document", "source": {"type": "content", "content": [{"type": "image", "source": PACKED}]}},
+            BASE64,
+        ),
+    ],
+)
+def test_an_image_counts_as_an_image(block: dict[str, Any], packed: str) -> None:
+    assert content(block, block) == (2 * (IMAGE_TOKENS - len(packed)), False)
+
+
+@pytest.mark.parametrize(
+    ("block", "packed"),
+    [
+        ({"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}}, ""),
+        ({"type": "image", "source": {"type": "file", "file_id": "file_1"}}, ""),
+        ({"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}, ""),
+        ({"type": "image_url", "image_url": {"url": "data:application/pdf;base64,AAAA"}}, ""),
+        ({"type": "document", "source": {**PACKED, "media_type": "application/pdf"}}, BASE64),
+        ({"type": "document", "source": {"type": "url", "url": "https://example.com"}}, ""),
+        ({"type": "document"}, ""),
+        ({"type": "file", "file": {"file_data": PNG}}, PNG),
+        ({"type": "file", "file": {"file_id": "file_1"}}, ""),
+        ({"type": "input_audio", "input_audio": {"data": BASE64, "format": "wav"}}, BASE64),
+        ({"type": "container_upload", "file_id": "file_1"}, ""),
+        ({"type": "video_url", "video_url": {"url": PNG}}, ""),
+        ({"type": 7}, ""),
+        ({}, ""),
+        ({"type": "tool_result", "content": [{"type": "image", "source": {"type": "url"}}]}, ""),
+    ],
+)
+def test_what_the_body_does_not_bound_is_left_to_the_context(block: dict[str, Any], packed: str) -> None:
+    assert content(block) == (-len(packed), True)
+
+
+def test_a_document_of_text_counts_by_its_bytes() -> None:
+    assert content({"type": "document", "source": {"type": "text", "data": "x" * 100}}) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("tools", "tokens", "is_open"),
+    [
+        ([], 0, False),
+        (None, 0, False),
+        ([{"name": "f", "input_schema": {}}], TOOLS_TOKENS, False),
+        ([{"type": "custom", "name": "f"}, {"type": "function"}], TOOLS_TOKENS, False),
+        ([{"type": "bash_20250124"}, {"type": "computer_20250124"}], TOOLS_TOKENS + 2 * TOOL_TOKENS, False),
+        ([{"type": "web_search_20250305"}], TOOLS_TOKENS, True),
+        ([{"type": ["bash_"]}], TOOLS_TOKENS, True),
+    ],
+)
+def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) -> None:
+    assert estimate(tools=tools) == (tokens, is_open)
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_open"),
+    [
+        ({"mcp_servers": [{"type": "url"}]}, True),
+        ({"mcp_servers": []}, False),
+        ({"container": "container_1"}, True),
+        ({"web_search_options": {"search_context_size": "low"}}, True),
+        ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, True),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}, None]}}, False),
+        ({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, True),
+        ({"messages": [{"role": "assistant", "audio": None, "content": None}]}, False),
+    ],
+)
+def test_what_the_provider_gets_from_elsewhere_is_left_to_the_context(fields: dict[str, Any], is_open: bool) -> None:
+    assert estimate(**fields) == (0, is_open)
+
+
+@given(st.text(st.characters(codec="utf-8")), st.booleans())
+def test_no_text_has_more_bytes_than_its_body(text: str, ascii_only: bool) -> None:
+    data = json.dumps({"model": "m", "system": text}, ensure_ascii=ascii_only).encode()
+    assert read_request_body(data).estimated_input_tokens >= len(text.encode())

@@ -18,12 +18,15 @@ HAIKU = OfferedModel("claude-haiku-4-5-20251001", "Claude Haiku 4.5", "openhands
 STATUS = {
     Fault.INVALID_REQUEST: (400, "invalid_request_error"),
     Fault.AUTHENTICATION: (401, "authentication_error"),
+    Fault.INSUFFICIENT_FUNDS: (402, "billing_error"),
+    Fault.PERMISSION: (403, "permission_error"),
     Fault.UNKNOWN_PATH: (404, "not_found_error"),
     Fault.NO_ENDPOINT: (404, "not_found_error"),
     Fault.UNKNOWN_MODEL: (404, "not_found_error"),
     Fault.WRONG_METHOD: (405, "invalid_request_error"),
     Fault.SLOW_UPLOAD: (408, "timeout_error"),
     Fault.TOO_LARGE: (413, "request_too_large"),
+    Fault.RATE_LIMITED: (429, "rate_limit_error"),
     Fault.INTERNAL: (500, "api_error"),
     Fault.UPSTREAM_BROKEN: (502, "api_error"),
     Fault.UPSTREAM_REFUSED_US: (502, "api_error"),
@@ -45,7 +48,9 @@ def test_each_fault_has_an_openai_shape(fault: Fault) -> None:
     error = OPENAI.error(fault, "why", "req_1")["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"] == "why"
-    assert error["type"] == ("invalid_request_error" if fault.status < 500 else "server_error")
+    of_its_own = {Fault.INSUFFICIENT_FUNDS: "insufficient_quota", Fault.RATE_LIMITED: "rate_limit_error"}
+    usual = "invalid_request_error" if fault.status < 500 else "server_error"
+    assert error["type"] == of_its_own.get(fault, usual)
 
 
 def test_the_codes_that_openai_clients_look_for() -> None:

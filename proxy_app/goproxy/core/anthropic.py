@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from goproxy.core.anthropic_meter import AnthropicMeter
+from goproxy.core.meter import Meter
 from goproxy.core.wire import Fault, OfferedModel, WireProtocol, compact
 
 _ERROR_TYPE: Mapping[Fault, str] = {
     Fault.INVALID_REQUEST: "invalid_request_error",
     Fault.AUTHENTICATION: "authentication_error",
+    Fault.INSUFFICIENT_FUNDS: "billing_error",
+    Fault.PERMISSION: "permission_error",
     Fault.UNKNOWN_PATH: "not_found_error",
     Fault.NO_ENDPOINT: "not_found_error",
     Fault.UNKNOWN_MODEL: "not_found_error",
     Fault.WRONG_METHOD: "invalid_request_error",
     Fault.SLOW_UPLOAD: "timeout_error",
     Fault.TOO_LARGE: "request_too_large",
+    Fault.RATE_LIMITED: "rate_limit_error",
     Fault.INTERNAL: "api_error",
     Fault.UPSTREAM_BROKEN: "api_error",
     Fault.UPSTREAM_REFUSED_US: "api_error",
@@ -39,6 +44,9 @@ class Anthropic(WireProtocol):
 
     def credential(self, secret: str) -> tuple[str, str]:
         return "x-api-key", secret
+
+    def meter(self, *, stream: bool) -> Meter:
+        return AnthropicMeter(stream=stream)
 
     def error(self, fault: Fault, message: str, request_id: str) -> dict[str, Any]:
         return {

@@ -12,18 +12,23 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from goproxy.core.meter import Meter
+
 
 class Fault(Enum):
     """Why a request is answered by the proxy itself; each protocol words it in its own shape."""
 
     INVALID_REQUEST = "invalid_request"
     AUTHENTICATION = "authentication"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    PERMISSION = "permission"
     UNKNOWN_PATH = "unknown_path"
     NO_ENDPOINT = "no_endpoint"
     UNKNOWN_MODEL = "unknown_model"
     WRONG_METHOD = "wrong_method"
     SLOW_UPLOAD = "slow_upload"
     TOO_LARGE = "too_large"
+    RATE_LIMITED = "rate_limited"
     INTERNAL = "internal"
     UPSTREAM_BROKEN = "upstream_broken"
     UPSTREAM_REFUSED_US = "upstream_refused_us"
@@ -39,12 +44,15 @@ class Fault(Enum):
 _STATUS: Mapping[Fault, int] = {
     Fault.INVALID_REQUEST: 400,
     Fault.AUTHENTICATION: 401,
+    Fault.INSUFFICIENT_FUNDS: 402,
+    Fault.PERMISSION: 403,
     Fault.UNKNOWN_PATH: 404,
     Fault.NO_ENDPOINT: 404,
     Fault.UNKNOWN_MODEL: 404,
     Fault.WRONG_METHOD: 405,
     Fault.SLOW_UPLOAD: 408,
     Fault.TOO_LARGE: 413,
+    Fault.RATE_LIMITED: 429,
     Fault.INTERNAL: 500,
     Fault.UPSTREAM_BROKEN: 502,
     Fault.UPSTREAM_REFUSED_US: 502,
@@ -61,8 +69,8 @@ class Refusal(Exception):
         self.fault = fault
         self.message = message
         self.headers: dict[str, str] = dict(headers or {})
-        if fault is Fault.UPSTREAM_REFUSED_US:
-            # Both official SDKs obey it: the operator's key will be as wrong at the next attempt.
+        if fault in (Fault.UPSTREAM_REFUSED_US, Fault.INSUFFICIENT_FUNDS):
+            # Both official SDKs obey it: the operator's key or the wallet will be as it is at the next attempt.
             self.headers["x-should-retry"] = "false"
 
 
@@ -88,6 +96,10 @@ class WireProtocol(ABC):
     @abstractmethod
     def credential(self, secret: str) -> tuple[str, str]:
         """The header that carries the upstream's own key."""
+
+    @abstractmethod
+    def meter(self, *, stream: bool) -> Meter:
+        """A meter for one answer: for an event stream (by the answer's content type), or for a JSON body."""
 
     @abstractmethod
     def error(self, fault: Fault, message: str, request_id: str) -> dict[str, Any]:

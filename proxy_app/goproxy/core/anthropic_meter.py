@@ -1,0 +1,166 @@
+"""The meter of the Anthropic Messages protocol.
+
+Sources: docs.anthropic.com "Streaming messages"; `types/usage.py`, `types/message_delta_usage.py` and
+`types/beta/beta_usage.py` of anthropic-sdk-python, which say that
+
+- `input_tokens` has no cache tokens in it, `output_tokens` has the thinking in it;
+- the counts of `message_delta` are cumulative, so that they replace those of `message_start`. The split of cache writes
+  by lifetime stands in `message_start` only: what the total grows above it is priced at five minutes;
+- what a compaction used stands in `iterations` only and is billed too: it is added here. (So do an advisor's tokens,
+  which are another model's; they are flagged.)
+
+The usage is final once a `message_delta` has told `output_tokens`, and it or a later one had a `stop_reason`, or
+`message_stop` came. A whole JSON body is final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goproxy.core.meter import Meter, content_of
+from goproxy.core.raw_usage import RawUsage, value_at
+from goproxy.core.sse import Event
+from goproxy.core.usage import MAX_TOKENS, Usage
+
+INPUT = ("input_tokens",)
+OUTPUT = ("output_tokens",)
+CACHE_READ = ("cache_read_input_tokens",)
+CACHE_WRITE = ("cache_creation_input_tokens",)
+CACHE_WRITE_5M = ("cache_creation", "ephemeral_5m_input_tokens")
+CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
+THINKING = ("output_tokens_details", "thinking_tokens")
+COUNTS = (INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, THINKING)
+
+_TIERS = {"priority": "service_tier_priority", "batch": "service_tier_batch"}
+
+
+class AnthropicMeter(Meter):
+    """Reads answers to `POST /v1/messages`."""
+
+    counts = COUNTS
+    content = content_of("text", "thinking", "partial_json", "content")
+
+    def __init__(self, *, stream: bool) -> None:
+        super().__init__(stream=stream)
+        self._output_was_told = False
+        self._has_stop_reason = False
+        self._compaction = Usage()
+
+    def _on_event(self, event: Event) -> None:
+        data = event.data
+        if b'"content_block_' in data and b'"message_' not in data:
+            if b'"content_block_delta"' in data:
+                self._generated_bytes += self._generated(data)
+            return
+        if not data or data == b"[DONE]":  # which is OpenAI's, but some upstreams send it everywhere
+            return
+        document = self._parse(data, "unparsed_event")
+        kind = document.get("type") if document else None
+        match kind if isinstance(kind, str) else event.name.decode(errors="replace"):
+            case "message_start":
+                message = value_at(document or {}, ("message",))
+                if isinstance(message, dict):
+                    self._name_model(message.get("model"))
+                    self._merge(message.get("usage"))
+            case "message_delta":
+                self._on_delta(document or {})
+            case "message_stop":
+                self._merge((document or {}).get("usage"))
+                self._ended |= document is not None
+            case "content_block_delta":
+                self._generated_bytes += self._generated(data)
+            case other:
+                if other == "error" or (document or {}).get("error"):
+                    self._fail(value_at(document or {}, ("error", "type")))
+
+    def _on_delta(self, document: Mapping[str, Any]) -> None:
+        usage = document.get("usage")
+        self._merge(usage)
+        if isinstance(usage, dict) and usage.get("output_tokens") is not None:
+            self._output_was_told = True
+        if value_at(document, ("delta", "stop_reason")) is not None:
+            self._has_stop_reason = True
+
+    def _on_body(self, document: Mapping[str, Any]) -> None:
+        if document.get("type") == "error" or document.get("error"):
+            self._fail(value_at(document, ("error", "type")))
+        self._name_model(document.get("model"))
+        self._merge(document.get("usage"))
+        self._output_was_told = True
+
+    def _is_final(self) -> bool:
+        return self._output_was_told and (self._has_stop_reason or self._ended)
+
+    def _merge(self, usage: object) -> None:
+        self._told.merge(usage)
+        iterations = usage.get("iterations") if isinstance(usage, dict) else None
+        if isinstance(iterations, list):
+            self._compaction = Usage()
+            for iteration in iterations:
+                self._on_iteration(iteration)
+
+    def _on_iteration(self, iteration: object) -> None:
+        match iteration:
+            case {"type": "compaction"}:
+                told = RawUsage(COUNTS)
+                told.merge(iteration)
+                total = _sum(self._compaction, _usage(told, self._flags))
+                if told.was_invalid or max(total.to_json().values()) > MAX_TOKENS:
+                    self._flags.add("invalid_usage")
+                else:
+                    self._compaction = total
+            case {"type": "advisor_message" | "fallback_message"}:
+                self._flags.add("other_model_usage")
+
+    def _usage(self, flags: set[str]) -> Usage:
+        told = self._told
+        if INPUT not in told.tokens or OUTPUT not in told.tokens:
+            flags.add("incomplete_usage")
+        _flag_terms(told.document, flags)
+        return _sum(_usage(told, flags), self._compaction)
+
+
+def cache_writes(total: int | None, for_5m: int | None, for_1h: int | None, flags: set[str]) -> tuple[int, int]:
+    """Tokens written for five minutes and for an hour, of what was told of the total and its parts.
+
+    The total is what is billed. What it is above its parts is priced at five minutes; when it is below them, the
+    hour's part stands as far as it fits.
+    """
+    short, long = for_5m or 0, for_1h or 0
+    if total is None or total == short + long:
+        return short, long
+    if total < short + long:
+        flags.add("total_mismatch")
+        long = min(long, total)
+    else:
+        flags.add("cache_write_split_assumed")
+    return total - long, long
+
+
+def _usage(told: RawUsage, flags: set[str]) -> Usage:
+    total, split_5m, split_1h = (told.tokens.get(path) for path in (CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H))
+    for_5m, for_1h = cache_writes(total, split_5m, split_1h, flags)
+    output = told.get(OUTPUT)
+    if (thinking := told.get(THINKING)) > output:
+        flags.add("total_mismatch")
+    return Usage(told.get(INPUT), for_5m, for_1h, told.get(CACHE_READ), output, min(thinking, output))
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    counts = other.to_json()
+    return Usage(**{name: count + counts[name] for name, count in one.to_json().items()})
+
+
+def _flag_terms(usage: Mapping[str, Any], flags: set[str]) -> None:
+    """What of the usage may change the provider's price without changing a count."""
+    tier = usage.get("service_tier", "standard")
+    if tier != "standard":
+        flags.add(_TIERS.get(tier, "service_tier_other") if isinstance(tier, str) else "service_tier_other")
+    if usage.get("inference_geo", "global") not in ("global", "not_available", ""):
+        flags.add("inference_geo_other")
+    if usage.get("speed", "standard") != "standard":
+        flags.add("speed_other")
+    tools = usage.get("server_tool_use")
+    if tools and not (isinstance(tools, dict) and all(uses == 0 for uses in tools.values())):
+        flags.add("server_tool_use")

@@ -1,0 +1,124 @@
+"""How many input tokens a request can come to at most, told by its body alone.
+
+The tokenizers of the providers take at least one byte of text for a token, and what they put around messages is shorter
+than the JSON around them: the bytes of the body bound the tokens of what is written in it. Three things they do not
+bound, and each is looked for at the places where the protocols have it:
+
+- an image counts by its size in pixels, not in bytes: its base64 is left out and IMAGE_TOKENS stand for it;
+- tools bring words of the provider's own with them, within TOOLS_TOKENS for all and TOOL_TOKENS for each built-in one;
+- what is fetched, unpacked or found by the provider can be of any length: a reference to an image or a file, a
+  PDF or audio (whatever their bytes), tools that the provider runs, and every kind of block that is not known here.
+  Then `is_open` is true, and the model's context is the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+IMAGE_TOKENS = 10_000
+"""Twice what an image comes to with Anthropic at most ("Vision": 4,784), and as much as with OpenAI's patches.
+Their older models that count tiles with a multiplier (gpt-4o-mini) come to more, at a price that is as much lower."""
+
+TOOLS_TOKENS = 1_000
+"""Anthropic's system prompt for tools has up to 700 ("Tool use", pricing)."""
+
+TOOL_TOKENS = 2_000
+"""A built-in tool that the client runs: the computer's has 735 and a prompt of 499 of its own."""
+
+_TEXT = (
+    *("text", "thinking", "redacted_thinking", "refusal", "search_result", "compaction"),
+    *("tool_use", "server_tool_use", "mcp_tool_use", "tool_result", "tool_reference"),
+)
+"""Blocks whose words stand in them, as do those of every `..._tool_result`."""
+
+_OWN_TOOLS = (None, "custom", "function")
+_BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
+_OPENING = ("mcp_servers", "container", "web_search_options", "plugins")
+"""Fields by which a request asks for something that the provider gets from elsewhere."""
+
+
+class InputEstimate(NamedTuple):
+    """The bound on the input."""
+
+    tokens: int
+    is_open: bool
+
+
+def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
+    """The bound for a request of `size` bytes with these fields at its top level. Takes any JSON."""
+    tokens, is_open = size, any(request.get(name) for name in _OPENING) or _compacts(request)
+    for block in _blocks(request.get("messages")):
+        packed = _image(block)
+        if packed is not None:
+            tokens += IMAGE_TOKENS - len(packed)
+        elif not _is_text(block):
+            tokens -= len(_data(block))
+            is_open = True
+    tools = request.get("tools")
+    if tools and isinstance(tools, list):
+        tokens += TOOLS_TOKENS
+        for tool in tools:
+            kind = tool.get("type") if isinstance(tool, dict) else None
+            if isinstance(kind, str) and kind.startswith(_BUILT_IN_TOOLS):
+                tokens += TOOL_TOKENS
+            elif kind not in _OWN_TOOLS:
+                is_open = True
+    return InputEstimate(tokens, is_open)
+
+
+def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
+    """The blocks that the messages consist of, and those within results of tools and documents."""
+    waiting: list[object] = []
+    for message in _objects(messages):
+        if message.get("audio"):  # a reference to what the model said before
+            yield {"type": "audio"}
+        waiting.append(message.get("content"))
+    while waiting:
+        for block in _objects(waiting.pop()):
+            yield block
+            waiting.append(block.get("content"))
+            if isinstance(source := block.get("source"), dict):
+                waiting.append(source.get("content"))
+
+
+def _objects(items: object) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _is_text(block: Mapping[str, Any]) -> bool:
+    kind = block.get("type")
+    if kind == "document":
+        source = block.get("source")
+        return isinstance(source, dict) and source.get("type") in ("text", "content")
+    return isinstance(kind, str) and (kind in _TEXT or kind.endswith("_tool_result"))
+
+
+def _image(block: Mapping[str, Any]) -> str | None:
+    """The base64 of an image that comes with the request."""
+    match block:
+        case {"type": "image", "source": {"type": "base64", "data": str(data)}}:
+            return data
+        case {"type": "image_url", "image_url": {"url": str(url)} | str(url)} if url.startswith("data:image/"):
+            return url
+    return None
+
+
+def _data(block: Mapping[str, Any]) -> str:
+    """The base64 of something else."""
+    match block:
+        case (
+            {"source": {"type": "base64", "data": str(data)}}
+            | {"file": {"file_data": str(data)}}
+            | {"input_audio": {"data": str(data)}}
+        ):
+            return data
+    return ""
+
+
+def _compacts(request: Mapping[str, Any]) -> bool:
+    """Whether the provider may read the input once more, to compact it."""
+    match request.get("context_management"):
+        case {"edits": list(edits)}:
+            return any(str(edit.get("type")).startswith("compact") for edit in _objects(edits))
+    return False

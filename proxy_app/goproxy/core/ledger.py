@@ -1,0 +1,367 @@
+"""A row of the ledger: what was held for one request, what it used, what it cost, and how that was settled.
+
+A request that goes to the upstream is first a `Hold`, then for ever a `Row`. A row carries what its cost was computed
+from (usage, prices, multiplier), so that anyone can compute it again. The rules of each `Settlement` are in
+`docs/billing.md`; they decide from what was seen of the answer, and from nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from goproxy.core.meter import Reading
+from goproxy.core.pricing import PriceVersion, price
+from goproxy.core.usage import Usage
+
+BYTES_PER_TOKEN = 4
+"""What a token is taken for where the provider did not count: four bytes of text, the field's rule of thumb."""
+
+FLAGS: Mapping[str, str] = {
+    "above_hold": "It cost more than was held: the provider counted more than the body and the model's limits allow.",
+    "capped_at_hold": "The estimate came to more than was held; what was held is charged.",
+    "input_estimated": "The input was not told, and is a quarter of what was held for it.",
+    "output_estimated": "The final output was not told, and is a quarter of the bytes that were seen.",
+    "unknown_account": "The control plane did not know the account when the row came.",
+    "unknown_wallet": "The control plane did not know one of the wallets when the row came.",
+    "unpriced": "The model had left the configuration before the request was settled; nothing is charged.",
+}
+"""What a row carries besides the flags of the meter, and what it means."""
+
+_CLIENT_LEFT = frozenset({"client_gone", "client_stalled"})
+"""Outcomes of a request whose client did not wait for the answer."""
+
+
+class Settlement(StrEnum):
+    """How the cost of a request came to be known."""
+
+    EXACT = "exact"
+    """The provider's final word on the usage, passed on to the client."""
+    DRAINED = "drained"
+    """The same, but the client was gone before: the rest of the answer was read for the count alone."""
+    ESTIMATED = "estimated"
+    """The answer ended before the provider's final word; the flags say what is an estimate."""
+    UPSTREAM_ERROR = "upstream_error"
+    """The upstream failed: only what it had told before is charged."""
+    INTERRUPTED = "interrupted"
+    """The proxy stopped in the middle: what it had noted last is charged."""
+
+
+class InvalidRow(ValueError):
+    """A document is no hold or row; the text names the field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What is known of a request before it goes out."""
+
+    id: str
+    """Our own request id; it makes every later step idempotent."""
+    opened_at: str
+    """RFC 3339 in UTC with milliseconds, by the wall clock. Its day is the day of the prices."""
+    account: str
+    key_id: str
+    wallets: tuple[str, ...]
+    """The same amount counts in each of them."""
+    upstream: str
+    endpoint: str
+    protocol: str
+    model: str
+    """The id of our catalogue, whatever alias was asked for."""
+    stream: bool
+    estimated_input_tokens: int
+    """Not fewer than the provider can count."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` reads it."""
+        document: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            match value:
+                case Usage():
+                    value = value.to_json()
+                case tuple():
+                    value = list(value)
+                case Mapping():
+                    value = dict(value)
+            document[field.name] = value
+        return document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold(_Request):
+    """The worst case of a request, set aside before the upstream is contacted."""
+
+    amount: int
+    """In nano-dollars."""
+
+    @classmethod
+    def from_json(cls, document: Any) -> Hold:
+        """Read what `to_json` wrote; fields that are not known are left out.
+
+        Raises:
+            InvalidRow: a field is missing or has the wrong type.
+        """
+        return cls(**_read(cls, document))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row(_Request):
+    """A request that reached the upstream, settled."""
+
+    hold_nanodollars: int
+    settled_at: str
+    settlement: Settlement
+    status: int
+    """Of the upstream's answer; 0: there was none."""
+    outcome: str
+    usage: Usage
+    """What is charged for."""
+    raw_usage: Mapping[str, Any] | None
+    """The provider's own words."""
+    flags: tuple[str, ...]
+    """Sorted; see `FLAGS` here, and of the meter."""
+    price_version: str
+    """The day from which these prices hold."""
+    prices: Mapping[str, str]
+    """USD per million tokens by kind, list prices."""
+    tier_up_to: int | None
+    multiplier: str
+    cost_nanodollars: int
+    received_bytes: int
+    """Of the answer's body, by the client."""
+    answered_bytes: int
+    """Of the answer's body, from the upstream."""
+    upstream_request_id: str | None
+    upstream_model: str | None
+    """The model that the answer names."""
+
+    @classmethod
+    def from_json(cls, document: Any) -> Row:
+        """Read what `to_json` wrote; fields that are not known are left out.
+
+        Raises:
+            InvalidRow: a field is missing or has the wrong type.
+        """
+        return cls(**_read(cls, document))
+
+
+def settle(
+    hold: Hold,
+    *,
+    reading: Reading,
+    drained: bool,
+    status: int,
+    outcome: str,
+    settled_at: str,
+    received_bytes: int,
+    answered_bytes: int,
+    versions: Sequence[PriceVersion],
+    multiplier: Decimal,
+    upstream_request_id: str | None = None,
+) -> Row:
+    """The row of a request that is over, from what was seen of its answer.
+
+    `status` is that of the upstream's answer, 0 where none came; `drained`: the rest of it was read after the client
+    had left.
+    """
+    usage, settlement, flags = _charged(hold, reading, drained=drained, status=status, outcome=outcome)
+    return _row(
+        hold,
+        usage=usage,
+        settlement=settlement,
+        flags={*reading.flags, *flags},
+        raw_usage=reading.raw_usage,
+        upstream_model=reading.model,
+        status=status,
+        outcome=outcome,
+        settled_at=settled_at,
+        received_bytes=received_bytes,
+        answered_bytes=answered_bytes,
+        versions=versions,
+        multiplier=multiplier,
+        upstream_request_id=upstream_request_id,
+    )
+
+
+def interrupted(
+    hold: Hold,
+    *,
+    progress: Usage | None,
+    settled_at: str,
+    versions: Sequence[PriceVersion],
+    multiplier: Decimal,
+) -> Row:
+    """The row of a request in whose middle the proxy stopped: charged is the usage that was noted last, if any was."""
+    return _row(
+        hold,
+        usage=progress or Usage(),
+        settlement=Settlement.INTERRUPTED,
+        flags=set(),
+        raw_usage=None,
+        upstream_model=None,
+        status=0,
+        outcome="interrupted",
+        settled_at=settled_at,
+        received_bytes=0,
+        answered_bytes=0,
+        versions=versions,
+        multiplier=multiplier,
+        upstream_request_id=None,
+    )
+
+
+def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | None = None) -> Row:
+    """The row as it would be with other prices, or with another multiplier too. What was used stays as it is."""
+    priced = price(row.usage, versions, Decimal(row.multiplier) if multiplier is None else multiplier, _day(row))
+    cost, flag = _bounded(priced.cost, row.settlement, row.hold_nanodollars)
+    return dataclasses.replace(
+        row,
+        price_version=priced.price_version.isoformat(),
+        prices=priced.prices,
+        tier_up_to=priced.tier_up_to,
+        multiplier=priced.multiplier,
+        cost_nanodollars=cost,
+        flags=tuple(sorted({*row.flags} - _BOUNDS | flag)),
+    )
+
+
+def _charged(
+    hold: Hold, reading: Reading, *, drained: bool, status: int, outcome: str
+) -> tuple[Usage, Settlement, set[str]]:
+    """What of the usage is charged, by which rule, and what of it is an estimate."""
+    seen = reading.usage or Usage()
+    refused = not 200 <= status < 300 if status else outcome.startswith("upstream_")
+    if refused:
+        return Usage(), Settlement.UPSTREAM_ERROR, set()
+    if reading.exact and reading.usage is not None:
+        return seen, Settlement.DRAINED if drained else Settlement.EXACT, set()
+    if reading.error is not None:
+        return seen, Settlement.UPSTREAM_ERROR, set()
+    flags = set()
+    if reading.usage is None and (reading.generated_bytes or outcome in _CLIENT_LEFT):
+        seen = Usage(input=_tokens(hold.estimated_input_tokens))
+        flags.add("input_estimated")
+    generated = _tokens(reading.generated_bytes)
+    if generated > seen.output:
+        seen = dataclasses.replace(seen, output=generated)
+        flags.add("output_estimated")
+    return seen, Settlement.ESTIMATED, flags
+
+
+def _tokens(length: int) -> int:
+    return -(-length // BYTES_PER_TOKEN)
+
+
+def _row(
+    hold: Hold,
+    *,
+    usage: Usage,
+    settlement: Settlement,
+    flags: set[str],
+    versions: Sequence[PriceVersion],
+    multiplier: Decimal,
+    **seen: Any,
+) -> Row:
+    priced = price(usage, versions, multiplier, _day(hold))
+    cost, flag = _bounded(priced.cost, settlement, hold.amount)
+    request = {field.name: getattr(hold, field.name) for field in dataclasses.fields(_Request)}
+    return Row(
+        **request,
+        hold_nanodollars=hold.amount,
+        settlement=settlement,
+        usage=usage,
+        flags=tuple(sorted(flags | flag)),
+        price_version=priced.price_version.isoformat(),
+        prices=priced.prices,
+        tier_up_to=priced.tier_up_to,
+        multiplier=priced.multiplier,
+        cost_nanodollars=cost,
+        **seen,
+    )
+
+
+_BOUNDS = {"capped_at_hold", "above_hold"}
+
+
+def _bounded(cost: int, settlement: Settlement, hold: int) -> tuple[int, set[str]]:
+    """No estimate costs more than was held. What the provider counted does, should it come to that."""
+    if cost <= hold:
+        return cost, set()
+    if settlement in (Settlement.ESTIMATED, Settlement.INTERRUPTED):
+        return hold, {"capped_at_hold"}
+    return cost, {"above_hold"}
+
+
+def _day(request: _Request) -> date:
+    return date.fromisoformat(request.opened_at[:10])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(map(_text, value))
+
+
+def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "str": _text,
+    "str | None": _or_none(_text),
+    "int": _count,
+    "int | None": _or_none(_count),
+    "bool": _truth,
+    "tuple[str, ...]": _texts,
+    "Mapping[str, str]": lambda value: {kind: _text(price) for kind, price in _object(value).items()},
+    "Mapping[str, Any] | None": _or_none(_object),
+    "Usage": lambda value: Usage.from_json(_object(value)),
+    "Settlement": Settlement,
+}
+"""By the annotation of a field."""
+
+
+def _read(cls: type[Hold | Row], document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise InvalidRow("it is no object")
+    values = {}
+    for field in dataclasses.fields(cls):
+        if field.name not in document:
+            raise InvalidRow(f"{field.name} is missing")
+        try:
+            values[field.name] = _READERS[str(field.type)](document[field.name])
+            if field.name == "opened_at":
+                date.fromisoformat(values[field.name][:10])
+        except (TypeError, ValueError):
+            raise InvalidRow(f"{field.name} is not what it must be") from None
+    return values

@@ -1,0 +1,245 @@
+"""What a meter is: it looks at the bytes of an answer beside their way to the client, and tells what they cost.
+
+A meter is fed the body of an answer in whatever pieces it comes, and reads the same from every slicing of the same
+bytes. It never raises, whatever the bytes are, and its memory is bounded: MAX_EVENT of sse.py for a stream, MAX_BODY
+for a JSON body. What it cannot read it flags. The frame is here; what an event means is the protocol's matter
+(anthropic_meter.py, openai_meter.py).
+
+A meter runs beside every stream, and nearly all events are a few words of content. Those are told by a look at their
+bytes and are not parsed; their content is measured where it stands. A number with a fraction is kept as its text:
+there is no float here that could be taken for a count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from goproxy.core.raw_usage import Path, RawUsage
+from goproxy.core.sse import Event, EventReader
+from goproxy.core.usage import Usage
+
+MAX_BODY = 8 * 1024 * 1024
+"""Bytes of a JSON body that are kept until it ends: many times what the longest answer takes."""
+
+FLAGS: Mapping[str, str] = {
+    "audio_tokens": "Some of the tokens are audio, which the provider prices differently; priced as text.",
+    "cache_write_split_assumed": "Cache writes whose lifetime (5 minutes or 1 hour) was not told; priced at 5 minutes.",
+    "content_after_usage": "Content came after the last usage and no usage after it: that was not the final one.",
+    "final_usage_missing": "The answer came to its end without its final usage.",
+    "incomplete_usage": "Prompt or output tokens were never told (or never validly); taken as 0.",
+    "inference_geo_other": "Inference was bound to a region, which may change the provider's price.",
+    "invalid_usage": "A count was no integer from 0 to 10^9; the last valid one stands.",
+    "no_event": "The body of an event stream held no event.",
+    "other_model_usage": "Another model worked too (advisor, fallback); its tokens are told apart and are not priced.",
+    "oversized_body": "The JSON body was longer than 8 MiB and was not read.",
+    "oversized_event": "An event was longer than 1 MiB and was not read.",
+    "prompt_excludes_cache": "By its own total, the OpenAI usage tells cache tokens beside the prompt, not in it.",
+    "raw_usage_trimmed": "The usage object was too long, too deep or not ASCII; only its counts are kept.",
+    "reasoning_beside_output": "By its own total, the OpenAI usage tells reasoning beside the output; added to it.",
+    "server_tool_use": "The provider ran tools, whose fee by use is not priced here.",
+    "service_tier_batch": "Served at the batch tier; priced at the standard one.",
+    "service_tier_flex": "Served at the flex tier; priced at the standard one.",
+    "service_tier_other": "Served at a tier that is not known; priced at the standard one.",
+    "service_tier_priority": "Served at the priority tier; priced at the standard one.",
+    "speed_other": "Served at a speed that is not standard, which may change the provider's price.",
+    "total_mismatch": "The usage contradicts itself: a sum or a part does not fit.",
+    "unparsed_body": "The body is not the JSON that it should be.",
+    "unparsed_event": "An event is not the JSON that it should be.",
+}
+"""Every flag of a Reading, and what it means for the row that carries it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a meter has seen by now."""
+
+    usage: Usage | None
+    """None: no usage was told."""
+
+    raw_usage: Mapping[str, Any] | None
+    """The provider's own usage object, merged field by field."""
+
+    exact: bool
+    """`usage` is the provider's final word, complete and valid."""
+
+    ended: bool
+    """The protocol's own end came: `message_stop`, `[DONE]`, a whole JSON body."""
+
+    error: str | None
+    """The type of an error event or error body, in the upstream's word: printable, at most 100 characters."""
+
+    flags: tuple[str, ...]
+    """Sorted; see FLAGS."""
+
+    model: str | None
+    """The model that the answer names: printable, at most 100 characters."""
+
+    generated_bytes: int
+    """Content that was generated (text, thinking, arguments of tools) as it came, in bytes of UTF-8.
+
+    A lower bound of the output where no usage tells it: names, ids, signatures and the JSON around content do not
+    count, nor does an event that was too long, nor (in a body that is no stream) the input of an Anthropic tool call.
+    """
+
+
+class Meter(ABC):
+    """The side view of one answer."""
+
+    counts: ClassVar[Sequence[Path]]
+    """Where in the provider's usage object counts of tokens stand."""
+
+    content: ClassVar[re.Pattern[bytes]]
+    """Finds the strings that are generated content: their name and their text (see `content_of`)."""
+
+    def __init__(self, *, stream: bool) -> None:
+        self._events = EventReader() if stream else None
+        self._has_events = False
+        self._body = bytearray()
+        self._flags: set[str] = set()
+        self._told = RawUsage(self.counts)
+        self._ended = False
+        self._error: str | None = None
+        self._model: str | None = None
+        self._generated_bytes = 0
+        self._generated_at = 0
+        """How long the body was when that was counted."""
+
+    def feed(self, data: bytes) -> None:
+        """The next piece of the body."""
+        if self._events is not None:
+            self._take(self._events.feed(data))
+        elif len(self._body) + len(data) <= MAX_BODY:
+            self._body += data
+        else:
+            self._body += data[: MAX_BODY - len(self._body)]
+            self._flags.add("oversized_body")
+
+    def end(self) -> None:
+        """The body ended as HTTP says: it is whole. To be called once."""
+        if self._events is not None:
+            self._take(self._events.end())
+            if not self._has_events:
+                self._flags.add("no_event")
+        elif "oversized_body" not in self._flags:
+            document = self._parse(self._body, "unparsed_body")
+            if document is not None:
+                self._ended = True
+                self._on_body(document)
+
+    def reading(self) -> Reading:
+        """What is known by now."""
+        flags = set(self._flags)
+        told = self._told
+        usage = self._usage(flags) if told.tokens else None
+        is_final = usage is not None and self._is_final()
+        if self._ended and not is_final and self._error is None:
+            flags.add("final_usage_missing")
+        if told.was_invalid:
+            flags.add("invalid_usage")
+        if told.was_trimmed:
+            flags.add("raw_usage_trimmed")
+        return Reading(
+            usage=usage,
+            raw_usage=told.document or None,
+            exact=is_final and not told.invalid and "incomplete_usage" not in flags,
+            ended=self._ended,
+            error=self._error,
+            flags=tuple(sorted(flags)),
+            model=self._model,
+            generated_bytes=self._generated_bytes if self._events is not None else self._generated_in_body(),
+        )
+
+    @abstractmethod
+    def _on_event(self, event: Event) -> None:
+        """Take what an event says."""
+
+    @abstractmethod
+    def _on_body(self, document: Mapping[str, Any]) -> None:
+        """Take what a whole JSON body says."""
+
+    @abstractmethod
+    def _is_final(self) -> bool:
+        """Whether the usage told last is the provider's final word."""
+
+    @abstractmethod
+    def _usage(self, flags: set[str]) -> Usage:
+        """The told counts as kinds of tokens; adds what is to be flagged."""
+
+    def _take(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._has_events = True
+            if event.is_whole:
+                self._on_event(event)
+            else:
+                self._flags.add("oversized_event")
+
+    def _parse(self, data: bytes | bytearray, flag: str) -> Mapping[str, Any] | None:
+        """A JSON object, or None and the flag. Broken UTF-8 in some text does not hide what stands beside it."""
+        try:
+            document = _DECODER.decode(data.decode(errors="replace"))
+        except (ValueError, RecursionError):
+            document = None
+        if isinstance(document, dict):
+            return document
+        self._flags.add(flag)
+        return None
+
+    def _generated(self, data: bytes | bytearray) -> int:
+        """Bytes of generated content in an event's data."""
+        total = 0
+        for _, text in self.content.findall(data, max(data.find(b'"delta"'), 0)):
+            total += string_bytes(text)
+        return total
+
+    def _generated_in_body(self) -> int:
+        """The same of a JSON body, as far as it has come."""
+        if self._generated_at != len(self._body):
+            self._generated_at = len(self._body)
+            self._generated_bytes = self._generated(self._body)
+        return self._generated_bytes
+
+    def _name_model(self, name: object) -> None:
+        if self._model is None and isinstance(name, str):
+            self._model = word(name) or None
+
+    def _fail(self, *types: object) -> None:
+        """An error was told: the first of these that is a word is its type. The first error stands."""
+        if self._error is None:
+            words = (word(str(each)) for each in types if isinstance(each, str | int))
+            self._error = next(filter(None, words), "error")
+
+
+def content_of(*names: str) -> re.Pattern[bytes]:
+    """Finds strings by their names in JSON, without parsing it: a quote within a string always has a backslash before.
+
+    The end of the string need not have come.
+    """
+    return re.compile(rb'"(%b)"\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)' % "|".join(names).encode(), re.DOTALL)
+
+
+def string_bytes(text: bytes) -> int:
+    """How many bytes of UTF-8 a JSON string, as it stands between its quotes, makes."""
+    if b"\\" not in text:
+        return len(text)
+    try:
+        return len(_DECODER.decode(f'"{text.decode(errors="replace")}"').encode(errors="surrogatepass"))
+    except ValueError:
+        return len(text)
+
+
+def word(text: str) -> str:
+    """What of an upstream's word can be shown and stored: printable, at most 100 characters."""
+    return "".join(filter(str.isprintable, text[:100]))
+
+
+def _integer(text: str) -> int | str:
+    """Python refuses integers of thousands of digits; here they are as little a count as any other text."""
+    return int(text) if len(text) < 20 else text
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=str, parse_constant=str, strict=False)

@@ -1,0 +1,178 @@
+"""The meter of the OpenAI chat completions protocol.
+
+Sources: `types/completion_usage.py` and `types/chat/chat_completion_chunk.py` of openai-python, which say that
+`prompt_tokens` has the cached and the written ones in it and `completion_tokens` the reasoning; `types/utils.py` of
+LiteLLM for Anthropic's names within an OpenAI usage object. The wire protocol decides what a count means, not who
+sends it: cache tokens are a part of `prompt_tokens` here, whatever they are called. Two sorts of upstreams break that
+rule and say so by their own `total_tokens`; those are read by it, and flagged.
+
+The usage is final when it comes in a chunk without choices (the one that `include_usage` asks for), or when `[DONE]`
+comes and no content came in between: some upstreams send usage with the last choice, and some with every chunk. A
+whole JSON body is final.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from goproxy.core.anthropic_meter import CACHE_READ, CACHE_WRITE, CACHE_WRITE_1H, CACHE_WRITE_5M, cache_writes
+from goproxy.core.meter import Meter, content_of, string_bytes
+from goproxy.core.raw_usage import Path, RawUsage, value_at
+from goproxy.core.sse import Event
+from goproxy.core.usage import Usage
+
+PROMPT = ("prompt_tokens",)
+COMPLETION = ("completion_tokens",)
+TOTAL = ("total_tokens",)
+CACHED = ("prompt_tokens_details", "cached_tokens")
+WRITTEN = ("prompt_tokens_details", "cache_write_tokens")
+REASONING = ("completion_tokens_details", "reasoning_tokens")
+AUDIO_IN = ("prompt_tokens_details", "audio_tokens")
+AUDIO_OUT = ("completion_tokens_details", "audio_tokens")
+
+# LiteLLM's names for Anthropic's counts; the split by lifetime in either place.
+CREATED = ("prompt_tokens_details", "cache_creation_tokens")
+CREATED_5M = ("prompt_tokens_details", "cache_creation_token_details", "ephemeral_5m_input_tokens")
+CREATED_1H = ("prompt_tokens_details", "cache_creation_token_details", "ephemeral_1h_input_tokens")
+
+COUNTS: tuple[Path, ...] = (
+    *(PROMPT, COMPLETION, TOTAL, CACHED, WRITTEN, REASONING, AUDIO_IN, AUDIO_OUT),
+    *(CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, CREATED, CREATED_5M, CREATED_1H),
+)
+
+_TELLS_USAGE = re.compile(rb'"usage"\s*+:\s*+(?!null)')
+_TIERS = {"priority": "service_tier_priority", "flex": "service_tier_flex", "batch": "service_tier_batch"}
+_FIRST_EVENTS = 16
+"""Events that are parsed to find the model's name."""
+
+
+class OpenAIMeter(Meter):
+    """Reads answers to `POST /v1/chat/completions`."""
+
+    counts = COUNTS
+    content = content_of("content", "reasoning_content", "reasoning", "refusal", "arguments")
+
+    def __init__(self, *, stream: bool) -> None:
+        super().__init__(stream=stream)
+        self._parsed_for_model = 0
+        self._is_usage_chunk = False
+        self._has_content_after_usage = False
+
+    def _on_event(self, event: Event) -> None:
+        data = event.data
+        if data == b"[DONE]":
+            self._ended = True
+            return
+        if not data:
+            return
+        generated = self._generated(data)
+        self._generated_bytes += generated
+        if generated and self._told.tokens:
+            self._has_content_after_usage = True
+            self._is_usage_chunk = False
+        if b'"choices"' in data and not self._must_be_parsed(data):
+            return
+        if (document := self._parse(data, "unparsed_event")) is None:
+            if event.name == b"error":
+                self._fail()
+            return
+        self._name_model(document.get("model"))
+        self._take_usage(document)
+        self._take_error(document, is_error=event.name == b"error")
+
+    def _must_be_parsed(self, data: bytes) -> bool:
+        """Whether a chunk says more than its content. Events are parsed, too, until one has named the model."""
+        if self._model is None and self._parsed_for_model < _FIRST_EVENTS:
+            self._parsed_for_model += 1
+            return True
+        return b'"error"' in data or (b'"usage"' in data and _TELLS_USAGE.search(data) is not None)
+
+    def _on_body(self, document: Mapping[str, Any]) -> None:
+        self._name_model(document.get("model"))
+        self._take_usage(document)
+        self._take_error(document)
+
+    def _take_usage(self, document: Mapping[str, Any]) -> None:
+        if self._told.merge(document.get("usage")):
+            self._is_usage_chunk = not document.get("choices")
+            self._has_content_after_usage = False
+        tier = document.get("service_tier")
+        if isinstance(tier, str) and tier not in ("default", "standard", "auto"):
+            self._flags.add(_TIERS.get(tier, "service_tier_other"))
+
+    def _take_error(self, document: Mapping[str, Any], *, is_error: bool = False) -> None:
+        if is_error or document.get("error") or document.get("object") == "error":
+            of = document.get("error")
+            told = of if isinstance(of, dict) else document
+            self._fail(told.get("type"), told.get("code"))
+
+    def _generated(self, data: bytes | bytearray) -> int:
+        """Bytes of generated content. Some upstreams tell the reasoning twice, by both of its names."""
+        total = reasoning = reasoning_content = 0
+        for name, text in self.content.findall(data, max(data.find(b'"delta"'), 0)):
+            length = string_bytes(text)
+            total += length
+            if name == b"reasoning":
+                reasoning += length
+            elif name == b"reasoning_content":
+                reasoning_content += length
+        return total - min(reasoning, reasoning_content)
+
+    def _is_final(self) -> bool:
+        return self._is_usage_chunk or (self._ended and not self._has_content_after_usage)
+
+    def _usage(self, flags: set[str]) -> Usage:
+        told = self._told
+        if PROMPT not in told.tokens or COMPLETION not in told.tokens:
+            flags.add("incomplete_usage")
+        if self._has_content_after_usage:
+            flags.add("content_after_usage")
+        if told.get(AUDIO_IN) or told.get(AUDIO_OUT):
+            flags.add("audio_tokens")
+        tools = value_at(told.document, ("server_tool_use",))
+        if isinstance(tools, dict) and any(uses != 0 for uses in tools.values()):
+            flags.add("server_tool_use")
+        return _usage(told, flags)
+
+
+def _usage(told: RawUsage, flags: set[str]) -> Usage:
+    prompt, output, reasoning = told.get(PROMPT), told.get(COMPLETION), told.get(REASONING)
+    read = _one(told, flags, CACHED, CACHE_READ) or 0
+    for_5m, for_1h = _writes(told, flags)
+    cache = read + for_5m + for_1h
+    uncached = prompt - cache
+    beyond = told.tokens.get(TOTAL, prompt + output) - prompt - output
+    if beyond and beyond == cache:
+        flags.add("prompt_excludes_cache")
+        uncached = prompt
+    elif beyond and beyond == reasoning:
+        flags.add("reasoning_beside_output")
+        output += reasoning
+    elif beyond:
+        flags.add("total_mismatch")
+    if uncached < 0:  # the parts cannot be in it
+        flags.add("total_mismatch")
+        uncached = prompt
+    if reasoning > output:
+        flags.add("total_mismatch")
+    return Usage(uncached, for_5m, for_1h, read, output, min(reasoning, output))
+
+
+def _writes(told: RawUsage, flags: set[str]) -> tuple[int, int]:
+    """Tokens written for five minutes and for an hour. OpenAI's own count knows no lifetimes: nothing is assumed."""
+    total = _one(told, flags, WRITTEN, CREATED, CACHE_WRITE)
+    for_5m = _one(told, flags, CREATED_5M, CACHE_WRITE_5M)
+    for_1h = _one(told, flags, CREATED_1H, CACHE_WRITE_1H)
+    if WRITTEN in told.tokens and for_5m is None and for_1h is None:
+        return total or 0, 0
+    return cache_writes(total, for_5m, for_1h, flags)
+
+
+def _one(told: RawUsage, flags: set[str], *paths: Path) -> int | None:
+    """A count that has several names: the first that was told. Two that differ are a contradiction."""
+    counts = [told.tokens[path] for path in paths if path in told.tokens]
+    if len({*counts}) > 1:
+        flags.add("total_mismatch")
+    return counts[0] if counts else None

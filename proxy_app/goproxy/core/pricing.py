@@ -1,0 +1,142 @@
+"""What tokens cost: list price by kind and day and length of the prompt, times the upstream's multiplier.
+
+Money is integer nano-dollars (10⁻⁹ USD). Prices and multipliers are `Decimal` as they were written; every sum is exact
+(`Fraction`), and one rounding at the end, half to even, makes it nano-dollars. No float comes near it.
+
+A kind that the price book does not name is never free: writing to a cache for an hour costs what writing for five
+minutes costs, writing to and reading from a cache cost what input costs, and reasoning costs what output costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from fractions import Fraction
+
+from goproxy.core.usage import Usage
+
+NANODOLLARS = 10**9
+"""In one dollar."""
+
+_PER_TOKEN = NANODOLLARS // 10**6
+"""Nano-dollars per token, of one dollar per million tokens."""
+
+KINDS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "reasoning")
+"""What has a price of its own. `output` is here the output that is not reasoning."""
+
+REQUIRED_PRICES = ("input", "output")
+
+_INSTEAD = {
+    "cache_write_1h": "cache_write_5m",
+    "cache_write_5m": "input",
+    "cache_read": "input",
+    "reasoning": "output",
+}
+"""Whose price holds where a kind has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """List prices in USD per million tokens, for prompts of up to so many tokens (None: of any length)."""
+
+    up_to_prompt_tokens: int | None
+    prices: Mapping[str, Decimal]
+
+    def price(self, kind: str) -> Decimal:
+        """The price of one of `KINDS`, its own or the one that holds instead."""
+        while kind not in self.prices:
+            kind = _INSTEAD[kind]
+        return self.prices[kind]
+
+
+@dataclass(frozen=True, slots=True)
+class PriceVersion:
+    """The list prices that hold from a day on. The tiers ascend, and the last one is open."""
+
+    effective_from: date
+    tiers: tuple[Tier, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """A cost, and all that it was computed from, so that it can be computed again."""
+
+    cost: int
+    """In nano-dollars."""
+    price_version: date
+    prices: Mapping[str, str]
+    """USD per million tokens for every one of `KINDS`, as decimal strings."""
+    tier_up_to: int | None
+    multiplier: str
+
+
+def version_in_force(versions: Sequence[PriceVersion], day: date) -> PriceVersion:
+    """The last of the versions that began on or before `day`; before the first one, the first."""
+    begun = [version for version in versions if version.effective_from <= day]
+    if begun:
+        return max(begun, key=lambda version: version.effective_from)
+    return min(versions, key=lambda version: version.effective_from)
+
+
+def tier_for(version: PriceVersion, prompt_tokens: int) -> Tier:
+    """The tier that prices every token of a request whose prompt is so long."""
+    for tier in version.tiers:
+        if tier.up_to_prompt_tokens is None or prompt_tokens <= tier.up_to_prompt_tokens:
+            return tier
+    return version.tiers[-1]
+
+
+def cost(usage: Usage, tier: Tier, multiplier: Decimal) -> int:
+    """The cost in nano-dollars, rounded once, half to even."""
+    dollars_per_million = sum(tokens * Fraction(tier.price(kind)) for kind, tokens in _by_kind(usage))
+    return round(dollars_per_million * Fraction(multiplier) * _PER_TOKEN)
+
+
+def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, day: date) -> Priced:
+    """What `usage` costs on `day`."""
+    version = version_in_force(versions, day)
+    tier = tier_for(version, usage.prompt)
+    return Priced(
+        cost=cost(usage, tier, multiplier),
+        price_version=version.effective_from,
+        prices={kind: written(tier.price(kind)) for kind in KINDS},
+        tier_up_to=tier.up_to_prompt_tokens,
+        multiplier=written(multiplier),
+    )
+
+
+def worst_case(version: PriceVersion, multiplier: Decimal, input_tokens: int, output_tokens: int) -> int:
+    """The most that a request of at most so many tokens can cost, in nano-dollars, rounded up.
+
+    The prompt may be shorter than `input_tokens`, so that every tier that begins below them counts, with the part of
+    them that fits into it; each token at the dearest price that its side of the request has there.
+    """
+    dearest = Fraction(0)
+    for tier in version.tiers:
+        limit = tier.up_to_prompt_tokens
+        prompt = input_tokens if limit is None else min(input_tokens, limit)
+        a_prompt_token = max(tier.price(kind) for kind in ("input", "cache_write_5m", "cache_write_1h", "cache_read"))
+        an_output_token = max(tier.price("output"), tier.price("reasoning"))
+        dearest = max(dearest, prompt * Fraction(a_prompt_token) + output_tokens * Fraction(an_output_token))
+        if limit is not None and input_tokens <= limit:
+            break
+    return math.ceil(dearest * Fraction(multiplier) * _PER_TOKEN)
+
+
+def written(number: Decimal) -> str:
+    """A number without exponent and without zeros that say nothing: 5.40 and 5.4 are one price."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _by_kind(usage: Usage) -> Iterator[tuple[str, int]]:
+    reasoning = min(usage.reasoning, usage.output)  # it is a part of the output, whatever a provider says
+    yield "input", usage.input
+    yield "cache_write_5m", usage.cache_write_5m
+    yield "cache_write_1h", usage.cache_write_1h
+    yield "cache_read", usage.cache_read
+    yield "output", usage.output - reasoning
+    yield "reasoning", reasoning

@@ -1,0 +1,146 @@
+"""Server-sent events out of bytes in any slicing.
+
+The rules are those of the WHATWG (html.spec.whatwg.org, "Parsing an event stream"): lines end with LF, CR LF or CR,
+one byte order mark may come first, a line with a colon in front is a comment, `data` lines are joined by LF, an empty
+line ends the event. Bytes stay bytes: what they mean is the reader's matter, so that broken UTF-8 breaks nothing here.
+
+Memory is bounded by MAX_EVENT whatever comes: a line or an event that is longer is skipped to its end, and the event
+is given out empty, as one that is not whole.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_EVENT = 1024 * 1024
+"""Bytes of a line, and of the joined data lines of an event."""
+
+_MARK = b"\xef\xbb\xbf"
+
+
+class Event(NamedTuple):
+    """One event; `id` and `retry` say nothing to us."""
+
+    name: bytes
+    """The `event` field, empty if there was none."""
+
+    data: bytes
+    is_whole: bool = True
+    """False: it was too long to be kept, and `data` is empty."""
+
+
+class EventReader:
+    """Reads one stream of events."""
+
+    def __init__(self) -> None:
+        self._mark: bytes | None = b""
+        """What has come of a byte order mark; None when that is decided."""
+        self._is_after_cr = False
+        self._line = bytearray()
+        """The line whose end has not come yet."""
+        self._is_skipping = False
+        """That line is too long, and what comes of it is dropped."""
+        self._name = b""
+        self._data: bytes | bytearray | None = None
+        self._is_too_long = False
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that end in this piece."""
+        if self._mark is not None:
+            data = self._without_mark(data)
+        if not data:
+            return []
+        if self._is_after_cr or b"\r" in data:
+            data = self._with_line_feeds(data)
+        lines = data.split(b"\n")
+        tail = lines.pop()
+        events: list[Event] = []
+        if lines:
+            if self._line or self._is_skipping:
+                self._keep(lines[0])
+                lines[0] = self._kept()
+            for line in lines:
+                if not line:
+                    self._dispatch(events)
+                elif line.startswith(b"data: ") and self._data is None and len(line) <= MAX_EVENT:
+                    self._data = line[6:]  # nearly every line is this one, or the name of an event
+                elif line.startswith(b"event: ") and len(line) <= MAX_EVENT:
+                    self._name = line[7:]
+                else:
+                    self._read(line)
+        if tail:
+            self._keep(tail)
+        return events
+
+    def end(self) -> list[Event]:
+        """The event that the end of the body ends. A strict reader drops it; here what it says counts."""
+        events: list[Event] = []
+        if self._line or self._is_skipping:
+            self._read(self._kept())
+        self._dispatch(events)
+        return events
+
+    def _without_mark(self, data: bytes) -> bytes:
+        assert self._mark is not None
+        data = self._mark + data
+        if len(data) < len(_MARK) and _MARK.startswith(data):
+            self._mark = data
+            return b""
+        self._mark = None
+        return data.removeprefix(_MARK)
+
+    def _with_line_feeds(self, data: bytes) -> bytes:
+        """The piece with LF for every end of a line; the LF of a CR LF may have been left to this piece."""
+        if self._is_after_cr and data[:1] == b"\n":
+            data = data[1:]
+        self._is_after_cr = data[-1:] == b"\r"
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _keep(self, part: bytes) -> None:
+        """Add to the line that has not ended, unless it is too long already."""
+        if self._is_skipping:
+            return
+        self._line += part
+        if len(self._line) > MAX_EVENT:
+            self._is_skipping = True
+            self._is_too_long = self._is_too_long or not self._line.startswith(b":")
+            self._line.clear()
+
+    def _kept(self) -> bytes:
+        """The line that has ended now; one that was too long is as good as a comment."""
+        line = b":" if self._is_skipping else bytes(self._line)
+        self._is_skipping = False
+        self._line.clear()
+        return line
+
+    def _read(self, line: bytes) -> None:
+        """Take what a line says."""
+        if line.startswith(b":"):
+            return
+        if len(line) > MAX_EVENT:
+            self._is_too_long = True
+            return
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            self._add(value.removeprefix(b" "))
+        elif field == b"event":
+            self._name = value.removeprefix(b" ")
+
+    def _add(self, value: bytes) -> None:
+        if self._data is None:
+            self._data = value
+            return
+        if len(self._data) + len(value) >= MAX_EVENT:
+            self._is_too_long = True
+        if self._is_too_long:
+            return
+        if isinstance(self._data, bytes):
+            self._data = bytearray(self._data)
+        self._data += b"\n" + value
+
+    def _dispatch(self, events: list[Event]) -> None:
+        if self._is_too_long:
+            events.append(Event(self._name, b"", is_whole=False))
+        elif self._data is not None:
+            events.append(Event(self._name, bytes(self._data)))
+        self._name, self._data, self._is_too_long = b"", None, False

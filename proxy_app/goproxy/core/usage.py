@@ -1,0 +1,56 @@
+"""Tokens by kind, as they are priced: what both wire protocols' own usage objects are brought to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+MAX_TOKENS = 1_000_000_000
+"""No count of one request is above this (a thousand times the longest context there is): what is, is no count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one request used, in tokens. The kinds do not overlap, except that `reasoning` is a part of `output`."""
+
+    input: int = 0
+    """Neither written to a cache nor read from one."""
+
+    cache_write_5m: int = 0
+    """Written to a cache for five minutes, or to one of a provider that has only one kind."""
+
+    cache_write_1h: int = 0
+    cache_read: int = 0
+
+    output: int = 0
+    """All that was generated, reasoning too."""
+
+    reasoning: int = 0
+
+    @property
+    def prompt(self) -> int:
+        """The whole prompt, which is what price tiers look at."""
+        return self.input + self.cache_write_5m + self.cache_write_1h + self.cache_read
+
+    def to_json(self) -> dict[str, int]:
+        """The counts by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Usage:
+        """The other way round; a kind that is not there is 0.
+
+        Raises:
+            ValueError: something in it is no count of tokens.
+        """
+        counts = {field.name: document.get(field.name, 0) for field in fields(cls)}
+        for name, count in counts.items():
+            if type(count) is not int or count < 0:
+                raise ValueError(f"{name}: {count!r} is no count of tokens.")
+        return cls(**counts)
+
+
+def is_count(value: object) -> bool:
+    """Whether a value from JSON is a count of tokens: an integer (true is none) from 0 to MAX_TOKENS."""
+    return type(value) is int and 0 <= value <= MAX_TOKENS

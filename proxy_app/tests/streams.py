@@ -1,0 +1,605 @@
+"""Answers of both protocols in every shape that usage comes in, with the true usage beside each.
+
+What is true is written by hand, from the rules of the protocols: no code of goproxy was asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from goproxy.core.usage import Usage
+
+OPUS = "claude-opus-4-5-20251101"
+WORDS = ("Grü", "ße ", "\U0001f30d", ' "usage": {"output_tokens": 1} ', "a\\b\n\tc")
+"""Content of two, three and four bytes a character, with escapes, and with what looks like usage but is none."""
+
+GENERATED = sum(len(word.encode()) for word in WORDS)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it comes, and what is true of it."""
+
+    name: str
+    protocol: str
+    pieces: tuple[bytes, ...]
+    """The events of a stream, each with the empty line that ends it; or the one piece of a JSON body."""
+
+    usage: Usage | None
+    """What the provider bills."""
+
+    stream: bool = True
+    exact: bool = True
+    ended: bool = True
+    flags: tuple[str, ...] = ()
+    error: str | None = None
+    model: str | None = OPUS
+    generated_bytes: int = GENERATED
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return b"".join(self.pieces)
+
+    def __str__(self) -> str:
+        return f"{self.protocol}: {self.name}"
+
+
+def _json(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+
+def anthropic_event(name: str, **fields: Any) -> bytes:
+    """One event of the Messages protocol."""
+    return f"event: {name}\ndata: {_json({'type': name, **fields})}\n\n".encode()
+
+
+def message_start(usage: Mapping[str, Any] | None, model: str = OPUS) -> bytes:
+    """The first event."""
+    head = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": model}
+    return anthropic_event("message_start", message={**head, "stop_reason": None, "usage": usage})
+
+
+def message_delta(usage: Mapping[str, Any] | None, stop_reason: str | None = "end_turn") -> bytes:
+    """The event that has the cumulative usage."""
+    return anthropic_event("message_delta", delta={"stop_reason": stop_reason, "stop_sequence": None}, usage=usage)
+
+
+def text_block(words: Iterable[str] = WORDS) -> tuple[bytes, ...]:
+    """The events of one block of text."""
+    return (
+        anthropic_event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        anthropic_event("ping"),
+        *(
+            anthropic_event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
+            for word in words
+        ),
+        anthropic_event("content_block_stop", index=0),
+    )
+
+
+MESSAGE_STOP = anthropic_event("message_stop")
+OVERLOADED = anthropic_event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+
+
+def anthropic_stream(
+    start: Mapping[str, Any] | None, *deltas: Mapping[str, Any] | None, words: Iterable[str] = WORDS
+) -> tuple[bytes, ...]:
+    """A whole stream: what message_start tells of usage, and what each message_delta tells."""
+    *early, last = deltas
+    return (
+        message_start(start),
+        *text_block(words),
+        *(message_delta(usage, None) for usage in early),
+        message_delta(last),
+        MESSAGE_STOP,
+    )
+
+
+def anthropic_message(usage: Any, words: Iterable[str] = WORDS, **fields: Any) -> bytes:
+    """A JSON body."""
+    content = [{"type": "text", "text": "".join(words)}]
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": OPUS, "content": content}
+    return _json({**message, "stop_reason": "end_turn", "usage": usage, **fields}).encode()
+
+
+def openai_chunk(choices: Sequence[Mapping[str, Any]] = (), **fields: Any) -> bytes:
+    """One chunk of a chat completion."""
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": OPUS}
+    return f"data: {_json({**head, 'choices': list(choices), **fields})}\n\n".encode()
+
+
+def openai_choice(finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    """One choice of a chunk."""
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def openai_usage(prompt: int, completion: int, total: int | None = None, **more: Any) -> dict[str, Any]:
+    """A usage object; the total is right unless another is given."""
+    total = prompt + completion if total is None else total
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total, **more}
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def openai_content(words: Iterable[str] = WORDS, **fields: Any) -> tuple[bytes, ...]:
+    """The chunks up to the one that has the finish_reason."""
+    return (
+        openai_chunk([openai_choice(role="assistant", content="")], **fields),
+        *(openai_chunk([openai_choice(content=word)], **fields) for word in words),
+        openai_chunk([openai_choice("stop")], **fields),
+    )
+
+
+def openai_stream(usage: Any, words: Iterable[str] = WORDS, **fields: Any) -> tuple[bytes, ...]:
+    """A whole stream with include_usage."""
+    return (*openai_content(words, usage=None, **fields), openai_chunk(usage=usage, **fields), DONE)
+
+
+def openai_completion(usage: Any, words: Iterable[str] = WORDS, **fields: Any) -> bytes:
+    """A JSON body."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "".join(words)}, "finish_reason": "stop"}
+    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": OPUS}
+    return _json({**head, "choices": [choice], "usage": usage, **fields}).encode()
+
+
+def _anthropic(name: str, pieces: tuple[bytes, ...], usage: Usage | None, *flags: str, **facts: Any) -> Answer:
+    return Answer(name, "anthropic", pieces, usage, flags=flags, **facts)
+
+
+def _openai(name: str, pieces: tuple[bytes, ...], usage: Usage | None, *flags: str, **facts: Any) -> Answer:
+    return Answer(name, "openai", pieces, usage, flags=flags, **facts)
+
+
+_START = {"input_tokens": 9, "output_tokens": 1}
+_SPLIT = {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 20}
+_CACHED = {
+    **_START,
+    "cache_creation_input_tokens": 120,
+    "cache_read_input_tokens": 1000,
+    "cache_creation": _SPLIT,
+    "service_tier": "standard",
+    "inference_geo": "not_available",
+}
+_THINKING_AND_TOOL = (
+    anthropic_event(
+        "content_block_start", index=0, content_block={"type": "thinking", "thinking": "", "signature": ""}
+    ),
+    anthropic_event("content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": "Hm\u00fc"}),
+    anthropic_event("content_block_delta", index=0, delta={"type": "signature_delta", "signature": "c2lnbmF0dXJl"}),
+    anthropic_event("content_block_stop", index=0),
+    anthropic_event(
+        "content_block_start", index=1, content_block={"type": "tool_use", "id": "t", "name": "n", "input": {}}
+    ),
+    anthropic_event("content_block_delta", index=1, delta={"type": "input_json_delta", "partial_json": '{"a":'}),
+    anthropic_event("content_block_delta", index=1, delta={"type": "input_json_delta", "partial_json": "1}"}),
+    anthropic_event("content_block_stop", index=1),
+)
+
+ANTHROPIC_STREAMS: tuple[Answer, ...] = (
+    _anthropic("plain", anthropic_stream(_START, {"output_tokens": 7}), Usage(input=9, output=7)),
+    _anthropic(
+        "cache, with its split",
+        anthropic_stream(_CACHED, {"output_tokens": 7}),
+        Usage(9, 100, 20, 1000, 7),
+    ),
+    _anthropic(
+        "cumulative in every message_delta",
+        anthropic_stream(_CACHED, {"output_tokens": 3}, {"output_tokens": 5}, {"input_tokens": 11, "output_tokens": 8}),
+        Usage(11, 100, 20, 1000, 8),
+    ),
+    _anthropic(
+        "message_delta repeats all counts",
+        anthropic_stream(
+            _CACHED,
+            {**_START, "cache_creation_input_tokens": 120, "cache_read_input_tokens": 1000, "output_tokens": 8},
+        ),
+        Usage(9, 100, 20, 1000, 8),
+    ),
+    _anthropic(
+        "explicit zeros replace, null does not",
+        anthropic_stream(
+            {**_CACHED, "cache_creation_input_tokens": None},
+            {"input_tokens": None, "output_tokens": 0, "cache_read_input_tokens": 0, "cache_creation": None},
+        ),
+        Usage(9, 100, 20, 0, 0),
+    ),
+    _anthropic(
+        "cache writes grow above the known split",
+        anthropic_stream(_CACHED, {"output_tokens": 7, "cache_creation_input_tokens": 150}),
+        Usage(9, 130, 20, 1000, 7),
+        "cache_write_split_assumed",
+    ),
+    _anthropic(
+        "cache writes without a split",
+        anthropic_stream({**_START, "cache_creation_input_tokens": 120}, {"output_tokens": 7}),
+        Usage(9, 120, 0, 0, 7),
+        "cache_write_split_assumed",
+    ),
+    _anthropic(
+        "cache writes below their split",
+        anthropic_stream(_CACHED, {"output_tokens": 7, "cache_creation_input_tokens": 15}),
+        Usage(9, 0, 15, 1000, 7),
+        "total_mismatch",
+    ),
+    _anthropic(
+        "thinking and a tool",
+        (
+            message_start(_START),
+            *_THINKING_AND_TOOL,
+            message_delta({"output_tokens": 70, "output_tokens_details": {"thinking_tokens": 40}}, "tool_use"),
+            MESSAGE_STOP,
+        ),
+        Usage(input=9, output=70, reasoning=40),
+        generated_bytes=4 + 7,
+    ),
+    _anthropic(
+        "server tools",
+        anthropic_stream(_START, {"output_tokens": 7, "server_tool_use": {"web_search_requests": 2}}),
+        Usage(input=9, output=7),
+        "server_tool_use",
+    ),
+    _anthropic(
+        "no server tool was used",
+        anthropic_stream({**_START, "server_tool_use": {"web_search_requests": 0}}, {"output_tokens": 7}),
+        Usage(input=9, output=7),
+    ),
+    _anthropic(
+        "priority tier, bound to a region, fast",
+        anthropic_stream(
+            {**_START, "service_tier": "priority", "inference_geo": "us", "speed": "fast"}, {"output_tokens": 7}
+        ),
+        Usage(input=9, output=7),
+        *("inference_geo_other", "service_tier_priority", "speed_other"),
+    ),
+    _anthropic(
+        "a compaction, and an advisor of another model",
+        anthropic_stream(
+            _START,
+            {
+                "output_tokens": 7,
+                "iterations": [
+                    {"type": "compaction", "input_tokens": 1800, "output_tokens": 35, "cache_read_input_tokens": 5},
+                    {"type": "message", "input_tokens": 9, "output_tokens": 7},
+                    {"type": "advisor_message", "model": "other", "input_tokens": 1, "output_tokens": 1},
+                ],
+            },
+        ),
+        Usage(input=1809, cache_read=5, output=42),
+        "other_model_usage",
+    ),
+    _anthropic(
+        "no message_stop",
+        anthropic_stream(_START, {"output_tokens": 7})[:-1],
+        Usage(input=9, output=7),
+        ended=False,
+    ),
+    _anthropic(
+        "cut before message_delta",
+        anthropic_stream(_CACHED, {"output_tokens": 7})[:-2],
+        Usage(9, 100, 20, 1000, 1),
+        exact=False,
+        ended=False,
+    ),
+    _anthropic(
+        "ends without message_delta",
+        (message_start(_START), *text_block(), MESSAGE_STOP),
+        Usage(input=9, output=1),
+        "final_usage_missing",
+        exact=False,
+    ),
+    _anthropic(
+        "a message_delta without usage",
+        anthropic_stream(_START, None),
+        Usage(input=9, output=1),
+        "final_usage_missing",
+        exact=False,
+    ),
+    _anthropic(
+        "message_start without usage",
+        anthropic_stream(None, {"output_tokens": 7}),
+        Usage(output=7),
+        "incomplete_usage",
+        exact=False,
+    ),
+    _anthropic("no usage at all", anthropic_stream(None, None), None, "final_usage_missing", exact=False),
+    _anthropic(
+        "an error after some content",
+        (message_start(_START), *text_block(), OVERLOADED),
+        Usage(input=9, output=1),
+        exact=False,
+        ended=False,
+        error="overloaded_error",
+    ),
+    _anthropic(
+        "an error at once",
+        (OVERLOADED,),
+        None,
+        exact=False,
+        ended=False,
+        error="overloaded_error",
+        model=None,
+        generated_bytes=0,
+    ),
+    _anthropic(
+        "unknown events, comments and an OpenAI end",
+        (
+            b": hello\n\n",
+            message_start(_START),
+            anthropic_event("vibe_check", mood={"usage": 3}),
+            b"event: nothing\n\n",
+            b"id: 3\nretry: 10\ndata:\n\n",
+            *text_block(),
+            message_delta({"output_tokens": 7}),
+            MESSAGE_STOP,
+            DONE,
+        ),
+        Usage(input=9, output=7),
+    ),
+    _anthropic(
+        "data over many lines, and no event lines",
+        (
+            *(piece.partition(b"\n")[2] for piece in (message_start(_START), *text_block())),
+            b'data: {"type": "message_delta",\ndata:"delta": {"stop_reason":\ndata:  "end_turn"},\n'
+            b'data: "usage": {"output_tokens"\ndata::7}}\n\n',
+            MESSAGE_STOP,
+        ),
+        Usage(input=9, output=7),
+    ),
+    _anthropic(
+        "byte order mark, CR LF and CR",
+        (
+            b"\xef\xbb\xbf" + message_start(_START).replace(b"\n", b"\r\n"),
+            *(piece.replace(b"\n", b"\r") for piece in text_block()),
+            message_delta({"output_tokens": 7}).replace(b"\n", b"\r\n"),
+            MESSAGE_STOP,
+        ),
+        Usage(input=9, output=7),
+    ),
+    _anthropic(
+        "the last event is not ended by an empty line",
+        (*anthropic_stream(_START, {"output_tokens": 7})[:-1], MESSAGE_STOP[:-2]),
+        Usage(input=9, output=7),
+    ),
+    _anthropic(
+        "broken events beside whole ones",
+        (
+            message_start(_START),
+            b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":99\n\n',
+            b"data: \x00\xff\xfe\n\n",
+            *text_block(),
+            message_delta({"output_tokens": 7}),
+            MESSAGE_STOP,
+        ),
+        Usage(input=9, output=7),
+        "unparsed_event",
+    ),
+)
+
+ANTHROPIC_BODIES: tuple[Answer, ...] = (
+    _anthropic(
+        "JSON",
+        (anthropic_message({**_CACHED, "output_tokens": 7}),),
+        Usage(9, 100, 20, 1000, 7),
+        stream=False,
+    ),
+    _anthropic(
+        "JSON error",
+        (b'{"type":"error","error":{"type":"rate_limit_error","message":"Slow down"},"request_id":"req_1"}',),
+        None,
+        stream=False,
+        exact=False,
+        error="rate_limit_error",
+        model=None,
+        generated_bytes=0,
+    ),
+)
+
+_OPENAI = openai_usage(1129, 7)
+_LITELLM = {
+    **_OPENAI,
+    "cache_creation_input_tokens": 120,
+    "cache_read_input_tokens": 1000,
+    "prompt_tokens_details": {
+        "cached_tokens": 1000,
+        "audio_tokens": None,
+        "cache_creation_tokens": 120,
+        "cache_creation_token_details": _SPLIT,
+    },
+}
+
+OPENAI_STREAMS: tuple[Answer, ...] = (
+    _openai("plain", openai_stream(_OPENAI), Usage(input=1129, output=7)),
+    _openai(
+        "all details",
+        openai_stream(
+            {
+                **_OPENAI,
+                "prompt_tokens_details": {"cached_tokens": 1000, "cache_write_tokens": 29, "audio_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 4, "rejected_prediction_tokens": 2},
+            }
+        ),
+        Usage(100, 29, 0, 1000, 7, 4),
+    ),
+    _openai(
+        "explicit zeros and nulls",
+        openai_stream(openai_usage(0, 0, prompt_tokens_details=None)),
+        Usage(),
+    ),
+    _openai("Anthropic's cache within", openai_stream(_LITELLM), Usage(9, 100, 20, 1000, 7)),
+    _openai(
+        "Anthropic's cache within, without a split",
+        openai_stream({**_OPENAI, "cache_creation_input_tokens": 120, "cache_read_input_tokens": 1000}),
+        Usage(9, 120, 0, 1000, 7),
+        "cache_write_split_assumed",
+    ),
+    _openai(
+        "Anthropic's cache beside the prompt, by the total",
+        openai_stream(
+            openai_usage(
+                *(9, 7, 1136),
+                cache_creation_input_tokens=120,
+                cache_read_input_tokens=1000,
+                cache_creation=_SPLIT,
+            )
+        ),
+        Usage(9, 100, 20, 1000, 7),
+        "prompt_excludes_cache",
+    ),
+    _openai(
+        "more cache than prompt",
+        openai_stream(openai_usage(9, 7, prompt_tokens_details={"cached_tokens": 10})),
+        Usage(input=9, cache_read=10, output=7),
+        "total_mismatch",
+    ),
+    _openai(
+        "two names, two counts",
+        openai_stream({**_LITELLM, "cache_read_input_tokens": 999}),
+        Usage(9, 100, 20, 1000, 7),
+        "total_mismatch",
+    ),
+    _openai(
+        "reasoning beside the output, by the total",
+        openai_stream(openai_usage(21, 10, 91, completion_tokens_details={"reasoning_tokens": 60})),
+        Usage(input=21, output=70, reasoning=60),
+        "reasoning_beside_output",
+    ),
+    _openai(
+        "a total that nothing explains",
+        openai_stream(openai_usage(21, 10, 90)),
+        Usage(input=21, output=10),
+        "total_mismatch",
+    ),
+    _openai(
+        "audio",
+        openai_stream({**_OPENAI, "prompt_tokens_details": {"audio_tokens": 12}}),
+        Usage(input=1129, output=7),
+        "audio_tokens",
+    ),
+    _openai(
+        "usage twice, the later holds",
+        (
+            *openai_content(),
+            openai_chunk(usage=openai_usage(5, 5)),
+            openai_chunk(usage=_OPENAI),
+            DONE,
+        ),
+        Usage(input=1129, output=7),
+    ),
+    _openai(
+        "usage in the chunk of the last choice",
+        (*openai_content()[:-1], openai_chunk([openai_choice("stop")], usage=_OPENAI), DONE),
+        Usage(input=1129, output=7),
+    ),
+    _openai(
+        "usage in every chunk",
+        (
+            *(
+                openai_chunk([openai_choice(content=word)], usage=openai_usage(9, number))
+                for number, word in enumerate(WORDS)
+            ),
+            openai_chunk([openai_choice("stop")], usage=openai_usage(9, 7)),
+            DONE,
+        ),
+        Usage(input=9, output=7),
+    ),
+    _openai(
+        "usage in every chunk, cut",
+        tuple(
+            openai_chunk([openai_choice(content=word)], usage=openai_usage(9, number))
+            for number, word in enumerate(WORDS)
+        ),
+        Usage(input=9, output=4),
+        exact=False,
+        ended=False,
+    ),
+    _openai(
+        "content after the usage",
+        (openai_chunk(usage=openai_usage(9, 0)), *openai_content(), DONE),
+        Usage(input=9),
+        *("content_after_usage", "final_usage_missing"),
+        exact=False,
+    ),
+    _openai("no usage asked for", (*openai_content(), DONE), None, "final_usage_missing", exact=False),
+    _openai("usage null only", (*openai_content(usage=None), DONE), None, "final_usage_missing", exact=False),
+    _openai("cut before the usage", openai_stream(_OPENAI)[:-2], None, exact=False, ended=False),
+    _openai("no [DONE]", openai_stream(_OPENAI)[:-1], Usage(input=1129, output=7), ended=False),
+    _openai(
+        "half of a usage",
+        openai_stream({"completion_tokens": 7}),
+        Usage(output=7),
+        "incomplete_usage",
+        exact=False,
+    ),
+    _openai(
+        "an error after some content",
+        (*openai_content(), b'data: {"error":{"message":"boom","type":"server_error","code":null}}\n\n'),
+        None,
+        exact=False,
+        ended=False,
+        error="server_error",
+    ),
+    _openai(
+        "an error that has a code only",
+        (b'data: {"error":{"code":502,"message":"boom"}}\n\n', DONE),
+        None,
+        exact=False,
+        error="502",
+        model=None,
+        generated_bytes=0,
+    ),
+    _openai(
+        "reasoning by two names, tool arguments",
+        (
+            openai_chunk([openai_choice(reasoning="Hm.", reasoning_content="Hm.")]),
+            openai_chunk([openai_choice(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": '{"a":'}}])]),
+            openai_chunk([openai_choice(refusal="No")]),
+            *openai_stream(_OPENAI, words=()),
+        ),
+        Usage(input=1129, output=7),
+        generated_bytes=3 + 5 + 2,
+    ),
+    _openai(
+        "priority tier",
+        openai_stream(_OPENAI, service_tier="priority"),
+        Usage(input=1129, output=7),
+        "service_tier_priority",
+    ),
+    _openai(
+        "default tier, comments, CR LF, a byte order mark",
+        (
+            b"\xef\xbb\xbf: PROCESSING\r\n\r\n",
+            *(piece.replace(b"\n", b"\r\n") for piece in openai_stream(_OPENAI, service_tier="default")),
+        ),
+        Usage(input=1129, output=7),
+    ),
+)
+
+OPENAI_BODIES: tuple[Answer, ...] = (
+    _openai("JSON", (openai_completion(_LITELLM),), Usage(9, 100, 20, 1000, 7), stream=False),
+    _openai(
+        "JSON without usage",
+        (openai_completion(None),),
+        None,
+        "final_usage_missing",
+        stream=False,
+        exact=False,
+    ),
+    _openai(
+        "JSON error",
+        (b'{"error":{"message":"no","type":"invalid_request_error","param":null,"code":"model_not_found"}}',),
+        None,
+        stream=False,
+        exact=False,
+        error="invalid_request_error",
+        model=None,
+        generated_bytes=0,
+    ),
+)
+
+STREAMS = (*ANTHROPIC_STREAMS, *OPENAI_STREAMS)
+ANSWERS = (*STREAMS, *ANTHROPIC_BODIES, *OPENAI_BODIES)

@@ -1,0 +1,205 @@
+"""What is particular to the meter of chat completions: the official client agrees, and it knows its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai import OpenAI
+
+from goproxy.core.meter import Reading
+from goproxy.core.openai_meter import OpenAIMeter
+from goproxy.core.usage import Usage
+from tests.streams import (
+    DONE,
+    OPENAI_STREAMS,
+    Answer,
+    openai_choice,
+    openai_chunk,
+    openai_completion,
+    openai_content,
+    openai_stream,
+    openai_usage,
+)
+
+
+def read(*pieces: bytes, stream: bool = True) -> Reading:
+    """What a meter reads from these pieces, before the end of a stream or after that of a body."""
+    meter = OpenAIMeter(stream=stream)
+    for piece in pieces:
+        meter.feed(piece)
+    if not stream:
+        meter.end()
+    return meter.reading()
+
+
+@pytest.mark.parametrize("answer", [answer for answer in OPENAI_STREAMS if answer.exact], ids=str)
+def test_the_official_client_reads_the_same_counts(answer: Answer) -> None:
+    def send(_: httpx2.Request) -> httpx2.Response:
+        body = answer.body.removeprefix(b"\xef\xbb\xbf")
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body)
+
+    client = OpenAI(api_key="k", http_client=httpx2.Client(transport=httpx2.MockTransport(send)))
+    with client.chat.completions.create(model="m", messages=[], stream=True) as stream:
+        *_, usage = (chunk.usage for chunk in stream if chunk.usage)
+    told = read(answer.body).usage
+    assert told is not None
+    if not answer.flags:
+        assert (told.prompt, told.output) == (usage.prompt_tokens, usage.completion_tokens)
+        assert usage.total_tokens in (None, told.prompt + told.output)
+    details = usage.prompt_tokens_details
+    if details and details.cached_tokens is not None:
+        assert told.cache_read == details.cached_tokens
+
+
+def test_usage_is_final_in_a_chunk_without_choices() -> None:
+    whole = openai_stream(openai_usage(9, 7))
+    assert [read(*whole[: count + 1]).exact for count in range(len(whole))] == [False] * (len(whole) - 2) + [True, True]
+
+
+def test_usage_beside_a_choice_is_final_when_the_stream_is_done() -> None:
+    last = openai_chunk([openai_choice("stop")], usage=openai_usage(9, 7))
+    assert not read(*openai_content(), last).exact
+    assert read(*openai_content(), last, DONE).exact
+
+
+def test_content_after_the_usage_makes_it_stale_until_it_is_told_again() -> None:
+    usage = openai_chunk(usage=openai_usage(9, 7))
+    more = openai_chunk([openai_choice(content="more")])
+    assert read(usage).exact
+    told = read(usage, more, DONE)
+    assert (told.exact, told.flags) == (False, ("content_after_usage", "final_usage_missing"))
+    told = read(usage, more, openai_chunk(usage=openai_usage(9, 8)), DONE)
+    assert (told.exact, told.flags, told.usage) == (True, (), Usage(input=9, output=8))
+
+
+@given(
+    *(st.integers(0, 30) | st.none() for _ in range(3)),
+    st.integers(0, 60),
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.booleans(),
+)
+def test_the_kinds_come_to_the_counts_that_were_told(
+    cached: int | None,
+    written: int | None,
+    reasoning: int | None,
+    prompt: int,
+    completion: int,
+    off: int,
+    has_total: bool,
+) -> None:
+    usage = openai_usage(
+        prompt,
+        completion,
+        prompt + completion + off,
+        prompt_tokens_details={"cached_tokens": cached, "cache_write_tokens": written},
+        completion_tokens_details={"reasoning_tokens": reasoning},
+    )
+    if not has_total:
+        del usage["total_tokens"]
+    told = read(openai_completion(usage), stream=False)
+    assert told.usage is not None
+    assert told.exact
+    assert (told.usage.cache_read, told.usage.cache_write_5m) == (cached or 0, written or 0)
+    if not told.flags:
+        assert (told.usage.prompt, told.usage.output) == (prompt, completion)
+        assert told.usage.reasoning == (reasoning or 0)
+    elif "total_mismatch" not in told.flags:
+        assert told.usage.prompt + told.usage.output == usage["total_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("details", "usage", "flags"),
+    [
+        ({"cache_read_input_tokens": 10}, Usage(input=90, cache_read=10, output=7), ()),
+        (
+            {"cache_read_input_tokens": 10, "prompt_tokens_details": {"cached_tokens": 0}},
+            Usage(input=100, output=7),
+            ("total_mismatch",),
+        ),
+        (
+            {"cache_creation_input_tokens": 10, "prompt_tokens_details": {"cache_write_tokens": 0}},
+            Usage(input=100, output=7),
+            ("total_mismatch",),
+        ),
+        (
+            {"cache_creation": {"ephemeral_1h_input_tokens": 5}, "prompt_tokens_details": {"cache_write_tokens": 5}},
+            Usage(95, 0, 5, 0, 7),
+            (),
+        ),
+        ({"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}, Usage(input=100, output=7), ()),
+        (
+            {"cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4}},
+            Usage(93, 3, 4, 0, 7),
+            (),
+        ),
+        (
+            {"prompt_tokens_details": {"cache_creation_tokens": 5}},
+            Usage(95, 5, 0, 0, 7),
+            ("cache_write_split_assumed",),
+        ),
+        ({"prompt_tokens_details": {"cache_write_tokens": 5}}, Usage(95, 5, 0, 0, 7), ()),
+        ({"prompt_tokens_details": []}, Usage(input=100, output=7), ()),
+        ({"completion_tokens_details": {"reasoning_tokens": 5}}, Usage(input=100, output=7, reasoning=5), ()),
+        ({"completion_tokens_details": {"reasoning_tokens": 8}}, Usage(100, 0, 0, 0, 7, 7), ("total_mismatch",)),
+        ({"completion_tokens_details": {"audio_tokens": 2}}, Usage(input=100, output=7), ("audio_tokens",)),
+        ({"server_tool_use": {"web_search_requests": 1}}, Usage(input=100, output=7), ("server_tool_use",)),
+    ],
+)
+def test_details_are_parts_whatever_they_are_called(
+    details: dict[str, Any], usage: Usage, flags: tuple[str, ...]
+) -> None:
+    told = read(openai_completion(openai_usage(100, 7, **details)), stream=False)
+    assert (told.usage, told.flags) == (usage, flags)
+
+
+@pytest.mark.parametrize(
+    ("tier", "flags"),
+    [
+        ("default", ()),
+        ("standard", ()),
+        (None, ()),
+        ("flex", ("service_tier_flex",)),
+        ("priority", ("service_tier_priority",)),
+        ("scale", ("service_tier_other",)),
+    ],
+)
+def test_the_service_tier_is_flagged(tier: str | None, flags: tuple[str, ...]) -> None:
+    assert read(*openai_stream(openai_usage(9, 7), service_tier=tier)).flags == flags
+    assert read(openai_completion(openai_usage(9, 7), service_tier=tier), stream=False).flags == flags
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        (b'data: {"error":{"message":"m","type":"server_error","code":"c"}}\n\n', "server_error"),
+        (b'data: {"error":{"message":"m","type":null,"code":"rate_limit"}}\n\n', "rate_limit"),
+        (b'data: {"error":"secret prompt"}\n\n', "error"),
+        (b'data: {"object":"error","message":"m","type":"BadRequestError","code":400}\n\n', "BadRequestError"),
+        (b'event: error\ndata: {"message":"m"}\n\n', "error"),
+        (openai_chunk([openai_choice("error")], error={"code": 502, "message": "m"}), "502"),
+        (openai_chunk([openai_choice("stop")], error=None), None),
+    ],
+)
+def test_errors_are_seen(event: bytes, error: str | None) -> None:
+    assert read(*openai_content(), event).error == error
+
+
+def test_the_model_is_the_first_that_is_named() -> None:
+    nameless = [openai_chunk(model="")] * 3
+    assert read(*nameless, openai_chunk(model="a"), openai_chunk(model="b")).model == "a"
+    assert read(*[openai_chunk([openai_choice(content="x")], model="")] * 20, openai_chunk(model="a")).model is None
+
+
+def test_arguments_of_tools_and_several_choices_are_content() -> None:
+    chunk = openai_chunk(
+        [
+            openai_choice(tool_calls=[{"index": 0, "function": {"arguments": '{"x":'}}], function_call=None),
+            {**openai_choice(content="abc", reasoning_content="de", reasoning=None), "index": 1},
+        ]
+    )
+    assert read(chunk).generated_bytes == len('{"x":' + "abc" + "de")
