@@ -6,9 +6,10 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SUDO := $(shell test "$$(id -u)" = 0 || echo 'sudo -E env HOME=/root PATH="$(PATH)"')
 RESULTS := .cache/test-results
-SCENARIOS := check_first default lifecycle
+TEST_WORLD := TESTKIT_NAME=gateway-test TESTKIT_NETWORK=198.18.78 TESTKIT_DIR="$(CURDIR)/.testkit"
+SCENARIOS := check_first default billing lifecycle
 
-.PHONY: help demo demo-down test lint unit molecule docs lock collection clean
+.PHONY: help demo demo-down test lint unit molecule figures-billing docs lock collection clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -54,6 +55,7 @@ lint: .venv/.installed
 ## make unit         the tests that need no container
 unit: .venv/.installed
 	@mkdir -p $(RESULTS)
+	@$(SUDO) testkit/packages.sh postgresql strace
 	@echo "== unit tests: proxy_app"
 	@cd proxy_app && ../$(BIN)/pytest -q --junitxml=../$(RESULTS)/proxy_app.xml
 	@echo "== unit tests: collection"
@@ -71,8 +73,14 @@ molecule: .venv/.installed
 	  $(SUDO) $(BIN)/molecule test -s $$scenario || code=1; \
 	  $(BIN)/python tests/summary.py $(RESULTS) molecule-$$scenario || code=1; \
 	done; \
+	$(SUDO) env $(TEST_WORLD) $(BIN)/ansible-playbook testkit/down.yml -i inventory/demo; \
 	$(SUDO) testkit/engine.sh stop; \
 	exit $$code
+
+## make figures-billing   measures what is billed; SIZE=0.01 for a short run
+figures-billing: .venv/.installed
+	@$(SUDO) testkit/packages.sh strace
+	@PYTHONPATH=proxy_app $(BIN)/python bench/billing.py --size $(or $(SIZE),1)
 
 ## make docs         writes docs/roles from the roles' argument_specs
 docs: .venv/.installed

@@ -14,7 +14,7 @@ from typing import Any
 from testinfra.host import Host
 
 from .nginx import Directive, read_dump
-from .specification import EDGE, NETWORK
+from .specification import BACKEND, EDGE, NETWORK
 
 COMPOSE_FILE = "/opt/trollllm/docker-compose.prod.yml"
 ESTABLISHED = "01"  # in /proc/net/tcp
@@ -34,6 +34,17 @@ while b"\\r\\n\\r\\n" not in head:
     if head or data.startswith(b"POST "):
         head += data
 print(head.split(b"\\r\\n\\r\\n")[0].decode())
+"""
+
+# Prints status and body of a GET request.
+GETTER = """
+import sys, urllib.error, urllib.request
+request = urllib.request.Request(sys.argv[1], headers={"Authorization": sys.argv[2]} if sys.argv[2] else {})
+try:
+    answer = urllib.request.urlopen(request, timeout=10)
+except urllib.error.HTTPError as error:
+    answer = error
+print(answer.status, answer.read().decode(), sep="\\n")
 """
 
 
@@ -110,6 +121,12 @@ class Vps:
             name, _, value = field.partition(":")
             headers.setdefault(name.lower(), []).append(value.strip())
         return line, headers
+
+    def get(self, url: str, authorization: str = "") -> tuple[int, str]:
+        """Ask for something on the private network, from within the backend's container: status and body."""
+        told = self.run("docker exec %s python3 -c %s %s %s", BACKEND, GETTER, url, authorization)
+        status, _, body = told.partition("\n")
+        return int(status), body
 
     def edge(self) -> Directive:
         """Give the configuration that the running edge has."""

@@ -9,7 +9,7 @@ from typing import Any
 def dns_records(
     upstreams: Sequence[Mapping[str, Any]], ipv4: str, ipv6: str = "", ttl: bool = True
 ) -> list[dict[str, Any]]:
-    """An A record per upstream's domain, and an AAAA record where the host has an IPv6 address.
+    """An A record per domain, and an AAAA record where the host has an IPv6 address.
 
     Without ``ttl`` any TTL is right.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 MIB = 1024 * 1024
@@ -11,7 +13,8 @@ MIB = 1024 * 1024
 
 def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of goproxy_upstreams -> the content of its config.json. Numbers stay as the operator wrote them."""
-    return {
+    disconnect = upstream["disconnect"]
+    config = {
         "upstream": upstream["name"],
         "domain": upstream["domain"],
         "port": upstream["port"],
@@ -25,6 +28,8 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
                 "upstream": upstream["name"],
                 "upstream_model_id": model["upstream_model_id"],
                 "billing_multiplier": model["multiplier"],
+                "context_tokens": model["context_tokens"],
+                "max_output_tokens": model["max_output_tokens"],
                 "prices": [
                     {"effective_from": price["effective_from"], "tiers": [dict(tier) for tier in price["tiers"]]}
                     for price in model["prices"]
@@ -34,21 +39,43 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "timeouts": dict(upstream["timeouts"]),
         "max_body_bytes": upstream["max_body_mib"] * MIB,
+        "include_usage": upstream["include_usage"],
+        "disconnect": {
+            "policy": disconnect["policy"],
+            "seconds": disconnect["seconds"],
+            "bytes": disconnect["max_mib"] * MIB,
+            "concurrent": disconnect["concurrent"],
+        },
     }
+    if upstream["wallet"] is not None:
+        config["wallet"] = upstream["wallet"]
+    return config
 
 
-def api_keyring(keys: Mapping[str, str]) -> dict[str, Any]:
-    """Account -> API key, turned into the content of keys.json: digests only, so that the file opens nothing."""
+def api_keyring(keys: Mapping[str, str], opening_credits: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Account -> API key, turned into the content of keys.json: digests only, so that the file opens nothing.
+
+    Credits are US dollars, and nano-dollars in the file: exactly what the operator wrote, by its decimal digits.
+    """
     return {
         "keys": [
             {"account": account, "prefix": key[:11], "sha256": hashlib.sha256(key.encode()).hexdigest()}
             for account, key in sorted(keys.items())
-        ]
+        ],
+        "opening_credits": {
+            account: int(Decimal(str(dollars)).scaleb(9).to_integral_value())
+            for account, dollars in sorted((opening_credits or {}).items())
+        },
     }
+
+
+def proxy_token(operator_token: str, upstream: str) -> str:
+    """What a proxy shows to the backend: made from the operator's token, so that the vault holds one secret."""
+    return hmac.digest(operator_token.encode(), f"proxy of {upstream}".encode(), "sha256").hex()
 
 
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Any]:
-        return {"goproxy_config": goproxy_config, "api_keyring": api_keyring}
+        return {"goproxy_config": goproxy_config, "api_keyring": api_keyring, "proxy_token": proxy_token}

@@ -28,7 +28,10 @@ REQUIRED = {
     "multiplier_band": "give the lowest and the highest multiplier, like [1.04, 1.1]",
     "models": "give at least one model of goproxy_price_book, like claude-opus-4-5: {multiplier: 1.08}",
 }
-OPTIONAL = ("max_body_mib", "timeouts", "ttl")
+OPTIONAL = ("disconnect", "include_usage", "max_body_mib", "timeouts", "ttl", "wallet")
+DEFAULT_DISCONNECT = {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64}
+DISCONNECT_LIMITS = {"seconds": 3600, "max_mib": 1024, "concurrent": 10_000}
+POLICIES = ("drain", "abort")
 PROTOCOLS = ("anthropic", "openai")
 TAKEN_PORTS = {80: "the edge", 443: "the edge", 8000: "the backend"}
 
@@ -170,6 +173,13 @@ class Reader:
         max_body_mib = self.facts.max_body_mib
         if "max_body_mib" in fields:
             max_body_mib = site.read_max_body_mib(fields["max_body_mib"])
+        wallet = self.wallet(fields["wallet"]) if "wallet" in fields else None
+        include_usage: bool | None = True
+        if "include_usage" in fields:
+            include_usage = fields["include_usage"].boolean("give true or false")
+        disconnect: dict[str, Any] = dict(DEFAULT_DISCONNECT)
+        if "disconnect" in fields:
+            disconnect |= self.disconnect(fields["disconnect"])
         if len(self.source.problems) > count or port is None:
             return None
         return {
@@ -184,6 +194,9 @@ class Reader:
             "models": models,
             "timeouts": timeouts,
             "max_body_mib": max_body_mib,
+            "wallet": wallet,
+            "include_usage": include_usage,
+            "disconnect": disconnect,
         }
 
     def domain(self, field: Field) -> str | None:
@@ -191,6 +204,8 @@ class Reader:
         domain = site.read_domain(field, f"give a name in the zone {zone}" if zone else REQUIRED["domain"])
         if domain is not None and zone is not None and domain != zone and not domain.endswith(f".{zone}"):
             field.report(f'is "{domain}", outside the zone {zone}', f"give {zone} or a name that ends in .{zone}")
+        if domain is not None and domain == self.facts.admin_domain:
+            field.report(f"is {domain}, gateway_admin_domain too", "give one of them another name")
             return None
         return domain
 
@@ -271,6 +286,32 @@ class Reader:
             return None
         return [low, high]
 
+    @staticmethod
+    def wallet(field: Field) -> str | None:
+        right = "give a name of up to 41 small letters, digits and '-', or leave it out for the account's own wallet"
+        name = field.text(right)
+        if name is not None and not NAME.fullmatch(name):
+            field.report(f"is {shown(name)}", right)
+            return None
+        return name
+
+    @staticmethod
+    def disconnect(field: Field) -> dict[str, Any]:
+        """What of it is given, and right."""
+        fields = field.record({}, optional=tuple(DEFAULT_DISCONNECT)) or {}
+        given: dict[str, Any] = {}
+        for name, place in fields.items():
+            if name == "policy":
+                right = f"give {listed(POLICIES)}"
+                policy = place.text(right)
+                if policy is not None and policy not in POLICIES:
+                    place.report(f"is {shown(policy)}", right)
+                given[name] = policy
+            else:
+                limit = DISCONNECT_LIMITS[name]
+                given[name] = place.integer(1, limit, f"give a whole number, 1 to {limit}")
+        return given
+
     def read_models(self, field: Field, band: list[int | float] | None) -> list[dict[str, Any]]:
         right = "give at least one model of goproxy_price_book, like claude-opus-4-5: {multiplier: 1.08}"
         entries = field.mapping(right)
@@ -291,6 +332,8 @@ class Reader:
                         "aliases": priced["aliases"],
                         "upstream_model_id": upstream_model_id or priced["id"],
                         "multiplier": multiplier,
+                        "context_tokens": priced["context_tokens"],
+                        "max_output_tokens": priced["max_output_tokens"],
                         "prices": priced["prices"],
                     }
                 )

@@ -9,7 +9,7 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from .field import Field, Problem, listed, nearest, shown
 DEFAULT_TTL = 300
 DEFAULT_TIMEOUTS = {"connect": 10, "first_byte": 300, "idle": 120, "total": 3600}
 DEFAULT_MAX_BODY_MIB = 32
+MOST_CREDIT = 1_000_000
 NEW_KEY = "`PYTHONPATH=proxy_app python3 -m goproxy.cli key new`"
 
 REQUIRED = {
@@ -27,6 +28,7 @@ REQUIRED = {
     "gateway_dns_provider": "give rfc2136, cloudflare, route53, hcloud or none",
     "gateway_acme_email": "give an address that the certificate authority may write to",
     "gateway_api_keys": f"give at least one account and its key ({NEW_KEY} makes one)",
+    "gateway_operator_token": f"give the secret that opens the admin API ({NEW_KEY} makes one)",
 }
 OPTIONAL = (
     "gateway_ipv6",
@@ -39,6 +41,9 @@ OPTIONAL = (
     "gateway_max_body_mib",
     "gateway_base_image",
     "gateway_dir",
+    "gateway_opening_credits",
+    "gateway_database_url",
+    "gateway_admin_domain",
 )
 VARIABLES = (*REQUIRED, *OPTIONAL)
 
@@ -89,6 +94,7 @@ class Site:
     ttl: int | None
     timeouts: dict[str, int] | None
     max_body_mib: int | None
+    admin_domain: str | None  # also None where there is none
 
 
 def read(settings: Mapping[str, Any], problems: list[Problem]) -> Site:
@@ -105,6 +111,8 @@ def read(settings: Mapping[str, Any], problems: list[Problem]) -> Site:
     for name, check in CHECKS.items():
         if name in fields:
             check(fields[name])
+    if "gateway_opening_credits" in fields:
+        check_opening_credits(fields["gateway_opening_credits"], settings.get("gateway_api_keys"))
     if "gateway_dns_provider" in fields:
         check_dns(fields["gateway_dns_provider"], settings, problems)
     return Site(
@@ -116,6 +124,9 @@ def read(settings: Mapping[str, Any], problems: list[Problem]) -> Site:
         max_body_mib=read_max_body_mib(fields["gateway_max_body_mib"])
         if "gateway_max_body_mib" in fields
         else DEFAULT_MAX_BODY_MIB,
+        admin_domain=read_admin_domain(fields["gateway_admin_domain"], settings.get("gateway_zone"))
+        if settings.get("gateway_admin_domain")
+        else None,
     )
 
 
@@ -246,6 +257,16 @@ def read_zone(field: Field) -> str | None:
     if zone in EXAMPLE_DOMAINS:
         field.report(f"is {shown(zone)}, a placeholder", right)
     return zone
+
+
+def read_admin_domain(field: Field, zone: Any) -> str | None:
+    """Where the admin API can be reached from outside; empty: nowhere."""
+    right = f"give a name in the zone {zone}, or leave it out"
+    domain = read_domain(field, right)
+    if domain is not None and not domain.endswith(f".{zone}"):
+        field.report(f'is "{domain}", outside the zone {zone}', right)
+        return None
+    return domain
 
 
 def check_ipv4(field: Field) -> None:
@@ -380,20 +401,53 @@ def check_api_keys(field: Field) -> None:
         entry = field.child(account, place.value, secret=True)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", account):
             entry.report("is no account name", "use up to 64 letters, digits and . _ @ -, a letter or digit first")
-        key = entry.text(make)
+        key = check_key(entry, make)
         if key is None:
             continue
-        if secret.is_placeholder(key):
-            entry.report("is a placeholder", make)
-        elif not secret.is_sendable(key):
-            entry.report("has white space or a character beyond ASCII in it", "look for a line break at its end")
-        elif secret.is_mistyped(key):
-            entry.report("is mistyped: its checksum does not fit", f"copy the whole tg- key again, or {make}")
-        elif len(key) < 32:
-            entry.report(f"is {len(key)} characters long", f"use 32 or more; {make}")
         if key in owners:
             entry.report(f"is the key of {owners[key]} too", "give each account a key of its own")
         owners.setdefault(key, account)
+
+
+def check_key(field: Field, make: str) -> str | None:
+    """A secret that opens something of ours; None when it is no text."""
+    key = field.text(make)
+    if key is None:
+        return None
+    if secret.is_placeholder(key):
+        field.report("is a placeholder", make)
+    elif not secret.is_sendable(key):
+        field.report("has white space or a character beyond ASCII in it", "look for a line break at its end")
+    elif secret.is_mistyped(key):
+        field.report("is mistyped: its checksum does not fit", f"copy the whole tg- key again, or {make}")
+    elif len(key) < 32:
+        field.report(f"is {len(key)} characters long", f"use 32 or more; {make}")
+    return key
+
+
+def check_operator_token(field: Field) -> None:
+    check_key(replace(field, secret=True), f"make one with {NEW_KEY}")
+
+
+def check_opening_credits(field: Field, accounts: Any) -> None:
+    """What an account is given once, when it is made."""
+    right = "give accounts of gateway_api_keys and US dollars, like {alice: 10}"
+    known = accounts if isinstance(accounts, Mapping) else {}
+    for account, amount in (field.mapping(right) or {}).items():
+        if account not in known:
+            near = nearest(account, known)
+            amount.report("is no account of gateway_api_keys", f"did you mean {near}?" if near else right)
+        dollars = amount.number(right)
+        if dollars is not None and not 0 <= dollars <= MOST_CREDIT:
+            amount.report(f"is {dollars}", f"give 0 to {MOST_CREDIT} US dollars")
+
+
+def check_database_url(field: Field) -> None:
+    right = "give postgresql://USER:PASSWORD@HOST:PORT/NAME, or leave it out for SQLite on the host"
+    field = replace(field, secret=True)
+    text = field.text(right)
+    if text is not None and not (text.startswith("postgresql://") and secret.is_sendable(text)):
+        field.report("is no URL of PostgreSQL", right)
 
 
 def check_ca_certificates(field: Field) -> None:
@@ -450,6 +504,8 @@ CHECKS = {
     "gateway_acme_email": check_email,
     "gateway_acme_directory": check_acme_directory,
     "gateway_api_keys": check_api_keys,
+    "gateway_operator_token": check_operator_token,
+    "gateway_database_url": check_database_url,
     "gateway_extra_ca_certificates": check_ca_certificates,
     "gateway_base_image": check_image,
     "gateway_dir": check_directory,

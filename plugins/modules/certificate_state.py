@@ -106,7 +106,7 @@ renewal:
 refused:
   description:
     - The names that the authority refused lately, each with the time, ISO 8601, UTC.
-    - Read from C(renewal/LINEAGE.refused), a JSON object C({"server": URL, "names": {NAME: TIME}}).
+    - Read from C(renewal/LINEAGE.refused), a JSON object with C(server), a URL, and C(names), name to time.
   type: dict
   returned: always
 deployed:
@@ -151,9 +151,7 @@ def refused(path: str, server: str, hours: int) -> dict[str, str]:
         since = x509_certificate.now() - datetime.timedelta(hours=hours)
         if document["server"] != server:
             return {}
-        return {
-            name: time for name, time in document["names"].items() if datetime.datetime.fromisoformat(time) > since
-        }
+        return {name: time for name, time in document["names"].items() if datetime.datetime.fromisoformat(time) > since}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

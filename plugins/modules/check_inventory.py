@@ -103,6 +103,8 @@ ansible_facts:
               aliases: [claude-opus-4-5]
               upstream_model_id: claude-opus-4-5-20251101
               multiplier: 1.08
+              context_tokens: 200000
+              max_output_tokens: 64000
               prices:
                 - effective_from: "2025-11-24"
                   tiers:
@@ -115,6 +117,18 @@ ansible_facts:
           description: The largest request, in MiB.
           type: int
           sample: 32
+        wallet:
+          description: The wallet of each account that pays here; null is the one of the account's own name.
+          type: str
+          sample: null
+        include_usage:
+          description: Whether OpenAI streams are asked for their usage where the client did not.
+          type: bool
+          sample: true
+        disconnect:
+          description: What becomes of an answer whose client has gone, and within which bounds.
+          type: dict
+          sample: {policy: drain, seconds: 120, max_mib: 16, concurrent: 64}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -1,4 +1,4 @@
-"""The command line: `goproxy serve`, `backend`, `check-config`, `check-upstream`, `healthcheck`, `key new`.
+"""The command line: `goproxy serve`, `backend`, `admin`, `check-config`, `check-upstream`, `healthcheck`, `key new`.
 
 Whatever an operator can get wrong ends in one clear line on standard error and exit code 1. The imports stand inside
 the verbs, so that a health check every few seconds does not load a web framework.
@@ -15,14 +15,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from goproxy import __version__
+from goproxy.admin import add_verbs, run
+from goproxy.admin_client import AdminError
+
+if TYPE_CHECKING:
+    from goproxy.control_plane.catalogue import Catalogue
+    from goproxy.control_plane.plane import ControlPlane
 
 _CONFIG_PATH = "/app/config.json"
 _KEYS_PATH = "/app/keys/keys.json"
 _SECRET_PATH = "/run/secrets/upstream_api_key"  # noqa: S105 - where it is, not what it is
+_PROXY_TOKEN_PATH = "/run/secrets/proxy_token"  # noqa: S105
 _CA_PATH = "/app/ca"
+_JOURNAL_PATH = "/var/lib/goproxy"
+_BACKEND_URL = "http://backend:8000"
+_STORE_PATH = Path("/var/lib/backend")
+_DATABASE_URL_PATH = "/run/secrets/backend_database_url"
+_OPERATOR_TOKEN_PATH = "/run/secrets/operator_token"  # noqa: S105
+_PROXY_TOKENS_PATH = "/run/secrets/proxy_tokens"
 _BACKEND_PORT = 8000
 _GRACE_SECONDS = 120.0
 _HEALTHCHECK_SECONDS = 5.0
@@ -52,8 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = verbs.add_parser("serve", help="serve the upstream of CONFIG_PATH (data plane)")
     serve.set_defaults(verb=_serve)
 
-    backend = verbs.add_parser("backend", help="serve the catalogue of all upstreams (control plane)")
+    backend = verbs.add_parser("backend", help="keep accounts, keys and the ledger of all upstreams (control plane)")
     backend.set_defaults(verb=_backend)
+
+    admin = verbs.add_parser("admin", help="ask the backend's admin API")
+    add_verbs(admin)
+    admin.set_defaults(verb=_admin)
 
     check = verbs.add_parser("check-config", help="say what is wrong with configuration files")
     check.add_argument("files", nargs="+", metavar="FILE", type=Path)
@@ -75,7 +93,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     import asyncio
 
     from goproxy.config import ConfigError, load_config
-    from goproxy.data_plane.keyring import Keyring
+    from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
     from goproxy.data_plane.server import serve
     from goproxy.data_plane.upstream import UnusableSecret, read_secret, trust
     from goproxy.hosting import CannotListen
@@ -84,15 +102,17 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     try:
         config = load_config(_path(environment, "CONFIG_PATH", _CONFIG_PATH))
         secret = read_secret(_path(environment, "UPSTREAM_API_KEY_PATH", _SECRET_PATH))
+        proxy_token = read_secret(_path(environment, "PROXY_TOKEN_PATH", _PROXY_TOKEN_PATH))
         tls = trust(_path(environment, "CA_PATH", _CA_PATH))
     except (ConfigError, UnusableSecret) as problem:
         raise CannotStart(problem) from None
     grace = _number(environment, "GRACE_SECONDS", _GRACE_SECONDS)
-    keyring = Keyring(_path(environment, "KEYS_PATH", _KEYS_PATH))
+    journal = _path(environment, "JOURNAL_PATH", _JOURNAL_PATH)
+    backend_url = environment.get("BACKEND_URL") or _BACKEND_URL
     start_logging()
     try:
-        asyncio.run(serve(config, keyring, secret, tls, grace))
-    except CannotListen as problem:
+        asyncio.run(serve(config, secret, tls, grace, journal, backend_url, proxy_token))
+    except (CannotListen, JournalInUse, JournalUnwritable) as problem:
         raise CannotStart(problem) from None
     return 0
 
@@ -115,11 +135,70 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     if catalogue.problems:
         raise CannotStart("\n".join(catalogue.problems.values()))
     start_logging()
+    plane = _control_plane(catalogue, environment)
     try:
-        asyncio.run(serve(catalogue, port, grace))
+        asyncio.run(serve(catalogue, plane, port, grace))
     except CannotListen as problem:
         raise CannotStart(problem) from None
     return 0
+
+
+def _control_plane(catalogue: Catalogue, environment: Mapping[str, str]) -> ControlPlane | None:
+    """The control plane on its store; None: there is nowhere to keep one.
+
+    Raises:
+        CannotStart: the store cannot be used.
+    """
+    from goproxy.control_plane.credentials import ProxyTokens, TokenFile
+    from goproxy.control_plane.declared import DeclaredFile
+    from goproxy.control_plane.metrics import Metrics
+    from goproxy.control_plane.plane import ControlPlane
+    from goproxy.control_plane.store.database import Database, StoreUnavailable, UnusableStore
+    from goproxy.observe import log
+
+    url = _database_url(environment)
+    if url is None:
+        log(
+            "no store: serving the catalogue alone",
+            reason=f"BACKEND_DATABASE_URL is not set, and {_STORE_PATH} is not a writable directory",
+        )
+        return None
+    os.umask(0o077)  # what the store holds is nobody else's business
+    metrics = Metrics()
+    try:
+        database = Database(url, metrics.worked)
+        database.migrate()
+        return ControlPlane(
+            catalogue,
+            database,
+            operator=TokenFile(_path(environment, "OPERATOR_TOKEN_PATH", _OPERATOR_TOKEN_PATH)),
+            proxies=ProxyTokens(_path(environment, "PROXY_TOKENS_PATH", _PROXY_TOKENS_PATH)),
+            declared=DeclaredFile(_path(environment, "KEYS_PATH", _KEYS_PATH)),
+            metrics=metrics,
+        )
+    except (UnusableStore, StoreUnavailable) as problem:
+        raise CannotStart(f"the store cannot be used: {problem}") from None
+
+
+def _database_url(environment: Mapping[str, str]) -> str | None:
+    """Where the store is: as the variable says, or a file of secrets (a URL may hold a password), or SQLite's file."""
+    if url := environment.get("BACKEND_DATABASE_URL"):
+        return url
+    path = _path(environment, "BACKEND_DATABASE_URL_PATH", _DATABASE_URL_PATH)
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        writable = _STORE_PATH.is_dir() and os.access(_STORE_PATH, os.W_OK)
+        return f"sqlite:///{_STORE_PATH}/backend.sqlite3" if writable else None
+    except (OSError, ValueError):
+        raise CannotStart(f"{path}: the store's URL cannot be read") from None
+
+
+def _admin(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    try:
+        return run(chosen, environment)
+    except AdminError as problem:
+        raise CannotStart(problem) from None
 
 
 def _check_config(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:

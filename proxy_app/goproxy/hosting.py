@@ -11,6 +11,7 @@ import logging
 import secrets
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,13 +44,20 @@ class Stay:
 
     def __init__(self) -> None:
         self.leaving = False
+        self._left_at = 0.0
         self._running: set[asyncio.Task[object]] = set()
         self._asked = asyncio.Event()
 
     def leave(self) -> None:
         """Ask the process to leave."""
         self.leaving = True
+        self._left_at = time.monotonic()
         self._asked.set()
+
+    def left_of(self, grace: float) -> float:
+        """Seconds that are left of the grace period, and at least a few for what must be written down."""
+        gone = time.monotonic() - self._left_at if self.leaving else grace
+        return max(_LAST_WORDS, grace - gone)
 
     async def until_asked_to_leave(self) -> None:
         await self._asked.wait()

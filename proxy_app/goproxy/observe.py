@@ -1,4 +1,4 @@
-"""What an operator sees of a running goproxy: JSON lines on standard output, and metrics for Prometheus.
+"""What an operator sees of a running goproxy: JSON lines on standard output, and Prometheus's text format.
 
 A request leaves one line. No line ever holds a key, a prompt or the text of an answer; exceptions are told by type and
 place and not by their text, because the text of a parser's exception quotes the bytes that it stumbled over.
@@ -11,7 +11,6 @@ import logging
 import sys
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -54,75 +53,12 @@ class RequestRecord:
     bytes_out: int = 0
     first_byte_ms: float | None = None
     upstream_request_id: str | None = None
+    is_paid: bool = False
+    """Something is held for it: its line is written when it is settled."""
 
     def age_ms(self) -> float:
         """Milliseconds since the request came."""
         return round((time.monotonic() - self.started) * 1000, 1)
-
-
-class Observer:
-    """Counts and logs the requests of one upstream."""
-
-    def __init__(self, upstream: str) -> None:
-        self._upstream = upstream
-        self._requests: Counter[tuple[str, str, str]] = Counter()
-        self._open: dict[int, RequestRecord] = {}
-
-    def begin(self, record: RequestRecord) -> None:
-        """A request came."""
-        self._open[id(record)] = record
-
-    def end(self, record: RequestRecord) -> None:
-        """It is over: count it, and write its line."""
-        del self._open[id(record)]
-        self._requests[record.protocol, str(record.status), record.outcome] += 1
-        log(
-            "request",
-            request_id=record.request_id,
-            upstream=self._upstream,
-            route=record.route,
-            protocol=record.protocol,
-            account=record.account,
-            model=record.model,
-            stream=record.stream,
-            status=record.status,
-            outcome=record.outcome,
-            bytes_in=record.bytes_in,
-            bytes_out=record.bytes_out,
-            first_byte_ms=record.first_byte_ms,
-            ms=record.age_ms(),
-            upstream_request_id=record.upstream_request_id,
-        )
-
-    def metrics(self) -> str:
-        """All metrics, in Prometheus's text format (0.0.4)."""
-        upstream = {"upstream": self._upstream}
-        streams = sum(record.stream for record in self._open.values())
-        return "".join(
-            (
-                metric(
-                    "goproxy_requests_total",
-                    "counter",
-                    "Requests that ended, by the status that the client got.",
-                    (
-                        (upstream | {"protocol": protocol, "status": status, "outcome": outcome}, n)
-                        for (protocol, status, outcome), n in sorted(self._requests.items())
-                    ),
-                ),
-                metric(
-                    "goproxy_requests_in_flight",
-                    "gauge",
-                    "Requests that are being served.",
-                    [(upstream, len(self._open))],
-                ),
-                metric(
-                    "goproxy_streams_in_flight",
-                    "gauge",
-                    "Those of them that asked for a stream.",
-                    [(upstream, streams)],
-                ),
-            )
-        )
 
 
 def metric(name: str, kind: str, text: str, samples: Iterable[tuple[dict[str, str], int]]) -> str:

@@ -74,9 +74,11 @@ class Lines(logging.Handler):
         lines: list[dict[str, Any]] = [json.loads(text) for text in self.text]
         return [line for line in lines if line["event"] == event]
 
-    @property
-    def request(self) -> dict[str, Any]:
-        """The line of the only request."""
+    async def request(self) -> dict[str, Any]:
+        """The line of the only request. That of a paid one is written when it is settled, which may be a moment off."""
+        async with asyncio.timeout(2):
+            while not self.all("request"):
+                await asyncio.sleep(0.005)
         (line,) = self.all("request")
         return line
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import aiohttp
@@ -16,11 +17,14 @@ from aiohttp import web
 
 from goproxy.config import parse_config
 from goproxy.core.keys import digest, new_key
-from goproxy.data_plane.keyring import Keyring
+from goproxy.core.pricing import NANODOLLARS
+from goproxy.data_plane.books import Books, books_for
+from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.request import Gateway
-from goproxy.data_plane.server import make_app
+from goproxy.data_plane.server import gateway_for, make_app
 from goproxy.data_plane.upstream import reach
 from goproxy.hosting import Stay, make_runner
+from tests.backend import Backend, proxy_token, running_backend
 from tests.provider import Provider, Script, running_provider
 
 UPSTREAM_SECRET = "sk-upstream-CANARY-0123456789"
@@ -91,7 +95,8 @@ def write_keys(path: Path, **accounts: str) -> None:
     """Write keys.json as the role does: beside, then renamed."""
     entries = [{"account": account, "prefix": key[:11], "sha256": digest(key)} for account, key in accounts.items()]
     beside = path.with_suffix(".new")
-    beside.write_text(json.dumps({"keys": entries}))
+    credit = dict.fromkeys(accounts, 1000 * NANODOLLARS)
+    beside.write_text(json.dumps({"keys": entries, "opening_credits": credit}))
     beside.rename(path)
 
 
@@ -103,6 +108,18 @@ class Running:
     stay: Stay
     keys: Path
     runner: web.AppRunner
+    books: Books
+    backend: Backend
+    gateway: Gateway
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """What the ledger has of requests, once all that is settled has arrived there; the oldest first."""
+        async with asyncio.timeout(5):
+            await self.gateway.aftermath.settled()
+            while self.books.standing.unposted_rows or self.books.standing.unsettled_rows:
+                await asyncio.sleep(0.01)
+        page = await self.backend.get("rows", kind="request")
+        return list(reversed(page["rows"]))
 
     @property
     def url(self) -> str:
@@ -111,20 +128,40 @@ class Running:
 
 @asynccontextmanager
 async def running_gateway(
-    document: dict[str, Any], keys: Path, tls: ssl.SSLContext | None = None
+    document: dict[str, Any], keys: Path, tls: ssl.SSLContext | None = None, grace: float = 5
 ) -> AsyncIterator[Running]:
-    """Run a goproxy with this configuration."""
+    """Run a goproxy with this configuration, and a backend with the accounts of `keys`."""
+    async with (
+        running_backend(Path(mkdtemp(dir=keys.parent)), keys, document) as backend,
+        running_proxy(document, backend, tls, grace) as running,
+    ):
+        yield running
+
+
+@asynccontextmanager
+async def running_proxy(
+    document: dict[str, Any], backend: Backend, tls: ssl.SSLContext | None = None, grace: float = 5
+) -> AsyncIterator[Running]:
+    """Run a goproxy with this configuration, of which the backend knows."""
     config = parse_config(json.dumps(document).encode())
-    keyring, stay = Keyring(keys), Stay()
-    keyring.look()
-    async with reach(config.upstream, UPSTREAM_SECRET, config.timeouts, tls or _TRUST) as upstream:
-        runner = make_runner(make_app(Gateway(config, keyring, upstream), stay))
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            yield Running(runner.addresses[0][1], stay, keys, runner)
-        finally:
-            await runner.cleanup()
+    stay, keys = Stay(), backend.keys
+    journal = Path(mkdtemp(prefix="journal-", dir=backend.directory))
+    async with (
+        books_for(config, journal, backend.url, proxy_token(config.upstream)) as books,
+        reach(config.upstream, UPSTREAM_SECRET, config.timeouts, tls or _TRUST) as upstream,
+    ):
+        observer = Observer(config.upstream, books)
+        async with gateway_for(config, books, upstream, observer, stay, grace) as gateway:
+            runner = make_runner(make_app(gateway))
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            async with asyncio.timeout(5):
+                while keys.exists() and not len(books.keys):
+                    await asyncio.sleep(0.005)
+            try:
+                yield Running(runner.addresses[0][1], stay, keys, runner, books, backend, gateway)
+            finally:
+                await runner.cleanup()
 
 
 @dataclass

@@ -29,11 +29,13 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
     """Everything that `serve` needs, in order."""
     (tmp_path / "config.json").write_text(json.dumps(config_document()))
     (tmp_path / "secret").write_text("sk-CANARY\n")
+    (tmp_path / "token").write_text("proxy-token\n")
     (tmp_path / "ca").mkdir()
     variables = {
         "CONFIG_PATH": str(tmp_path / "config.json"),
         "UPSTREAM_API_KEY_PATH": str(tmp_path / "secret"),
-        "KEYS_PATH": str(tmp_path / "keys.json"),
+        "PROXY_TOKEN_PATH": str(tmp_path / "token"),
+        "JOURNAL_PATH": str(tmp_path / "journal"),
         "CA_PATH": str(tmp_path / "ca"),
     }
     for name, value in variables.items():
@@ -82,7 +84,7 @@ def test_serve_with_a_bad_configuration(environment: dict[str, str], capsys: pyt
 
 def test_serve_without_a_secret(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     Path(environment["UPSTREAM_API_KEY_PATH"]).unlink()
-    assert "secret: the upstream's key cannot be read: No such file or directory" in complaint(capsys, "serve")
+    assert "secret: the secret cannot be read: No such file or directory" in complaint(capsys, "serve")
 
 
 @pytest.mark.parametrize("secret", [b"", b"\n", b"sk-CANARY\nsk-other", b"sk CANARY", b"\xff\xfe"])
@@ -90,7 +92,7 @@ def test_serve_with_a_secret_that_is_none(
     environment: dict[str, str], capsys: pytest.CaptureFixture[str], secret: bytes
 ) -> None:
     Path(environment["UPSTREAM_API_KEY_PATH"]).write_bytes(secret)
-    assert "secret: holds no API key; expected one line" in complaint(capsys, "serve")
+    assert "secret: holds no secret; expected one line" in complaint(capsys, "serve")
 
 
 def test_serve_with_a_ca_that_is_none(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:

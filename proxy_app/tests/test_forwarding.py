@@ -133,7 +133,7 @@ async def test_a_key_arrives_either_way(gateway: Running, lines: Lines, shown: d
         session.post(f"{gateway.url}/v1/messages", data=BODY, headers=shown) as answer,
     ):
         assert answer.status == 200
-    assert lines.request["account"] == "alice"
+    assert (await lines.request())["account"] == "alice"
 
 
 async def test_an_alias_is_passed_as_it_is_named_when_the_upstream_knows_it_so(provider: Provider, keys: Path) -> None:
@@ -213,8 +213,8 @@ async def test_the_upstreams_errors_come_back_as_they_were(
     async with client.post("v1/messages", data=BODY) as answer:
         assert (answer.status, await answer.read()) == (status, body)
         assert answer.headers["retry-after"] == "7"
-    assert (lines.request["status"], lines.request["outcome"]) == (status, "upstream_error")
-    assert lines.request["upstream_request_id"] == "req_theirs"
+    assert ((await lines.request())["status"], (await lines.request())["outcome"]) == (status, "upstream_error")
+    assert (await lines.request())["upstream_request_id"] == "req_theirs"
 
 
 async def test_a_connection_to_the_upstream_is_used_again(client: aiohttp.ClientSession, provider: Provider) -> None:

@@ -6,8 +6,11 @@ import json
 import logging
 import sys
 
-from goproxy.observe import JsonLines, Observer, Outcome, RequestRecord, metric
+import aiohttp
+
+from goproxy.observe import JsonLines, metric
 from tests.conftest import Lines
+from tests.gateway import ALICE, Running
 
 
 def formatted(record: logging.LogRecord) -> dict[str, object]:
@@ -30,44 +33,52 @@ def test_a_librarys_line_is_json_too_and_its_exception_has_no_text() -> None:
     assert "CANARY" not in json.dumps(line)
 
 
-def test_a_request_leaves_one_line(lines: Lines) -> None:
-    observer = Observer("openhands")
-    record = RequestRecord("req_1", "messages", "anthropic", account="alice", model="m", status=200)
-    record.outcome = Outcome.OK
-    observer.begin(record)
-    assert lines.text == []
-    observer.end(record)
-    line = lines.request
+async def test_a_refused_request_leaves_one_line(gateway: Running, lines: Lines) -> None:
+    async with aiohttp.ClientSession() as session, session.post(f"{gateway.url}/v1/messages", data=b"{}"):
+        pass
+    line = await lines.request()
     assert line.pop("ms") >= 0
     assert line.pop("time").endswith("+00:00")
+    assert line.pop("request_id").startswith("req_")
+    assert line.pop("bytes_out") > 0
     assert line == {
         "level": "info",
         "event": "request",
-        "request_id": "req_1",
         "upstream": "openhands",
         "route": "messages",
         "protocol": "anthropic",
-        "account": "alice",
-        "model": "m",
+        "account": None,
+        "model": None,
         "stream": False,
-        "status": 200,
-        "outcome": "ok",
+        "status": 401,
+        "outcome": "refused",
         "bytes_in": 0,
-        "bytes_out": 0,
         "first_byte_ms": None,
         "upstream_request_id": None,
     }
 
 
-def test_metrics_have_no_account_and_no_key() -> None:
-    observer = Observer("openhands")
-    record = RequestRecord("req_1", "messages", "anthropic", account="alice", status=401, stream=True)
-    observer.begin(record)
-    assert 'goproxy_requests_in_flight{upstream="openhands"} 1' in observer.metrics()
-    assert 'goproxy_streams_in_flight{upstream="openhands"} 1' in observer.metrics()
-    observer.end(record)
-    assert 'status="401",outcome="internal_error"} 1' in observer.metrics()
-    assert "alice" not in observer.metrics()
+async def test_metrics_count_requests_tokens_and_money_and_have_no_account_and_no_key(
+    gateway: Running, client: aiohttp.ClientSession
+) -> None:
+    async with client.post(
+        "v1/messages", json={"model": "claude-opus-4-5", "max_tokens": 50, "messages": []}
+    ) as answer:
+        assert answer.status == 200
+    (row,) = await gateway.rows()
+    async with client.get("metrics") as answer:
+        text = await answer.text()
+    metrics = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    of = 'upstream="openhands"'
+    assert metrics[f'goproxy_requests_total{{outcome="ok",protocol="anthropic",status="200",{of}}}'] == "1.0"
+    assert metrics[f'goproxy_rows_total{{settlement="{row["settlement"]}",{of}}}'] == "1.0"
+    assert float(metrics[f"goproxy_cost_nanodollars_total{{{of}}}"]) == row["cost_nanodollars"]
+    assert metrics[f"goproxy_held_nanodollars{{{of}}}"] == "0.0"
+    assert metrics[f"goproxy_requests_in_flight{{{of}}}"] == "0.0"
+    assert metrics[f"goproxy_first_byte_seconds_count{{{of}}}"] == "1.0"
+    assert "alice" not in text
+    assert ALICE not in text
+    assert row["key_id"] not in text
 
 
 def test_a_metric_without_labels() -> None:

@@ -72,7 +72,7 @@ async def test_a_key_that_is_nobodys_gets_the_same_answer_always(
         "No valid API key. Send the key of your account as `x-api-key` or as `Authorization: Bearer`."
     )
     assert provider.received == []
-    assert (lines.request["outcome"], lines.request["account"]) == ("refused", None)
+    assert ((await lines.request())["outcome"], (await lines.request())["account"]) == ("refused", None)
     for value in headers.values():
         assert value not in "".join(lines.text)
 
@@ -95,7 +95,7 @@ async def test_an_unknown_model_is_answered_with_the_known_ones(
     assert error["type"] == ("not_found_error" if path == ANTHROPIC else "invalid_request_error")
     assert error.get("code") == (None if path == ANTHROPIC else "model_not_found")
     assert provider.received == []
-    assert lines.request["model"] is None  # what a client writes there is no business of a log
+    assert (await lines.request())["model"] is None  # what a client writes there is no business of a log
 
 
 @BOTH
@@ -243,7 +243,7 @@ async def test_a_protocol_that_the_upstream_does_not_speak(
 async def test_a_failure_of_our_own_is_500_in_shape_and_logged_without_its_text(
     gateway: Running, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("prompt-CANARY")
 
     monkeypatch.setattr("goproxy.data_plane.request.admit", fail)
@@ -251,7 +251,7 @@ async def test_a_failure_of_our_own_is_500_in_shape_and_logged_without_its_text(
     assert (status, error["type"]) == (500, "api_error")
     (line,) = lines.all("request failed")
     assert (line["exception"], line["level"]) == ("ZeroDivisionError", "error")
-    assert lines.request["outcome"] == "internal_error"
+    assert (await lines.request())["outcome"] == "internal_error"
     assert "CANARY" not in "".join(lines.text)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.backend import proxy_token, running_backend
 from tests.conftest import Lines
 from tests.gateway import UPSTREAM_SECRET, Running
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
@@ -58,7 +59,7 @@ async def test_what_outlasts_the_grace_period_is_cut_and_told_so(
         "type": "api_error",
         "message": "The gateway is being restarted. Try again.",
     }
-    assert lines.request["outcome"] == "shutdown"
+    assert (await lines.request())["outcome"] == "shutdown"
     await eventually(lambda: provider.open_connections == 0)
 
 
@@ -77,24 +78,28 @@ async def process(
     port = free_port()
     (tmp_path / "config.json").write_text(json.dumps(document | {"port": port}))
     (tmp_path / "secret").write_text(UPSTREAM_SECRET + "\n")
-    environment = os.environ | {
-        "CONFIG_PATH": str(tmp_path / "config.json"),
-        "KEYS_PATH": str(keys),
-        "UPSTREAM_API_KEY_PATH": str(tmp_path / "secret"),
-        "GRACE_SECONDS": grace,
-    }
-    running = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert running.stdout is not None
-        while json.loads(await asyncio.wait_for(running.stdout.readline(), 10))["event"] != "listening":
-            pass
-        yield port, running
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.communicate()
+    (tmp_path / "token").write_text(proxy_token(document["upstream"]) + "\n")
+    async with running_backend(tmp_path / "backend", keys, document) as backend:
+        environment = os.environ | {
+            "CONFIG_PATH": str(tmp_path / "config.json"),
+            "BACKEND_URL": backend.url,
+            "JOURNAL_PATH": str(tmp_path / "journal"),
+            "PROXY_TOKEN_PATH": str(tmp_path / "token"),
+            "UPSTREAM_API_KEY_PATH": str(tmp_path / "secret"),
+            "GRACE_SECONDS": grace,
+        }
+        running = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert running.stdout is not None
+            while json.loads(await asyncio.wait_for(running.stdout.readline(), 10))["event"] != "listening":
+                pass
+            yield port, running
+        finally:
+            if running.returncode is None:
+                running.kill()
+            await running.communicate()
 
 
 async def _listens(port: int) -> bool:

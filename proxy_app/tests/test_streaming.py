@@ -56,8 +56,8 @@ async def test_a_stream_arrives_byte_for_byte(
         assert answer.content_type == "text/event-stream"
         assert answer.headers["X-Accel-Buffering"] == "no"
         assert await answer.read() == b"".join(pieces)
-    assert (lines.request["outcome"], lines.request["stream"]) == ("ok", True)
-    assert lines.request["bytes_out"] == len(b"".join(pieces))
+    assert ((await lines.request())["outcome"], (await lines.request())["stream"]) == ("ok", True)
+    assert (await lines.request())["bytes_out"] == len(b"".join(pieces))
 
 
 def test_any_slicing_into_segments_arrives_byte_for_byte(keys: Path) -> None:
@@ -139,7 +139,9 @@ async def test_a_whole_answer_has_no_stream_header(client: aiohttp.ClientSession
         assert "X-Accel-Buffering" not in answer.headers
 
 
-async def test_the_metrics_count_streams_while_they_run(client: aiohttp.ClientSession, provider: Provider) -> None:
+async def test_the_metrics_count_streams_while_they_run(
+    gateway: Running, client: aiohttp.ClientSession, provider: Provider
+) -> None:
     go_on = asyncio.Event()
 
     async def script(_: Received, wire: Wire) -> None:
@@ -154,9 +156,10 @@ async def test_the_metrics_count_streams_while_they_run(client: aiohttp.ClientSe
 
     provider.script = script
     async with client.post("v1/messages", json=ASK) as answer:
-        assert 'goproxy_streams_in_flight{upstream="openhands"} 1\n' in await metrics()
+        assert 'goproxy_streams_in_flight{upstream="openhands"} 1.0\n' in await metrics()
         go_on.set()
         await answer.read()
+    await gateway.rows()
     text = await metrics()
-    assert 'goproxy_streams_in_flight{upstream="openhands"} 0\n' in text
-    assert 'goproxy_requests_total{upstream="openhands",protocol="anthropic",status="200",outcome="ok"} 1\n' in text
+    assert 'goproxy_streams_in_flight{upstream="openhands"} 0.0\n' in text
+    assert 'goproxy_requests_total{outcome="ok",protocol="anthropic",status="200",upstream="openhands"} 1.0\n' in text

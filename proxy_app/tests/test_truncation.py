@@ -69,7 +69,7 @@ async def test_an_answer_shorter_than_its_length(gateway: Running, provider: Pro
         await raw.post(ASK)
         assert (await raw.head())[1]["content-length"] == "10"
         assert await raw.reader.read() == b"12345"
-    assert lines.request["outcome"] == "upstream_truncated"
+    assert (await lines.request())["outcome"] == "upstream_truncated"
 
 
 async def test_chunks_that_are_framed_wrongly(provider: Provider, keys: Path, lines: Lines) -> None:
@@ -89,7 +89,7 @@ async def test_chunks_that_are_framed_wrongly(provider: Provider, keys: Path, li
         await raw.head()
         got = await raw.chunks_until_broken()
     assert got.startswith(ANTHROPIC_EVENTS[0] + b"event: error\ndata: ")
-    assert lines.request["outcome"] == "upstream_stalled"
+    assert (await lines.request())["outcome"] == "upstream_stalled"
 
 
 async def test_what_waited_for_a_slow_client_when_the_upstream_broke_off_still_arrives(
@@ -117,7 +117,7 @@ async def test_what_waited_for_a_slow_client_when_the_upstream_broke_off_still_a
         await raw.post(ASK)
         await raw.head()
         assert await raw.chunks_until_broken() == b"".join(ANTHROPIC_EVENTS)
-    assert lines.request["outcome"] == "upstream_truncated"
+    assert (await lines.request())["outcome"] == "upstream_truncated"
 
 
 async def test_an_http_1_0_client_gets_a_reset_instead_of_an_end(gateway: Running, provider: Provider) -> None:

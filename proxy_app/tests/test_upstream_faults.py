@@ -60,7 +60,7 @@ async def test_a_refused_connection_is_502_at_once(keys: Path, lines: Lines) -> 
     status, message, seconds = await ask_with_endpoint(f"http://127.0.0.1:{free_port()}/v1/messages", keys)
     assert (status, message) == (502, "The upstream openhands cannot be reached: connection refused.")
     assert seconds < 1
-    assert lines.request["outcome"] == "upstream_unreachable"
+    assert (await lines.request())["outcome"] == "upstream_unreachable"
     (line,) = lines.all("upstream cannot be reached")
     assert (line["upstream"], line["endpoint"], line["host"], line["level"]) == (
         *("openhands", "openhands-anthropic", "127.0.0.1", "error"),
@@ -119,7 +119,7 @@ async def test_a_connection_that_nobody_accepts_is_504(keys: Path, lines: Lines,
     assert message == (
         "The upstream openhands did not accept a connection within 0.5 s. Nothing was sent to it; try again later."
     )
-    assert lines.request["outcome"] == "upstream_unreachable"
+    assert (await lines.request())["outcome"] == "upstream_unreachable"
 
 
 async def test_a_handshake_that_is_not_answered_is_504(keys: Path, provider: Provider) -> None:
@@ -184,6 +184,7 @@ async def test_no_first_byte_is_504(gateway: Running, provider: Provider, lines:
         assert (status, error["message"]) == (504, "The upstream openhands did not begin to answer within 0.5 s.")
         assert error["type"] == ("timeout_error" if path == "/v1/messages" else "server_error")
         assert 0.4 < seconds < 2
+    assert [row["settlement"] for row in await gateway.rows()] == ["upstream_error"] * 2
     assert [line["outcome"] for line in lines.all("request")] == ["upstream_timeout"] * 2
 
 
@@ -311,7 +312,7 @@ async def test_a_stall_ends_in_an_error_event_and_no_clean_end(
     event = json.loads(got.partition(b"event: error\ndata: ")[2])
     silence = STALL if sent else "The upstream sent nothing for 0.5 s."
     assert event["error"] == {"type": "timeout_error", "message": silence}
-    assert lines.request["outcome"] == "upstream_stalled"
+    assert (await lines.request())["outcome"] == "upstream_stalled"
 
 
 async def test_a_stall_in_openais_protocol(gateway: Running, provider: Provider) -> None:
@@ -356,7 +357,7 @@ async def test_an_answer_that_takes_too_long_in_all(provider: Provider, keys: Pa
         await raw.post(ASK)
         await raw.head()
         assert b'"The answer took longer than 0.6 s."' in await raw.chunks_until_broken()
-    assert lines.request["outcome"] == "upstream_timeout"
+    assert (await lines.request())["outcome"] == "upstream_timeout"
 
 
 async def test_one_upstreams_silence_is_not_felt_by_another(

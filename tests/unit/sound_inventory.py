@@ -7,6 +7,7 @@ from typing import Any
 
 ALICE = "tg-AbCd1234AbCd1234AbCd1234AbCd1234AbCd1234AbC3OkOW0"  # its checksum is right
 BOB = "a-key-of-bobs-own-making-0123456789abcdef"
+OPERATOR = "operator-token-0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 PROVIDER_KEY = "sk-provider-0f9e8d7c6b5a"
 
 
@@ -54,6 +55,8 @@ SOUND = Inventory(
             "ttl": 600,
             "timeouts": {"total": 1800},
             "max_body_mib": 8,
+            "wallet": "omg",
+            "disconnect": {"policy": "abort"},
         },
     },
     price_book={
@@ -76,6 +79,8 @@ SOUND = Inventory(
         "gemini": {
             "name": "Gemini 3 Pro Preview",
             "id": "gemini-3-pro-preview",
+            "context_tokens": 1048576,
+            "max_output_tokens": 65536,
             "prices": [
                 {
                     "effective_from": "2025-11-18",
@@ -98,5 +103,6 @@ SOUND = Inventory(
         },
         "gateway_acme_email": "operator@trollllm.xyz",
         "gateway_api_keys": {"alice": ALICE, "bob": BOB},
+        "gateway_operator_token": OPERATOR,
     },
 )

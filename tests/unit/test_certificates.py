@@ -187,7 +187,7 @@ def test_a_refused_name_is_not_ordered_again_while_it_is_remembered(
             "refused": refused,
         },
     }
-    tasks = [
+    tasks: list[dict[str, Any]] = [
         {"include_vars": str(role / "defaults/main.yml")},
         {"include_vars": str(role / "vars/main.yml")},
         {"set_fact": given},

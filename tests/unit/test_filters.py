@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
 from ansible_collections.trollllm.gateway.plugins.filter.goproxy_config import api_keyring, goproxy_config
 from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import check
 from goproxy.config import parse_config
-from goproxy.core.keys import read_key_file
+from goproxy.control_plane.declared import Declaration
+from goproxy.core.keys import digest
 from real_ansible import Ansible
 from sound_inventory import ALICE, BOB, Inventory
 
@@ -38,11 +40,16 @@ def test_the_config_of_an_upstream(inventory: Inventory) -> None:
                 "upstream": "ohmygpt",
                 "upstream_model_id": "omg/opus",
                 "billing_multiplier": 1.1,
+                "context_tokens": 200000,
+                "max_output_tokens": 64000,
                 "prices": upstreams[0]["models"][0]["prices"],
             }
         ],
         "timeouts": {"connect": 10, "first_byte": 300, "idle": 120, "total": 1800},
         "max_body_bytes": 8388608,
+        "include_usage": True,
+        "disconnect": {"policy": "abort", "seconds": 120, "bytes": 16777216, "concurrent": 64},
+        "wallet": "omg",
     }
 
 
@@ -54,7 +61,16 @@ def test_the_proxy_accepts_the_config_and_reads_the_same_numbers(inventory: Inve
         assert [str(model.billing_multiplier) for model in read.models] == [
             str(model["multiplier"]) for model in upstream["models"]
         ]
+        assert (read.wallet, read.include_usage) == (upstream["wallet"], upstream["include_usage"])
+        assert asdict(read.disconnect) == {
+            "policy": upstream["disconnect"]["policy"],
+            "seconds": upstream["disconnect"]["seconds"],
+            "bytes": upstream["disconnect"]["max_mib"] * 1024 * 1024,
+            "concurrent": upstream["disconnect"]["concurrent"],
+        }
         for model, wanted in zip(read.models, upstream["models"], strict=True):
+            assert model.context_tokens == wanted["context_tokens"]
+            assert model.max_output_tokens == wanted["max_output_tokens"]
             tiers = [tier.prices for version in model.prices for tier in version.tiers]
             assert tiers == [
                 {kind: Decimal(str(amount)) for kind, amount in tier.items() if kind != "up_to_prompt_tokens"}
@@ -63,20 +79,46 @@ def test_the_proxy_accepts_the_config_and_reads_the_same_numbers(inventory: Inve
             ]
 
 
+def test_what_the_inventory_leaves_out_is_what_the_proxy_would_take(inventory: Inventory) -> None:
+    upstreams, _problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
+    written = goproxy_config(upstreams[1])
+    unsaid = {key: value for key, value in written.items() if key not in ("include_usage", "disconnect")}
+    unsaid["models"] = [
+        {key: value for key, value in model.items() if key not in ("context_tokens", "max_output_tokens")}
+        for model in written["models"]
+        if model["id"] == "claude-opus-4-5-20251101"
+    ]
+    said = written | {"models": written["models"][:1]}
+    assert parse_config(json.dumps(unsaid).encode()) == parse_config(json.dumps(said).encode())
+
+
+def test_the_longest_that_the_inventory_allows_is_allowed_by_the_proxy(inventory: Inventory) -> None:
+    largest = {"policy": "drain", "seconds": 3600, "max_mib": 1024, "concurrent": 10000}
+    inventory.spoil(("upstreams", "openhands", "disconnect"), largest)
+    inventory.spoil(("price_book", "opus", "context_tokens"), 10**9)
+    inventory.spoil(("price_book", "opus", "max_output_tokens"), 10**9)
+    upstreams, problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
+    assert not problems
+    assert parse_config(json.dumps(goproxy_config(upstreams[1])).encode()).disconnect.bytes == 2**30
+
+
 def test_the_keyring_holds_digests_only() -> None:
     keyring = api_keyring({"bob": BOB, "alice": ALICE})
     assert keyring == {
         "keys": [
             {"account": "alice", "prefix": "tg-AbCd1234", "sha256": hashlib.sha256(ALICE.encode()).hexdigest()},
             {"account": "bob", "prefix": "a-key-of-bo", "sha256": hashlib.sha256(BOB.encode()).hexdigest()},
-        ]
+        ],
+        "opening_credits": {},
     }
     assert not [key for key in (ALICE, BOB) if key in json.dumps(keyring)]
 
 
-def test_the_proxy_finds_the_accounts_in_the_keyring() -> None:
-    keys = read_key_file(json.dumps(api_keyring({"bob": BOB, "alice": ALICE})).encode())
-    assert (keys.account_of(ALICE), keys.account_of(BOB), keys.account_of("tg-other")) == ("alice", "bob", None)
+def test_the_backend_reads_the_keyring() -> None:
+    keyring = api_keyring({"bob": BOB, "alice": ALICE}, {"bob": 0.1, "carol": 10})
+    declared = Declaration.model_validate_json(json.dumps(keyring))
+    assert {key.account: key.sha256 for key in declared.keys} == {"alice": digest(ALICE), "bob": digest(BOB)}
+    assert declared.opening_credits == {"bob": 100_000_000, "carol": 10_000_000_000}
 
 
 def test_templates_reach_both_filters_by_name(ansible: Ansible, inventory: Inventory, tmp_path: Path) -> None:
@@ -93,4 +135,5 @@ def test_templates_reach_both_filters_by_name(ansible: Ansible, inventory: Inven
     assert json.loads(config) == goproxy_config(upstreams[1])
     assert b'"billing_multiplier": 1.08' in config
     assert parse_config(config).upstream == "openhands"
-    assert read_key_file((tmp_path / "root/keys.json").read_bytes()).account_of(BOB) == "bob"
+    (key,) = Declaration.model_validate_json((tmp_path / "root/keys.json").read_bytes()).keys
+    assert (key.account, key.sha256) == ("bob", digest(BOB))

@@ -41,6 +41,7 @@ def test_the_example_lacks_only_what_is_the_operators_own(ansible: Ansible) -> N
         "gateway_api_keys: alice: is a placeholder",
         "gateway_dns_credentials: api_token: is a placeholder",
         "gateway_ipv4: is 203.0.113.10, a placeholder (an address for documentation)",
+        "gateway_operator_token: is a placeholder",
         "ohmygpt: api_key: is a placeholder",
         "openhands: api_key: is a placeholder",
     ]

@@ -17,7 +17,8 @@ Checked = tuple[list[dict[str, Any]], list[str]]
 Row = tuple[tuple[str | int, ...], Any, list[str]]
 
 U = ("upstreams", "openhands")
-P = ("price_book", "opus", "prices")
+B = ("price_book", "opus")
+P = (*B, "prices")
 T = ("price_book", "gemini", "prices", 0, "tiers")
 S = "settings"
 
@@ -38,6 +39,8 @@ A_KEY = "make one with `PYTHONPATH=proxy_app python3 -m goproxy.cli key new`"
 AN_ACCOUNT = "give at least one account and its key (`PYTHONPATH=proxy_app python3 -m goproxy.cli key new` makes one)"
 A_SERVER = 'give IP addresses, with a port where it is not 53, like "192.168.1.1:5353"; [] asks the zone\'s own servers'
 A_PRIMARY = "give the IP address of the server that takes updates"
+A_WALLET = "give a name of up to 41 small letters, digits and '-', or leave it out for the account's own wallet"
+A_LIMIT = "give a number of tokens above 0, as the provider states it"
 A_DIRECTORY = "give letsencrypt or letsencrypt-staging, or the https URL of a directory"
 
 UPSTREAM_ROWS: dict[str, Row] = {
@@ -57,7 +60,7 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "hunter2hunter2",
         [
             "openhands: password: is not a known key; known here: domain, port, api_key, endpoints, multiplier_band, "
-            "models, max_body_mib, timeouts, ttl"
+            "models, disconnect, include_usage, max_body_mib, timeouts, ttl, wallet"
         ],
     ),
     "no mapping": (
@@ -65,7 +68,7 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "sk-oops-the-key-itself",
         [
             "openhands: is text; give a mapping of domain, port, api_key, endpoints, "
-            "multiplier_band, models, max_body_mib, timeouts or ttl"
+            "multiplier_band, models, disconnect, include_usage, max_body_mib, timeouts, ttl or wallet"
         ],
     ),
     # name
@@ -338,6 +341,49 @@ UPSTREAM_ROWS: dict[str, Row] = {
     "ttl as text": ((*U, "ttl"), "300", ['openhands: ttl: is "300", text; write it without quotes: 300']),
     "body of nothing": ((*U, "max_body_mib"), 0, ["openhands: max_body_mib: is 0; give 1 to 512 (MiB)"]),
     "body too large": ((*U, "max_body_mib"), 513, ["openhands: max_body_mib: is 513; give 1 to 512 (MiB)"]),
+    # billing
+    "wallet with a slash": ((*U, "wallet"), "alice/main", [f'openhands: wallet: is "alice/main"; {A_WALLET}']),
+    "wallet of nothing": ((*U, "wallet"), None, [f"openhands: wallet: is nothing; {A_WALLET}"]),
+    "include_usage a word": (
+        (*U, "include_usage"),
+        "never",
+        ['openhands: include_usage: is "never", text; give true or false'],
+    ),
+    "include_usage a number": (
+        (*U, "include_usage"),
+        0,
+        ["openhands: include_usage: is 0, a number; give true or false"],
+    ),
+    "disconnect a word": (
+        (*U, "disconnect"),
+        "abort",
+        ["openhands: disconnect: is text; give a mapping of policy, seconds, max_mib or concurrent"],
+    ),
+    "disconnect policy": (
+        (*U, "disconnect"),
+        {"policy": "ignore"},
+        ['openhands: disconnect.policy: is "ignore"; give drain or abort'],
+    ),
+    "disconnect in bytes": (
+        (*U, "disconnect"),
+        {"bytes": 1},
+        ["openhands: disconnect.bytes: is not a known key; known here: policy, seconds, max_mib, concurrent"],
+    ),
+    "disconnect too long": (
+        (*U, "disconnect"),
+        {"seconds": 3601},
+        ["openhands: disconnect.seconds: is 3601; give a whole number, 1 to 3600"],
+    ),
+    "disconnect of nothing": (
+        (*U, "disconnect"),
+        {"concurrent": 0},
+        ["openhands: disconnect.concurrent: is 0; give a whole number, 1 to 10000"],
+    ),
+    "disconnect too large": (
+        (*U, "disconnect"),
+        {"max_mib": "16"},
+        ['openhands: disconnect.max_mib: is "16", text; write it without quotes: 16'],
+    ),
     "timeout zero": (
         (*U, "timeouts"),
         {"idle": 0},
@@ -400,6 +446,28 @@ PRICE_ROWS: dict[str, Row] = {
         [
             'openhands: models.gemini: has the id or alias "claude-opus-4-5-20251101", which is that of opus too; '
             "change one of them in goproxy_price_book"
+        ],
+    ),
+    "prompt of nothing": ((*B, "context_tokens"), 0, [f"goproxy_price_book: opus.context_tokens: is 0; {A_LIMIT}"]),
+    "answer as text": (
+        (*B, "max_output_tokens"),
+        "64k",
+        [f'goproxy_price_book: opus.max_output_tokens: is "64k", text; {A_LIMIT}'],
+    ),
+    "answer longer than the context": (
+        (*B, "max_output_tokens"),
+        200001,
+        [
+            "goproxy_price_book: opus.max_output_tokens: max_output_tokens is 200001, more than context_tokens, "
+            "200000; give both as the provider states them"
+        ],
+    ),
+    "context shorter than an answer": (
+        (*B, "context_tokens"),
+        63999,
+        [
+            "goproxy_price_book: opus.context_tokens: max_output_tokens is 64000, more than context_tokens, 63999; "
+            "give both as the provider states them"
         ],
     ),
     "no prices": (
@@ -686,6 +754,51 @@ SITE_ROWS: dict[str, Row] = {
         ["gateway_api_keys: bob: is the key of alice too; give each account a key of its own"],
     ),
     "key a number": ((S, "gateway_api_keys", "bob"), 1, [f"gateway_api_keys: bob: is a number; {A_KEY}"]),
+    "operator token missing": (
+        (S, "gateway_operator_token"),
+        ...,
+        [
+            "gateway_operator_token: is missing; give the secret that opens the admin API "
+            "(`PYTHONPATH=proxy_app python3 -m goproxy.cli key new` makes one)"
+        ],
+    ),
+    "operator token short": (
+        (S, "gateway_operator_token"),
+        "b" * 31,
+        [f"gateway_operator_token: is 31 characters long; use 32 or more; {A_KEY}"],
+    ),
+    "operator token a list": ((S, "gateway_operator_token"), [BOB], [f"gateway_operator_token: is a list; {A_KEY}"]),
+    "credit for nobody": (
+        (S, "gateway_opening_credits"),
+        {"alicia": 10},
+        ["gateway_opening_credits: alicia: is no account of gateway_api_keys; did you mean alice?"],
+    ),
+    "credit in quotes": (
+        (S, "gateway_opening_credits"),
+        {"alice": "10.5"},
+        ['gateway_opening_credits: alice: is "10.5", text; write it without quotes: 10.5'],
+    ),
+    "credit below zero": (
+        (S, "gateway_opening_credits"),
+        {"alice": -1},
+        ["gateway_opening_credits: alice: is -1; give 0 to 1000000 US dollars"],
+    ),
+    "database of another kind": (
+        (S, "gateway_database_url"),
+        "mysql://db/gateway",
+        [
+            "gateway_database_url: is no URL of PostgreSQL; "
+            "give postgresql://USER:PASSWORD@HOST:PORT/NAME, or leave it out for SQLite on the host"
+        ],
+    ),
+    "admin domain outside the zone": (
+        (S, "gateway_admin_domain"),
+        "admin.example.com",
+        [
+            'gateway_admin_domain: is "admin.example.com", outside the zone trollllm.xyz; '
+            "give a name in the zone trollllm.xyz, or leave it out"
+        ],
+    ),
     "account with a space": (
         (S, "gateway_api_keys", "b ob"),
         f"{BOB}2",
@@ -804,6 +917,13 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((*U, "ttl"), 3600),
         ((*U, "timeouts"), {"connect": 300, "first_byte": 300, "idle": 300, "total": 300}),
         ((*U, "max_body_mib"), 512),
+        ((*U, "wallet"), "openhands-only"),
+        ((*U, "include_usage"), False),
+        ((*U, "disconnect"), {}),
+        ((*U, "disconnect"), {"policy": "abort", "seconds": 3600, "max_mib": 1024, "concurrent": 10000}),
+        ((*B, "context_tokens"), 64000),
+        ((*B, "max_output_tokens"), 200000),
+        ((*P, 0, "reasoning"), 0.5),
         ((*P, 0, "input"), 0),
         ((*P, 0, "effective_from"), datetime.date(2026, 1, 1)),  # what YAML makes of it without quotes
         ((S, "gateway_ipv6"), ""),
@@ -951,6 +1071,8 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
         "name": "Claude Opus 4.5",
         "id": "claude-opus-4-5-20251101",
         "aliases": ["claude-opus-4-5"],
+        "context_tokens": 200000,
+        "max_output_tokens": 64000,
         "prices": [
             {
                 "effective_from": "2025-11-24",
@@ -972,6 +1094,8 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
         "name": "Gemini 3 Pro Preview",
         "id": "gemini-3-pro-preview",
         "aliases": [],
+        "context_tokens": 1048576,
+        "max_output_tokens": 65536,
         "prices": [
             {
                 "effective_from": "2025-11-18",
@@ -1010,6 +1134,9 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 ],
                 "timeouts": {"connect": 10, "first_byte": 300, "idle": 120, "total": 3600},
                 "max_body_mib": 32,
+                "wallet": None,
+                "include_usage": True,
+                "disconnect": {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64},
             },
             {
                 "name": "ohmygpt",
@@ -1029,6 +1156,9 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "models": [{**opus, "upstream_model_id": "omg/opus", "multiplier": 1.1}],
                 "timeouts": {"connect": 10, "first_byte": 300, "idle": 120, "total": 1800},
                 "max_body_mib": 8,
+                "wallet": "omg",
+                "include_usage": True,
+                "disconnect": {"policy": "abort", "seconds": 120, "max_mib": 16, "concurrent": 64},
             },
         ],
         [],

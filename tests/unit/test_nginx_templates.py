@@ -50,6 +50,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "no image yet": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_version": {"skipped": True}},
     "no ipv6": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_inet6": {"stat": {"exists": False}}},
     "ipv6 off": {"goproxy_upstreams": [OPENHANDS], "nginx_ipv6": "disabled"},
+    "admin": {"goproxy_upstreams": [OPENHANDS], "nginx_admin_domain": "admin.trollllm.xyz"},
     "no limits": {
         "goproxy_upstreams": [OPENHANDS],
         "nginx_requests_per_second": 0,
@@ -248,6 +249,19 @@ def test_limits_can_be_switched_off(trees: Trees) -> None:
     assert directives(limited, "limit_conn")
     assert not directives(free, "limit_req")
     assert not directives(free, "limit_conn")
+
+
+def test_the_admin_api_is_reached_at_its_own_domain_only_and_is_off_by_default(trees: Trees) -> None:
+    """Nothing of the backend but the admin API: not what the proxies ask, not its metrics."""
+    assert "backend" not in whole(trees["two"])
+    admin = trees["admin"]["servers/admin.conf"]
+    assert directives(admin, "server_name") == ["admin.trollllm.xyz"]
+    assert re.findall(r"location ([^{]*) \{", admin) == ["/admin/v1/", "/"]
+    assert directives(admin, "limit_req") == ["zone=admin burst=20 nodelay"]
+    assert "limit_req_zone $binary_remote_addr zone=admin:1m rate=60r/m;" in trees["admin"]["nginx.conf"]
+    assert "admin.trollllm.xyz admin.trollllm.xyz;" in trees["admin"]["nginx.conf"]
+    assert "admin.trollllm.xyz" in trees["admin"]["servers/plain.conf"]
+    assert "backend" not in trees["admin"]["conf.d/openhands.conf"]
 
 
 def test_logs_hold_no_key_no_query_and_no_body(trees: Trees) -> None:

@@ -15,7 +15,8 @@ def summarise(directory: Path, *suites: str) -> subprocess.CompletedProcess[str]
 
 def report(directory: Path, suite: str, cases: str, *, tests: int, failures: int = 0) -> None:
     (directory / f"{suite}.xml").write_text(
-        f'<testsuites><testsuite tests="{tests}" failures="{failures}" errors="0" skipped="0">{cases}</testsuite></testsuites>'
+        f'<testsuites><testsuite tests="{tests}" failures="{failures}" errors="0" skipped="0">'
+        f"{cases}</testsuite></testsuites>"
     )
 
 

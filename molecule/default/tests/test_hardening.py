@@ -12,6 +12,12 @@ from witness.specification import BACKEND, BOTH, EDGE, Upstream
 from witness.vps import Vps
 
 CONTAINERS = [*(upstream.service for upstream in BOTH), BACKEND, EDGE]
+DATA = "/opt/trollllm/data"
+RECORDS: dict[str, dict[str, str]] = {
+    **{upstream.service: {"/var/lib/goproxy": f"{DATA}/{upstream.name}"} for upstream in BOTH},
+    BACKEND: {"/var/lib/backend": f"{DATA}/backend"},
+    EDGE: {},
+}
 SECRET = "/run/secrets/upstream_api_key"
 NOBODYS_CAPABILITIES = {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0}
 
@@ -66,12 +72,23 @@ def test_the_root_file_system_is_read_only(name: str, container: dict[str, Any],
     assert "read-only" in tried.stderr.lower()
 
 
-def test_only_temporary_memory_is_writable(container: dict[str, Any]) -> None:
-    """Every mount is read-only; a tmpfs is bounded and runs nothing."""
-    assert [mount["Destination"] for mount in container["Mounts"] if mount["RW"]] == []
+def test_only_temporary_memory_and_the_containers_own_records_are_writable(
+    name: str, container: dict[str, Any]
+) -> None:
+    """A proxy's own journal, the backend's store, and no other mount; a tmpfs is bounded and runs nothing."""
+    writable = {mount["Destination"]: mount["Source"] for mount in container["Mounts"] if mount["RW"]}
+    assert writable == RECORDS[name]
     for options in (container["HostConfig"]["Tmpfs"] or {}).values():
         assert {"noexec", "nosuid", "nodev"} <= set(options.split(","))
         assert "size=" in options
+
+
+def test_records_are_read_by_their_own_containers_user_only(host: Host) -> None:
+    """Journals and store: each in a folder of its own user, mode 0700."""
+    folders = {path: host.file(path) for records in RECORDS.values() for path in records.values()}
+    users = {upstream.name: 10000 + upstream.port for upstream in BOTH} | {"backend": 18000}
+    for path, folder in folders.items():
+        assert (folder.mode, folder.uid) == (0o700, users[path.rpartition("/")[2]])
 
 
 def test_processes_memory_and_logs_are_limited(container: dict[str, Any]) -> None:

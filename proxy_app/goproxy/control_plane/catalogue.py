@@ -13,7 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from goproxy.config import Config, ConfigError, Model, PriceVersion, Tier, parse_config
+from goproxy.config import Config, ConfigError, Model, parse_config
+from goproxy.core.pricing import PriceVersion, Tier, written
 from goproxy.observe import log, metric
 from goproxy.watched_file import WatchedFile
 
@@ -47,6 +48,10 @@ class Catalogue:
                     log("configuration read", path=str(file.path), upstream=config.upstream)
                 self._configs[variable] = config
                 self.problems.pop(variable, None)
+
+    def config_of(self, upstream: str) -> Config | None:
+        """The configuration of an upstream as it stands now, if there is one."""
+        return self._configs.get(_variable(upstream))
 
     def metrics(self) -> str:
         """In Prometheus's text format."""
@@ -84,7 +89,7 @@ def _upstream(config: Config) -> dict[str, Any]:
         "upstream": config.upstream,
         "domain": config.domain,
         "protocols": sorted(config.endpoints),
-        "multiplier_band": [_written(bound) for bound in config.multiplier_band],
+        "multiplier_band": [written(bound) for bound in config.multiplier_band],
         "models": [_model(model) for model in config.models],
     }
 
@@ -96,7 +101,7 @@ def _model(model: Model) -> dict[str, Any]:
         "aliases": list(model.id_aliases),
         "upstream": model.upstream,
         "upstream_model_id": model.upstream_model_id,
-        "multiplier": _written(model.billing_multiplier),
+        "multiplier": written(model.billing_multiplier),
         "prices": [_price_version(version, model.billing_multiplier) for version in model.prices],
     }
 
@@ -111,16 +116,10 @@ def _price_version(version: PriceVersion, multiplier: Decimal) -> dict[str, Any]
 def _tier(tier: Tier, multiplier: Decimal) -> dict[str, Any]:
     return {
         "up_to_prompt_tokens": tier.up_to_prompt_tokens,
-        "list": {kind: _written(price) for kind, price in tier.prices.items()},
-        "effective": {kind: _written(price * multiplier) for kind, price in tier.prices.items()},
+        "list": {kind: written(price) for kind, price in tier.prices.items()},
+        "effective": {kind: written(price * multiplier) for kind, price in tier.prices.items()},
     }
 
 
 def _day(day: date) -> str:
     return day.isoformat()
-
-
-def _written(number: Decimal) -> str:
-    """A number without exponent and without zeros that say nothing: 5.40 and 5.4 are one price."""
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,17 +1,23 @@
-"""May this request go to the upstream? Its key, its endpoint, its size, its model: each no is a Refusal."""
+"""May this request go to the upstream? Key, endpoint, size, model, permission, money: each no is a Refusal."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import date
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from goproxy.config import Config, Endpoint, Model
-from goproxy.core.request_body import InvalidBody, read_request_body
+from goproxy.core.key_snapshot import LimitedKey
+from goproxy.core.ledger import Hold
+from goproxy.core.pricing import NANODOLLARS, version_in_force, worst_case
+from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
 from goproxy.core.wire import Fault, Refusal, WireProtocol
-from goproxy.data_plane.keyring import Keyring, NoKeys
+from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable
+from goproxy.data_plane.exchange import timestamp
+from goproxy.data_plane.journal import JournalUnwritable
 
 _SHOWN = 100  # characters of a wrong model name in a message
 _BEARER = "bearer "
@@ -24,24 +30,104 @@ class Admitted:
     model: Model
     stream: bool
     body: bytes
+    asked: RequestBody
+    usage_was_asked_for: bool
+    """By us, and not by the client, who must not see it."""
 
 
-def authenticate(headers: CIMultiDictProxy[str], keyring: Keyring) -> str:
-    """Whose request this is.
+def authenticate(headers: CIMultiDictProxy[str], books: Books, staleness_seconds: float) -> LimitedKey:
+    """The key that this request shows.
 
     Raises:
-        Refusal: nobody's. The answer is the same for a missing, a mistyped and a revoked key.
+        Refusal: none that is live. The answer is the same for a missing, a mistyped, an expired and a revoked key.
     """
-    try:
-        accounts = {account for key in _presented(headers) if (account := keyring.account_of(key))}
-    except NoKeys:
-        raise Refusal(Fault.UNAVAILABLE, "The gateway cannot check API keys at the moment. Try again later.") from None
-    if len(accounts) != 1:  # two keys of two accounts: nobody could say who pays
+    if books.keys_age > staleness_seconds:
+        raise Refusal(Fault.UNAVAILABLE, "The gateway cannot check API keys at the moment. Try again later.")
+    now = timestamp()
+    found = {key.id: key for shown in _presented(headers) if (key := books.keys.find(shown)) and _is_live(key, now)}
+    if len(found) != 1:  # two keys of two accounts: nobody could say who pays
         raise Refusal(
             Fault.AUTHENTICATION,
             "No valid API key. Send the key of your account as `x-api-key` or as `Authorization: Bearer`.",
         )
-    return accounts.pop()
+    return found.popitem()[1]
+
+
+def _is_live(key: LimitedKey, now: str) -> bool:
+    return key.expires_at is None or now < key.expires_at
+
+
+def check_permission(key: LimitedKey, upstream: str, model: Model) -> None:
+    """Let a key do what it may.
+
+    Raises:
+        Refusal: it may not use this upstream, or not this model.
+    """
+    if key.upstreams is not None and upstream not in key.upstreams:
+        raise Refusal(Fault.PERMISSION, f"This key may not use the upstream {upstream}.")
+    if key.models is not None and not {model.id, *model.id_aliases} & {*key.models}:
+        raise Refusal(Fault.PERMISSION, f"This key may not use the model {model.id}.")
+
+
+def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endpoint, request_id: str) -> Hold:
+    """The worst case of a request: the longest prompt that its body can be, and the longest answer that it asks for."""
+    asked, model = admitted.asked, admitted.model
+    prompt = model.context_tokens
+    if not asked.has_remote_input:
+        prompt = min(asked.estimated_input_tokens, prompt)
+    longest = min(asked.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
+    opened_at = timestamp()
+    version = version_in_force(model.prices, date.fromisoformat(opened_at[:10]))
+    wallet = key.account if config.wallet is None else f"{key.account}/{config.wallet}"
+    return Hold(
+        id=request_id,
+        opened_at=opened_at,
+        account=key.account,
+        key_id=key.id,
+        wallets=(wallet, f"key:{key.id}") if key.wallets_limit else (wallet,),
+        upstream=config.upstream,
+        endpoint=endpoint.name,
+        protocol=endpoint.protocol.name,
+        model=model.id,
+        stream=admitted.stream,
+        estimated_input_tokens=prompt,
+        amount=worst_case(version, model.billing_multiplier, prompt, longest * asked.choices),
+    )
+
+
+async def set_aside(hold: Hold, books: Books) -> None:
+    """Hold the worst case, durably: the upstream may be contacted when this returns.
+
+    Raises:
+        Refusal: there is not enough money, or nowhere to write it down.
+    """
+    try:
+        await books.open(hold)
+    except InsufficientFunds as short:
+        raise Refusal(
+            Fault.INSUFFICIENT_FUNDS,
+            f"This request could cost up to {dollars(short.needed)}, and {_whose(short.wallet)} has "
+            f"{dollars(max(short.free, 0))} free. Ask for fewer tokens (max_tokens), or for more credit.",
+        ) from None
+    except LeaseUnavailable:
+        raise Refusal(
+            Fault.UNAVAILABLE, "The gateway cannot check your credit at the moment. Try again later."
+        ) from None
+    except JournalUnwritable:
+        raise Refusal(
+            Fault.UNAVAILABLE, "The gateway cannot write its journal at the moment. Try again later."
+        ) from None
+
+
+def _whose(wallet: str) -> str:
+    return "your key's spending limit" if wallet.startswith("key:") else "your account"
+
+
+def dollars(nanodollars: int) -> str:
+    """An amount as people read it: to the nano-dollar, without zeros that say nothing."""
+    whole, rest = divmod(nanodollars, NANODOLLARS)
+    decimals = f"{rest:09}".rstrip("0")
+    return f"${whole}.{decimals:0<2}"
 
 
 def _presented(headers: CIMultiDictProxy[str]) -> set[str]:
@@ -90,8 +176,10 @@ def model_for(name: str, config: Config) -> Model:
     return model
 
 
-def admit(body: bytes, config: Config) -> Admitted:
+def admit(body: bytes, config: Config, *, asks_for_usage: bool = False) -> Admitted:
     """What of the body must be known, and the body as the upstream shall have it.
+
+    `asks_for_usage`: a stream is asked for its usage where the client did not.
 
     Raises:
         Refusal: it cannot be sent.
@@ -101,9 +189,12 @@ def admit(body: bytes, config: Config) -> Admitted:
     except InvalidBody as error:
         raise Refusal(Fault.INVALID_REQUEST, str(error)) from None
     model = model_for(asked.model, config)
+    wanted = asked.asking_for_usage() if asks_for_usage else asked
     if asked.model != model.upstream_model_id:
-        body = asked.naming(model.upstream_model_id)
-    return Admitted(model, asked.stream, body)
+        body = wanted.naming(model.upstream_model_id)
+    elif wanted is not asked:
+        body = wanted.encode()
+    return Admitted(model, asked.stream, body, asked, usage_was_asked_for=wanted is not asked)
 
 
 async def read_body(request: web.Request, limit: int, patience: float) -> bytes:

@@ -11,8 +11,9 @@ from aiohttp.typedefs import Handler, Middleware
 from goproxy.config import Config
 from goproxy.core.protocols import ANTHROPIC, OPENAI
 from goproxy.core.wire import Fault, Refusal, WireProtocol, compact
+from goproxy.data_plane.observer import Observer
 from goproxy.hosting import PRIVATE_PATHS, Stay, new_request_id
-from goproxy.observe import Observer, Outcome, RequestRecord, log, told
+from goproxy.observe import Outcome, RequestRecord, log, told
 
 RECORD = web.RequestKey("record", RequestRecord)
 
@@ -57,7 +58,8 @@ def envelope(config: Config, observer: Observer, stay: Stay) -> Middleware:
                 record.outcome = Outcome.SHUTDOWN if stay.leaving else Outcome.CLIENT_GONE
             raise
         finally:
-            observer.end(record)
+            if not record.is_paid:  # otherwise aftermath.py, once it is settled
+                observer.end(record)
         return response
 
     async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -1,7 +1,8 @@
 """The path of the bytes of an answer: every piece goes to the client as it came, and waits until it is taken.
 
 An end is only written where the upstream wrote one. An answer that breaks off breaks off at the client too; one that
-stalls ends in the protocol's own error event, if it is an event stream, and then breaks off as well.
+stalls ends in the protocol's own error event, if it is an event stream, and then breaks off as well. Beside the path
+stands a `Tap`, which sees every piece before the client gets it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Protocol
 
 import aiohttp
 from aiohttp import web
@@ -18,11 +20,32 @@ from aiohttp.http import HttpProcessingError, HttpVersion11
 
 from goproxy.core.headers import to_client
 from goproxy.core.wire import Fault, WireProtocol
+from goproxy.data_plane.exchange import EVENT_STREAM
 from goproxy.data_plane.upstream import Patience
 from goproxy.observe import Outcome, RequestRecord
 
 _LAST_PIECE = 5.0
 """Seconds for a client to take what was on its way when the answer broke off."""
+
+
+class Tap(Protocol):
+    """What sees an answer on its way."""
+
+    def take(self, piece: bytes) -> bytes:
+        """A piece came; what of it goes to the client."""
+
+    def end(self) -> bytes:
+        """The answer is whole; what still goes to the client."""
+
+
+class Unmetered:
+    """A tap that looks at nothing."""
+
+    def take(self, piece: bytes) -> bytes:
+        return piece
+
+    def end(self) -> bytes:
+        return b""
 
 
 async def relay(
@@ -32,15 +55,16 @@ async def relay(
     patience: Patience,
     record: RequestRecord,
     own_headers: Mapping[str, str],
+    tap: Tap,
 ) -> web.StreamResponse:
     """Pass `answer` on to the client of `request`; how that ended stands in the record afterwards."""
     response = web.StreamResponse(status=answer.status, headers=to_client(answer.headers.items()))
     response.headers.update(own_headers)
-    is_event_stream = answer.content_type == "text/event-stream"
+    is_event_stream = answer.content_type == EVENT_STREAM
     if is_event_stream:
         response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on at once
     record.status = answer.status
-    path = _Path(request, response, patience, record)
+    path = _Path(request, response, patience, record, tap)
     ended = Outcome.INTERNAL_ERROR
     try:
         await response.prepare(request)
@@ -86,7 +110,9 @@ class _Path:
         response: web.StreamResponse,
         patience: Patience,
         record: RequestRecord,
+        tap: Tap,
     ) -> None:
+        self._tap = tap
         self._request = request
         self._response = response
         self._patience = patience
@@ -112,10 +138,10 @@ class _Path:
                 # What arrived before the break waits in the reader, which refuses to give it out any more: the one
                 # place where a private name of aiohttp is needed (tests/test_truncation.py holds it in place).
                 rest = answer.content._read_nowait(-1)
-                return await self._write(rest) or Outcome.UPSTREAM_TRUNCATED
+                return await self._write(self._tap.take(rest)) or Outcome.UPSTREAM_TRUNCATED
             if not piece:
-                return Outcome.OK
-            if stopped := await self._write(piece):
+                return await self._write(self._tap.end()) or Outcome.OK
+            if stopped := await self._write(self._tap.take(piece)):
                 return stopped
 
     async def last_words(self, event: bytes) -> None:

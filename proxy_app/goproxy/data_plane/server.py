@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from aiohttp import web
 
 from goproxy.config import Config
+from goproxy.core.ledger import Row
 from goproxy.core.protocols import ANTHROPIC, OPENAI
+from goproxy.data_plane.aftermath import Aftermath
+from goproxy.data_plane.books import Books, books_for
+from goproxy.data_plane.drain import Drains
 from goproxy.data_plane.envelope import envelope
-from goproxy.data_plane.keyring import Keyring
+from goproxy.data_plane.observer import Observer
+from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.request import Gateway
-from goproxy.data_plane.upstream import reach
-from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, new_application, repeat
-from goproxy.observe import Observer
+from goproxy.data_plane.upstream import Upstream, reach
+from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, new_application
+from goproxy.observe import RequestRecord
+
+_FOR_KEYS = 5.0
+"""Seconds to wait for the backend before listening."""
 
 
-def make_app(gateway: Gateway, stay: Stay) -> web.Application:
+def make_app(gateway: Gateway) -> web.Application:
     """Everything that clients and the private network can ask of one goproxy."""
-    config, keyring = gateway.config, gateway.keyring
-    observer = Observer(config.upstream)
+    config, stay, observer = gateway.config, gateway.stay, gateway.observer
     app = new_application(stay, envelope(config, observer, stay))
 
     messages = gateway.forwarding(ANTHROPIC)
@@ -31,25 +43,72 @@ def make_app(gateway: Gateway, stay: Stay) -> web.Application:
     app.router.add_get("/v1/models", gateway.models, name="models")
     app.router.add_get("/v1/models/{id:.+}", gateway.model, name="model")
 
-    def readiness() -> Readiness:
-        if not keyring.loaded:
-            return Readiness(False, f"no API keys: keys.json {keyring.problem}")
-        stale = f"; keys.json {keyring.problem}, its last good set stays" if keyring.problem else ""
-        return Readiness(True, f"serving {config.upstream} at {config.domain}{stale}")
-
-    add_private_routes(app, stay, readiness, observer.metrics)
-    app.cleanup_ctx.append(repeat(keyring.look))
+    add_private_routes(app, stay, lambda: readiness(config, gateway.books), observer.metrics)
     return app
 
 
-async def serve(config: Config, keyring: Keyring, secret: str, tls: ssl.SSLContext, grace: float) -> None:
+def readiness(config: Config, books: Books) -> Readiness:
+    """Ready is who can check a key and write down a hold."""
+    standing = books.standing
+    if standing.journal_problem is not None:
+        return Readiness(False, f"the journal cannot be written: {standing.journal_problem}")
+    if standing.keys_age > config.staleness_seconds:
+        return Readiness(False, f"no API keys: {standing.control_problem or 'the backend has not told them yet'}")
+    away = f"; the backend is away: {standing.control_problem}" if standing.control_problem else ""
+    return Readiness(True, f"serving {config.upstream} at {config.domain}{away}")
+
+
+@asynccontextmanager
+async def gateway_for(
+    config: Config, books: Books, upstream: Upstream, observer: Observer, stay: Stay, grace: float
+) -> AsyncIterator[Gateway]:
+    """What serves requests; at the end it waits for what goes on after them."""
+    limits = RateLimits()
+
+    def settled(record: RequestRecord, row: Row) -> None:
+        limits.used(row.key_id, row.usage.prompt + row.usage.output)
+        observer.end(record, row)
+
+    policy = config.disconnect
+    concurrent = policy.concurrent if policy.policy == "drain" else 0
+    drains = Drains(seconds=policy.seconds, bytes=policy.bytes, concurrent=concurrent)
+    aftermath = Aftermath(books, drains, settled)
+    try:
+        yield Gateway(config, books, limits, upstream, aftermath, observer, stay)
+    finally:
+        await aftermath.finish(stay.left_of(grace))
+
+
+async def serve(
+    config: Config,
+    secret: str,
+    tls: ssl.SSLContext,
+    grace: float,
+    journal: Path,
+    backend_url: str,
+    proxy_token: str,
+) -> None:
     """Serve the upstream of `config` until SIGTERM.
 
     Raises:
         CannotListen: its port cannot be had.
+        JournalInUse, JournalUnwritable: its journal cannot be had.
     """
+    sockets = listen(config.port)
     stay = Stay()
-    keyring.look()
-    async with reach(config.upstream, secret, config.timeouts, tls) as upstream:
-        app = make_app(Gateway(config, keyring, upstream), stay)
-        await host(app, stay, listen(config.port), grace)
+    async with (
+        books_for(config, journal, backend_url, proxy_token) as books,
+        reach(config.upstream, secret, config.timeouts, tls) as upstream,
+    ):
+        observer = Observer(config.upstream, books)
+        async with gateway_for(config, books, upstream, observer, stay, grace) as gateway:
+            await _first_keys(books)
+            await host(make_app(gateway), stay, sockets, grace)
+
+
+async def _first_keys(books: Books) -> None:
+    """Give the backend a moment to tell the keys, so that the first requests are not refused. It may be away."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FOR_KEYS):
+            while math.isinf(books.keys_age):  # noqa: ASYNC110 - a few looks, once, at the start
+                await asyncio.sleep(_FOR_KEYS / 100)

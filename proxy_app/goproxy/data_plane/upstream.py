@@ -44,7 +44,7 @@ class UnusableSecret(Exception):
 
 
 def read_secret(path: Path) -> str:
-    """The upstream's API key.
+    """What stands in a file of secrets: the upstream's API key, or what we show to the backend.
 
     Raises:
         UnusableSecret: there is none at `path`.
@@ -52,11 +52,11 @@ def read_secret(path: Path) -> str:
     try:
         secret = path.read_text().strip()
     except OSError as error:
-        raise UnusableSecret(f"{path}: the upstream's key cannot be read: {error.strerror}") from None
+        raise UnusableSecret(f"{path}: the secret cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         secret = ""
     if not _SECRET.fullmatch(secret):
-        raise UnusableSecret(f"{path}: holds no API key; expected one line of visible ASCII characters")
+        raise UnusableSecret(f"{path}: holds no secret; expected one line of visible ASCII characters")
     return secret
 
 

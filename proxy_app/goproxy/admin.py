@@ -1,0 +1,343 @@
+"""`goproxy admin`: the verbs of the admin API on a command line, with tables for people and `--json` for programs.
+
+The operator's token comes from the file that OPERATOR_TOKEN_FILE names, or is asked for on standard input. It is never
+an argument: arguments show in the list of processes and in the shell's history.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from goproxy.admin_client import AdminClient, AdminError, read_token
+from goproxy.tables import dollars, nanodollars, table
+
+_URL = "http://127.0.0.1:8000"
+
+_ACCOUNT = ("name", "origin", "created_at", "disabled_at", "note")
+_KEY = ("id", "account", "prefix", "name", "created_at", "expires_at", "revoked_at", "upstreams", "models")
+_KEY_LIMITS = ("requests_per_minute", "tokens_per_minute", "limit_nanodollars")
+_WALLET = ("id", "credits_nanodollars", "balance_nanodollars", "held_nanodollars", "spent_nanodollars")
+_CREDIT = ("id", "wallet", "kind", "amount_nanodollars", "note", "received_at")
+_TOKENS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
+_ROW = ("received_at", "kind", "id", "account", "upstream", "model", "settlement", "tokens", "amount_nanodollars")
+_LEASE = ("wallet", "upstream", "instance", "held_nanodollars", "spent_total_nanodollars", "last_seen", "retired_at")
+
+Verb = Callable[[AdminClient, argparse.Namespace], tuple[Any, str]]
+"""The answer as a document, and as people read it."""
+
+
+def add_verbs(parser: argparse.ArgumentParser) -> None:
+    """Give `goproxy admin` its verbs."""
+    parser.add_argument("--url", help=f"of the backend; default: BACKEND_URL, or {_URL}")
+    parser.add_argument("--json", action="store_true", help="print the API's own answer")
+    nouns = parser.add_subparsers(required=True, metavar="NOUN")
+    _add_accounts(_verbs(nouns, "account", "who pays"))
+    _add_keys(_verbs(nouns, "key", "API keys"))
+    _add_credits(_verbs(nouns, "credit", "what accounts may spend"))
+
+    usage = _verb(nouns, "usage", _usage, "requests, tokens and cost, summed up")
+    usage.add_argument("--by", default="account,upstream,model", help="axes: account,key,upstream,model,day")
+    _add_choice(usage)
+    rows = _verb(nouns, "rows", _rows, "the ledger, the newest first")
+    _add_choice(rows)
+    rows.add_argument("--kind", help="request, grant, withdrawal, opening, limit or rerate")
+    rows.add_argument("--limit", type=int, default=50)
+    rows.add_argument("--before", help="`next` of the page before")
+
+    leases = _verbs(nouns, "leases", "what proxies were lent")
+    _verb(leases, "list", _leases, "all leases")
+    retire = _verb(leases, "retire", _retire, "take back what an instance that is gone for good did not spend")
+    retire.add_argument("instance")
+
+    rerate = _verb(nouns, "rerate", _rerate, "price rows again by today's price book")
+    _add_choice(rerate)
+    rerate.add_argument("--multiplier", default="as_billed", help="a number, `current`, or `as_billed` (default)")
+    rerate.add_argument("--apply", action="store_true", help="settle the differences; else only show them")
+    reconcile = _verb(nouns, "reconcile", _reconcile, "hold the ledger against a provider's usage export")
+    reconcile.add_argument("file", type=Path, help="CSV or JSON")
+    reconcile.add_argument("--upstream", required=True)
+    reconcile.add_argument("--since", metavar="DAY")
+    reconcile.add_argument("--until", metavar="DAY")
+
+    backup = _verb(nouns, "backup", _backup, "copy the whole store into a file")
+    backup.add_argument("file", type=Path)
+    restore = _verb(nouns, "restore", _restore, "put a backup in the place of the store")
+    restore.add_argument("file", type=Path)
+    restore.add_argument("--replace", action="store_true", help="even though there is something stored")
+
+
+def run(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    """Run one verb and print its answer.
+
+    Raises:
+        AdminError: it was not done.
+    """
+    url = chosen.url or environment.get("BACKEND_URL") or _URL
+    document, text = chosen.admin_verb(AdminClient(url, _token(environment)), chosen)
+    print(json.dumps(document, indent=2) if chosen.json else text)
+    return 0
+
+
+def _token(environment: Mapping[str, str]) -> str:
+    if path := environment.get("OPERATOR_TOKEN_FILE"):
+        return read_token(Path(path))
+    if sys.stdin.isatty():
+        return getpass.getpass("Operator token: ").strip()
+    return sys.stdin.readline().strip()
+
+
+def _verbs(nouns: Any, name: str, text: str) -> Any:
+    return nouns.add_parser(name, help=text).add_subparsers(required=True, metavar="VERB")
+
+
+def _verb(verbs: Any, name: str, verb: Verb, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text)
+    parser.set_defaults(admin_verb=verb)
+    return parser
+
+
+def _add_accounts(verbs: Any) -> None:
+    add = _verb(verbs, "add", _account_add, "make an account")
+    add.add_argument("account")
+    add.add_argument("--note", default="")
+    _verb(verbs, "list", _account_list, "all accounts")
+    for name, verb, text in (
+        ("show", _account_show, "an account with its keys and wallets"),
+        ("disable", _account_disable, "let none of its keys in any more"),
+        ("enable", _account_enable, "let them in again"),
+    ):
+        _verb(verbs, name, verb, text).add_argument("account")
+
+
+def _add_keys(verbs: Any) -> None:
+    add = _verb(verbs, "add", _key_add, "make a key, and show it once")
+    add.add_argument("account")
+    add.add_argument("--name", default="")
+    add.add_argument("--expires", metavar="TIME", help="such as 2027-01-31T00:00:00Z")
+    add.add_argument("--upstream", action="append", help="the only one it may use; may be repeated")
+    add.add_argument("--model", action="append", help="the only one it may use; may be repeated")
+    add.add_argument("--requests-per-minute", type=int)
+    add.add_argument("--tokens-per-minute", type=int)
+    add.add_argument("--limit", type=_dollars, metavar="USD", help="what it may spend in all")
+    _verb(verbs, "list", _key_list, "keys, without the keys themselves").add_argument("account", nargs="?")
+    _verb(verbs, "revoke", _key_revoke, "let a key in no more").add_argument("key", metavar="KEY_ID")
+    rotate = _verb(verbs, "rotate", _key_rotate, "make a second key like it, and show that once")
+    rotate.add_argument("key", metavar="KEY_ID")
+    rotate.add_argument("--old-expires", metavar="TIME", help="when the first one ends")
+
+
+def _add_credits(verbs: Any) -> None:
+    for kind, text in (("grant", "add to a wallet"), ("withdraw", "take from a wallet's balance")):
+        verb = _verb(verbs, kind, _credit, text)
+        verb.set_defaults(kind="grant" if kind == "grant" else "withdrawal")
+        verb.add_argument("wallet", help="an account, <account>/<wallet>, or key:<key id>")
+        verb.add_argument("amount", type=_dollars, metavar="USD")
+        verb.add_argument("--note", default="")
+        verb.add_argument("--id", help="the same id twice is one credit")
+    _verb(verbs, "list", _wallets, "where the credits are").add_argument("account", nargs="?")
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    for name in ("account", "key", "upstream", "model", "settlement"):
+        parser.add_argument(f"--{name}")
+    for name in ("since", "until"):
+        parser.add_argument(f"--{name}", metavar="DAY", help="such as 2026-11-23, in UTC")
+
+
+def _choice(chosen: argparse.Namespace) -> dict[str, Any]:
+    names = ("account", "key", "upstream", "model", "settlement", "since", "until")
+    return {name: getattr(chosen, name) for name in names}
+
+
+def _dollars(text: str) -> int:
+    try:
+        return nanodollars(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+
+
+def _account_add(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    made = api.post("/accounts", {"name": chosen.account, "note": chosen.note})
+    return made, table([made], _ACCOUNT)
+
+
+def _account_list(api: AdminClient, _: argparse.Namespace) -> tuple[Any, str]:
+    found = api.get("/accounts")
+    return found, table(found["accounts"], _ACCOUNT)
+
+
+def _account_show(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    account = api.get(f"/accounts/{_path(chosen.account)}")
+    keys = api.get("/keys", {"account": chosen.account})["keys"]
+    wallets = api.get("/wallets", {"account": chosen.account})["wallets"]
+    text = "\n\n".join((table([account], _ACCOUNT), table(wallets, _WALLET), table(keys, (*_KEY, *_KEY_LIMITS))))
+    return account | {"keys": keys, "wallets": wallets}, text
+
+
+def _account_disable(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    account = api.post(f"/accounts/{_path(chosen.account)}/disable")
+    return account, table([account], _ACCOUNT)
+
+
+def _account_enable(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    account = api.post(f"/accounts/{_path(chosen.account)}/enable")
+    return account, table([account], _ACCOUNT)
+
+
+def _key_add(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    new = {
+        "name": chosen.name,
+        "expires_at": chosen.expires,
+        "upstreams": chosen.upstream,
+        "models": chosen.model,
+        "requests_per_minute": chosen.requests_per_minute,
+        "tokens_per_minute": chosen.tokens_per_minute,
+        "limit_nanodollars": chosen.limit,
+    }
+    return _once(api.post(f"/accounts/{_path(chosen.account)}/keys", new))
+
+
+def _key_list(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    found = api.get("/keys", {"account": chosen.account})
+    return found, table(found["keys"], (*_KEY, *_KEY_LIMITS))
+
+
+def _key_revoke(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    key = api.post(f"/keys/{_path(chosen.key)}/revoke")
+    return key, table([key], _KEY)
+
+
+def _key_rotate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    return _once(api.post(f"/keys/{_path(chosen.key)}/rotate", {"old_expires_at": chosen.old_expires}))
+
+
+def _once(made: dict[str, Any]) -> tuple[Any, str]:
+    return made, f"{table([made], (*_KEY, *_KEY_LIMITS))}\n\nThe key, shown this once:\n{made['key']}"
+
+
+def _credit(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    new = {
+        "id": chosen.id or f"{chosen.kind}_{secrets.token_hex(8)}",
+        "wallet": chosen.wallet,
+        "kind": chosen.kind,
+        "amount_nanodollars": chosen.amount,
+        "note": chosen.note,
+    }
+    try:
+        made = api.post("/credits", new)
+    except AdminError as problem:
+        raise AdminError(f"{problem}; trying again with --id {new['id']} cannot do it twice") from None
+    return made, table([made], _CREDIT)
+
+
+def _wallets(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    found = api.get("/wallets", {"account": chosen.account})
+    return found, table(found["wallets"], _WALLET)
+
+
+def _usage(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    axes = [axis for axis in chosen.by.split(",") if axis]
+    found = api.get("/usage", {"by": ",".join(axes) or None, **_choice(chosen)})
+    text = table(found["usage"], (*axes, "requests", *_TOKENS, "cost_nanodollars"))
+    return found, text if found["complete"] else f"{text}\nThere are more lines: choose fewer days."
+
+
+def _rows(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    asked = {"kind": chosen.kind, "limit": chosen.limit, "before": chosen.before}
+    found = api.get("/rows", {**_choice(chosen), **asked})
+    text = table([_line(row) for row in found["rows"]], _ROW)
+    return found, text if found["next"] is None else f"{text}\nOlder ones: --before {found['next']}"
+
+
+def _line(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for the table: what was charged below 0, what was credited above."""
+    if row["kind"] != "request":
+        return row
+    cost = row["cost_nanodollars"] + row["adjustment_nanodollars"]
+    usage = row["usage"]
+    return row | {"amount_nanodollars": -cost, "tokens": sum(usage[kind] for kind in _TOKENS)}
+
+
+def _leases(api: AdminClient, _: argparse.Namespace) -> tuple[Any, str]:
+    found = api.get("/leases")
+    return found, table(found["leases"], _LEASE)
+
+
+def _retire(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    done = api.post(f"/leases/{_path(chosen.instance)}/retire")
+    return done, table(done["returned"], ("wallet", "amount_nanodollars"))
+
+
+def _rerate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    asked = {name: value for name, value in _choice(chosen).items() if value is not None}
+    done = api.post("/rerate", asked | {"multiplier": chosen.multiplier, "apply": chosen.apply})
+    text = table(done["differences"], ("id", "account", "before_nanodollars", "after_nanodollars"))
+    sums = f"{done['rows']} rows, {done['differing']} differ by {dollars(done['difference_nanodollars'])} USD"
+    unpriced = f", {done['unpriced']} have no price today" if done["unpriced"] else ""
+    applied = "settled" if done["applied"] else "nothing was changed: add --apply to settle them"
+    return done, f"{text}\n{sums}{unpriced}; {applied}"
+
+
+def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    query = {"upstream": chosen.upstream, "since": chosen.since, "until": chosen.until}
+    media_type = "application/json" if chosen.file.suffix == ".json" else "text/csv"
+    with _opened(chosen.file) as file:
+        found = api.send("/reconcile", file, media_type, query)
+    lines = [f"matched     {found['matched']}", f"differing   {len(found['differing'])}"]
+    lines += [
+        f"  {each['request_id']}: ledger {each['ledger']}, export {each['export']}" for each in found["differing"]
+    ]
+    for name, meaning in (
+        ("missing", "in the export, not in the ledger"),
+        ("extra", "in the ledger, not in the export"),
+        ("unnamed", "rows without a request id of the provider"),
+    ):
+        lines += [f"{name:<11} {len(found[name])}  ({meaning})", *(f"  {each}" for each in found[name])]
+    return found, "\n".join(lines)
+
+
+def _backup(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    """Written beside, synced, then renamed: a file of this name is a whole backup."""
+    beside = chosen.file.with_name(f"{chosen.file.name}.partial")
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            api.receive("/backup", file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.rename(chosen.file)
+    except OSError as error:
+        raise AdminError(f"{beside}: cannot be written: {error.strerror}") from None
+    except AdminError:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+    size = chosen.file.stat().st_size
+    return {"file": str(chosen.file), "bytes": size}, f"{chosen.file}: {size} bytes"
+
+
+def _restore(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    query = {"replace": "true" if chosen.replace else None}
+    with _opened(chosen.file) as file:
+        done = api.send("/restore", file, "application/gzip", query)
+    return done, table([{"table": name, "records": n} for name, n in done["records"].items()], ("table", "records"))
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise AdminError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _path(name: str) -> str:
+    return quote(name, safe="")

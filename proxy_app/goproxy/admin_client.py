@@ -1,0 +1,129 @@
+"""HTTP to the admin API, for the command line: one question, one answer, and a refusal in its own words."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlencode, urlsplit
+
+_SECONDS = 600.0
+"""For an answer: a backup of a large store takes its time."""
+
+
+class AdminError(Exception):
+    """What was asked was not done; the text says why."""
+
+
+class AdminClient:
+    """The admin API at a URL, with the operator's token."""
+
+    def __init__(self, url: str, token: str) -> None:
+        """Connect with the first question.
+
+        Raises:
+            AdminError: this is no URL, or no token.
+        """
+        self._url = urlsplit(url)
+        if self._url.scheme not in ("http", "https") or not self._url.hostname:
+            raise AdminError(f"{url}: expected the backend's URL, such as http://127.0.0.1:8000")
+        if not token or not token.isascii() or not token.isprintable():
+            raise AdminError("this is no operator token")
+        self._token = token
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        """Ask for a document."""
+        return self._document("GET", path, query)
+
+    def post(self, path: str, document: Any = None, query: Mapping[str, Any] | None = None) -> Any:
+        """Have something done; the answer's document."""
+        body = None if document is None else json.dumps(document).encode()
+        return self._document("POST", path, query, body, "application/json")
+
+    def send(self, path: str, file: IO[bytes], media_type: str, query: Mapping[str, Any]) -> Any:
+        """Send a file; the answer's document."""
+        return self._document("POST", path, query, file, media_type)
+
+    def receive(self, path: str, file: IO[bytes]) -> None:
+        """Fetch what is no document."""
+        connection, answer = self._ask("GET", path, None, None, None)
+        try:
+            shutil.copyfileobj(answer, file)
+            if answer.length:
+                raise AdminError(f"{path}: the answer broke off")
+        except (OSError, http.client.HTTPException) as error:
+            raise AdminError(f"{path}: the answer broke off: {error}") from None
+        finally:
+            connection.close()
+
+    def _document(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: bytes | IO[bytes] | None = None,
+        media_type: str | None = None,
+    ) -> Any:
+        connection, answer = self._ask(method, path, query, body, media_type)
+        try:
+            return json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise AdminError(f"{path}: no answer that can be read: {error}") from None
+        finally:
+            connection.close()
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: bytes | IO[bytes] | None,
+        media_type: str | None,
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        asked = {name: value for name, value in (query or {}).items() if value is not None}
+        target = f"{self._url.path.rstrip('/')}/admin/v1{path}" + (f"?{urlencode(asked)}" if asked else "")
+        headers = {"Authorization": f"Bearer {self._token}"}
+        if body is not None and media_type is not None:
+            headers["Content-Type"] = media_type
+        connection = self._connection()
+        try:
+            connection.request(method, target, body, headers)
+            answer = connection.getresponse()
+            if answer.status < 400:
+                return connection, answer
+            refusal = answer.read(64 * 1024)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise AdminError(f"{self._url.geturl()}: no answer: {error}") from None
+        connection.close()
+        raise AdminError(_told(answer.status, refusal))
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._url.hostname or "", self._url.port
+        if self._url.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=ssl.create_default_context())
+        return http.client.HTTPConnection(host, port, timeout=_SECONDS)
+
+
+def read_token(path: Path) -> str:
+    """The operator's token from its file.
+
+    Raises:
+        AdminError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        raise AdminError(f"{path}: the operator token cannot be read: {reason}") from None
+
+
+def _told(status: int, refusal: bytes) -> str:
+    try:
+        return f"{json.loads(refusal)['error']['message']} (status {status})"
+    except (ValueError, TypeError, KeyError):
+        return f"status {status}"

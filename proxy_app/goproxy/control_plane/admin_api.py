@@ -1,0 +1,273 @@
+"""The operator's API, under /admin/v1: accounts, keys, credits, usage, leases, and the ledger's upkeep.
+
+Every operation but the catalogue and the description needs the operator's token. Everything that changes money may be
+sent again: a credit has an id of the caller's choice, and a row that was rerated costs what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from goproxy.control_plane import asking, documents
+from goproxy.control_plane.answers import Refusal
+from goproxy.control_plane.credentials import owner
+from goproxy.control_plane.openapi import describe
+from goproxy.control_plane.operations import Call, Operation, serve
+from goproxy.control_plane.plane import ControlPlane
+from goproxy.control_plane.store import accounts, keys, leases, rows, usage, wallets
+from goproxy.control_plane.upkeep import GZIP, Upkeep
+from goproxy.core.keys import digest, new_key
+
+
+class AdminApi:
+    """The routes under /admin/v1, but for the catalogue."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+        self._store = plane.database
+
+    def serve(self, app: web.Application) -> None:
+        """Add the routes."""
+        serve(app, self.operations(), self._admit)
+
+    def operations(self) -> list[Operation]:
+        """All that can be asked."""
+        doc, upkeep = documents, Upkeep(self._plane)
+        return [
+            Operation("GET", "/accounts", self.list_accounts, answer=doc.Accounts),
+            Operation(
+                "POST",
+                "/accounts",
+                self.create_account,
+                body=doc.NewAccount,
+                answer=doc.Account,
+                status=201,
+                conflicts=True,
+            ),
+            Operation("GET", "/accounts/{account}", self.show_account, answer=doc.Account),
+            Operation("POST", "/accounts/{account}/disable", self.disable_account, answer=doc.Account),
+            Operation("POST", "/accounts/{account}/enable", self.enable_account, answer=doc.Account),
+            Operation(
+                "POST",
+                "/accounts/{account}/keys",
+                self.create_key,
+                body=doc.NewKey,
+                answer=doc.KeyShownOnce,
+                status=201,
+            ),
+            Operation("GET", "/keys", self.list_keys, query=doc.OfAccount, answer=doc.Keys),
+            Operation("GET", "/keys/{key}", self.show_key, answer=doc.Key),
+            Operation("POST", "/keys/{key}/revoke", self.revoke_key, answer=doc.Key),
+            Operation(
+                "POST",
+                "/keys/{key}/rotate",
+                self.rotate_key,
+                body=doc.Rotation,
+                answer=doc.KeyShownOnce,
+                status=201,
+                conflicts=True,
+            ),
+            Operation("GET", "/wallets", self.list_wallets, query=doc.OfAccount, answer=doc.Wallets),
+            Operation(
+                "POST",
+                "/credits",
+                self.create_credit,
+                body=doc.NewCredit,
+                answer=doc.Credit,
+                status=201,
+                conflicts=True,
+            ),
+            Operation("GET", "/usage", self.sum_usage, query=doc.UsageAsked, answer=doc.UsageTable),
+            Operation("GET", "/rows", self.list_rows, query=doc.RowsAsked, answer=doc.Rows),
+            Operation("GET", "/leases", self.list_leases, answer=doc.Leases),
+            Operation("POST", "/leases/{instance}/retire", self.retire_instance, answer=doc.Retired),
+            Operation("POST", "/rerate", upkeep.rerate, body=doc.RerateAsked, answer=doc.Rerated, conflicts=True),
+            Operation(
+                "POST",
+                "/reconcile",
+                upkeep.reconcile,
+                query=doc.ReconcileAsked,
+                body=("text/csv", "application/json"),
+                answer=doc.Reconciled,
+            ),
+            Operation("GET", "/backup", upkeep.make_backup, answer=GZIP),
+            Operation(
+                "POST",
+                "/restore",
+                upkeep.restore_backup,
+                query=doc.RestoreAsked,
+                body=(GZIP,),
+                answer=doc.Restored,
+                conflicts=True,
+            ),
+            Operation("GET", "/openapi.json", self.describe, answer=None, is_open=True),
+            Operation("GET", "/catalogue", self.show_catalogue, answer=None, is_open=True),
+        ]
+
+    async def list_accounts(self, _: Call) -> documents.Accounts:
+        """All accounts."""
+        found = await self._store.run("list accounts", accounts.all_of_them)
+        return documents.Accounts(accounts=[documents.Account(**each) for each in found])
+
+    async def create_account(self, call: Call) -> documents.Account:
+        """Make an account, with an empty wallet of its name."""
+        new: documents.NewAccount = call.body
+        made = await self._store.run("create account", lambda store: accounts.create(store, new.name, new.note))
+        return documents.Account(**made)
+
+    async def show_account(self, call: Call) -> documents.Account:
+        """An account."""
+        found = await self._store.run("show account", lambda store: accounts.get(store, call.path["account"]))
+        return documents.Account(**found)
+
+    async def disable_account(self, call: Call) -> documents.Account:
+        """Let none of its keys in any more, on any proxy, within a second.
+
+        Its keys, credits and rows are kept.
+        """
+        name = call.path["account"]
+        return documents.Account(
+            **await self._plane.change_keys("disable account", lambda s: accounts.disable(s, name))
+        )
+
+    async def enable_account(self, call: Call) -> documents.Account:
+        """Let the keys of a disabled account in again."""
+        name = call.path["account"]
+        return documents.Account(**await self._plane.change_keys("enable account", lambda s: accounts.enable(s, name)))
+
+    async def create_key(self, call: Call) -> documents.KeyShownOnce:
+        """Make a key of an account.
+
+        The key is in this answer and nowhere else: only its digest is stored. A spending limit is the first credit of
+        a wallet `key:<key id>`; requests of the key are held against it and against the account's wallet.
+        """
+        new: documents.NewKey = call.body
+        key, account = new_key(), call.path["account"]
+        limits = keys.Limits(
+            expires_at=documents.stored(new.expires_at),
+            upstreams=new.upstreams,
+            models=new.models,
+            requests_per_minute=new.requests_per_minute,
+            tokens_per_minute=new.tokens_per_minute,
+            nanodollars=new.limit_nanodollars,
+        )
+        made = await self._plane.change_keys(
+            "create key",
+            lambda store: keys.create(store, account, digest(key), keys.prefix(key), limits, name=new.name),
+        )
+        return documents.KeyShownOnce(**made, key=key)
+
+    async def list_keys(self, call: Call) -> documents.Keys:
+        """All keys, or those of an account."""
+        asked: documents.OfAccount = call.query
+        found = await self._store.run("list keys", lambda store: keys.all_of_them(store, asked.account))
+        return documents.Keys(keys=[documents.Key(**each) for each in found])
+
+    async def show_key(self, call: Call) -> documents.Key:
+        """A key, without the key itself."""
+        found = await self._store.run("show key", lambda store: keys.get(store, call.path["key"]))
+        return documents.Key(**found)
+
+    async def revoke_key(self, call: Call) -> documents.Key:
+        """Let a key in no more, on any proxy, within a second; for good."""
+        key = call.path["key"]
+        return documents.Key(**await self._plane.change_keys("revoke key", lambda store: keys.revoke(store, key)))
+
+    async def rotate_key(self, call: Call) -> documents.KeyShownOnce:
+        """Make a second key that may do what the first one may.
+
+        Both are live until the first is revoked, or ends at `old_expires_at`. The second key's spending limit is what
+        the first one has left.
+        """
+        rotation: documents.Rotation = call.body
+        key, first, ends = new_key(), call.path["key"], documents.stored(rotation.old_expires_at)
+        made = await self._plane.change_keys(
+            "rotate key", lambda store: keys.rotate(store, first, digest(key), keys.prefix(key), ends)
+        )
+        return documents.KeyShownOnce(**made, key=key)
+
+    async def list_wallets(self, call: Call) -> documents.Wallets:
+        """All wallets, or those of an account, and where their credits are."""
+        asked: documents.OfAccount = call.query
+        found = await self._store.run("list wallets", lambda store: wallets.show(store, asked.account))
+        return documents.Wallets(wallets=[documents.Wallet(**each) for each in found])
+
+    async def create_credit(self, call: Call) -> documents.Credit:
+        """Grant a credit to a wallet, or withdraw from its balance.
+
+        A wallet `<account>/<name>` begins with its first credit. Not more can be withdrawn than the balance has: what
+        proxies were lent is not in it.
+        """
+        new: documents.NewCredit = call.body
+        amount = new.amount_nanodollars if new.kind == "grant" else -new.amount_nanodollars
+
+        def work(store: Any) -> dict[str, Any]:
+            wallets.settle_in(store, new.wallet)
+            return wallets.credit(store, new.id, new.wallet, new.kind, amount, new.note)[0]
+
+        return documents.Credit(**rows.credit_document(await self._store.run("credit", work)))
+
+    async def sum_usage(self, call: Call) -> documents.UsageTable:
+        """Requests, tokens and cost, summed up by account, key, upstream, model and day as asked."""
+        asked: documents.UsageAsked = call.query
+        limit = documents.LINES + 1
+        found = await self._store.run(
+            "sum usage", lambda store: usage.usage(store, list(dict.fromkeys(asked.by)), asked.chosen, limit)
+        )
+        lines = [documents.UsageLine(**line) for line in found[: documents.LINES]]
+        return documents.UsageTable(usage=lines, complete=len(found) < limit)
+
+    async def list_rows(self, call: Call) -> documents.Rows:
+        """The ledger: requests and credits, the newest first."""
+        asked: documents.RowsAsked = call.query
+        before = None
+        if asked.before is not None:
+            moment, _, row_id = asked.before.partition("~")
+            before = (moment, row_id)
+        found = await self._store.run(
+            "list rows",
+            lambda store: rows.page(store, asked.chosen, kind=asked.kind, before=before, limit=asked.limit),
+        )
+        last = found[-1] if len(found) == asked.limit else None
+        return documents.Rows(
+            rows=[_of_ledger(each) for each in found],
+            next=None if last is None else f"{last['received_at']}~{last['id']}",
+        )
+
+    async def list_leases(self, _: Call) -> documents.Leases:
+        """What proxies were lent of which wallets."""
+        found = await self._store.run("list leases", leases.all_of_them)
+        return documents.Leases(leases=[documents.Lease(**each) for each in found])
+
+    async def retire_instance(self, call: Call) -> documents.Retired:
+        """Take back what a proxy instance was lent and did not spend.
+
+        For an instance that is gone for good with its journal: what it spent and never reported is then lost.
+        """
+        instance = call.path["instance"]
+        returned = await self._store.run("retire instance", lambda store: leases.retire(store, instance))
+        self._plane.feed.forget(instance)
+        amounts = [documents.Returned(wallet=each, amount_nanodollars=amount) for each, amount in returned.items()]
+        return documents.Retired(instance=instance, returned=amounts)
+
+    async def describe(self, _: Call) -> web.Response:
+        """This description."""
+        return web.json_response(describe(self.operations()))
+
+    async def show_catalogue(self, _: Call) -> web.Response:
+        """The models of all upstreams with their prices."""
+        return web.json_response(self._plane.catalogue.document())
+
+    def _admit(self, request: web.Request) -> None:
+        known = self._plane.operator.digest()
+        if known is None:
+            raise Refusal(503, "the admin API is off: there is no operator token (OPERATOR_TOKEN_PATH)")
+        if owner(asking.bearer(request), {"operator": known}) is None:
+            raise asking.unauthorized()
+
+
+def _of_ledger(found: Mapping[str, Any]) -> documents.Row | documents.Credit:
+    return documents.Row(**found) if found["kind"] == rows.REQUEST else documents.Credit(**found)

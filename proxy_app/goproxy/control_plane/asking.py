@@ -1,0 +1,126 @@
+"""Taking a request apart: its token, its query, its body; bounded, and checked by pydantic models."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from goproxy.control_plane.answers import Refusal
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_BODY_SECONDS = 30.0
+_TOLD = 3  # of a document's mistakes
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_TRUTHS = {"true": True, "false": False}
+
+
+def bearer(request: web.Request) -> str:
+    """The token that the request shows.
+
+    Raises:
+        Refusal: 401, there is none, or two.
+    """
+    shown = request.headers.getall("Authorization", [])
+    scheme, _, token = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
+    if scheme.lower() != "bearer" or not token:
+        raise unauthorized()
+    return token.strip()
+
+
+def unauthorized() -> Refusal:
+    """The answer to a request without a good token: the same for every bad one."""
+    return Refusal(401, "a valid bearer token is needed", {"WWW-Authenticate": "Bearer"})
+
+
+async def pieces_of_body(request: web.Request, limit: int) -> AsyncIterator[bytes]:
+    """The body as it comes.
+
+    Raises:
+        Refusal: it is longer than `limit` bytes, or it pauses too long.
+    """
+    length = 0
+    while True:
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                piece = await request.content.readany()
+        except TimeoutError:
+            raise Refusal(408, f"the body paused for {_BODY_SECONDS:g} s") from None
+        if not piece:
+            return
+        length += len(piece)
+        if length > limit:
+            raise Refusal(413, f"the body is longer than {limit} bytes")
+        yield piece
+
+
+async def body_of(request: web.Request, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        Refusal: as `pieces_of_body`.
+    """
+    return b"".join([piece async for piece in pieces_of_body(request, limit)])
+
+
+def document(kind: type[Model], body: bytes) -> Model:
+    """A JSON document of this kind.
+
+    Raises:
+        Refusal: 400, it is none.
+    """
+    try:
+        return kind.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise Refusal(400, _told("the body", error)) from None
+
+
+def query(request: web.Request, kind: type[Model]) -> Model:
+    """The query of a request: numbers as digits, lists with commas, each name once.
+
+    Raises:
+        Refusal: 400, it is not of this kind.
+    """
+    values: dict[str, Any] = {}
+    fields = _fields(kind)
+    for name, text in request.query.items():
+        if name in values:
+            raise Refusal(400, f"the query: {name[:100]} stands there twice")
+        values[name] = _value(text, fields.get(name, {}))
+    try:
+        return kind.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise Refusal(400, _told("the query", error)) from None
+
+
+@functools.cache
+def _fields(kind: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    fields: dict[str, dict[str, Any]] = kind.model_json_schema()["properties"]
+    return fields
+
+
+def _value(text: str, schema: dict[str, Any]) -> Any:
+    types = {schema.get("type"), *(each.get("type") for each in schema.get("anyOf", ()))}
+    if "integer" in types and _WHOLE.fullmatch(text):
+        return int(text)
+    if "boolean" in types:
+        return _TRUTHS.get(text, text)
+    if "array" in types:
+        return text.split(",") if text else []
+    return text
+
+
+def _told(where: str, error: ValidationError) -> str:
+    mistakes = error.errors(include_url=False, include_context=False, include_input=False)
+    said = [
+        f"{'.'.join(str(part)[:100] for part in mistake['loc']) or where}: {mistake['msg']}" for mistake in mistakes
+    ]
+    more = f"; and {len(said) - _TOLD} more" if len(said) > _TOLD else ""
+    return "; ".join(said[:_TOLD]) + more

@@ -1,0 +1,80 @@
+"""Who may call: the operator, and each upstream's proxy. Only digests of their tokens are here.
+
+The files are looked at with every call, so that a new token holds at once. A file that is broken leaves its last good
+digest standing; one that is gone takes it away. All comparisons take the same time, whatever the token is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+from pathlib import Path
+
+from goproxy.observe import log
+from goproxy.watched_file import WatchedFile
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class TokenFile:
+    """The digest of one token: 64 hexadecimal digits, SHA-256."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = WatchedFile(path)
+        self._digest: str | None = None
+        self._problem: str | None = None
+
+    def digest(self) -> str | None:
+        """The digest as it stands now; None: there is none."""
+        try:
+            content = self._file.changed()
+        except FileNotFoundError:
+            self._file = WatchedFile(self._file.path)
+            self._digest = None
+            return None
+        except OSError as error:
+            self._is_broken(f"cannot be read: {error.strerror}")
+            return self._digest
+        if content is None:
+            return self._digest
+        text = content.decode("ascii", "replace").strip()
+        if _DIGEST.fullmatch(text):
+            self._digest, self._problem = text, None
+        else:
+            self._is_broken("must be 64 lower-case hexadecimal digits: the SHA-256 of the token")
+        return self._digest
+
+    def _is_broken(self, problem: str) -> None:
+        if problem != self._problem:
+            log("token file is broken", level=logging.ERROR, path=str(self._file.path), problem=problem)
+        self._problem = problem
+
+
+class ProxyTokens:
+    """A directory with a file for each upstream, of its name: the digest of the token of its proxies."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._files: dict[str, TokenFile] = {}
+
+    def digests(self) -> dict[str, str]:
+        """By upstream."""
+        try:
+            names = {path.name for path in self._directory.iterdir() if not path.name.startswith(".")}
+        except OSError:
+            names = set()
+        self._files = {name: self._files.get(name) or TokenFile(self._directory / name) for name in names}
+        digests = {name: file.digest() for name, file in sorted(self._files.items())}
+        return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+def owner(token: str, digests: dict[str, str]) -> str | None:
+    """Whose token this is, if it is anybody's."""
+    presented = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    found = None
+    for name, digest in digests.items():
+        if hmac.compare_digest(digest, presented):
+            found = name
+    return found

@@ -1,0 +1,384 @@
+"""What the admin API takes and gives. The OpenAPI description is generated from these classes.
+
+Amounts are whole nano-dollars (10⁻⁹ USD), times RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from goproxy.control_plane.store import rows
+from goproxy.control_plane.store.database import written
+from goproxy.core.ledger import Settlement
+
+ACCOUNT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
+KEY_ID = r"^key_[0-9a-f]{16}$"
+INSTANCE = r"^[A-Za-z0-9_-]{1,64}$"
+_UPSTREAM = r"^[a-z0-9][a-z0-9-]{0,40}$"
+_MODEL = r"^[!-~]{1,200}$"
+_WALLET = r"^([A-Za-z0-9][A-Za-z0-9._@-]{0,63}(/[a-z0-9][a-z0-9-]{0,40})?|key:key_[0-9a-f]{16})$"
+_ENTRY_ID = r"^[A-Za-z0-9._:-]{1,100}$"
+_DAY = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
+_CURSOR = r"^[0-9TZ:.-]{24}~[!-}]{1,200}$"
+_DECIMAL = r"^[0-9]{1,6}(\.[0-9]{1,12})?$"
+_LINE = r"^[^\u0000-\u001f\u007f]*$"
+
+MOST_AT_ONCE = 10**17
+"""Nano-dollars of one entry: a hundred million dollars."""
+
+LINES = 10_000
+"""Of one answer about usage."""
+
+
+def _storable(moment: datetime) -> datetime:
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of range") from None
+    return moment
+
+
+AccountName = Annotated[str, StringConstraints(pattern=ACCOUNT)]
+KeyId = Annotated[str, StringConstraints(pattern=KEY_ID)]
+Instance = Annotated[str, StringConstraints(pattern=INSTANCE)]
+WalletId = Annotated[str, StringConstraints(pattern=_WALLET)]
+Upstream = Annotated[str, StringConstraints(pattern=_UPSTREAM)]
+ModelId = Annotated[str, StringConstraints(pattern=_MODEL)]
+Line = Annotated[str, StringConstraints(pattern=_LINE, max_length=200)]
+Day = Annotated[str, StringConstraints(pattern=_DAY)]
+Moment = Annotated[AwareDatetime, AfterValidator(_storable)]
+Nanodollars = Annotated[int, Field(ge=1, le=MOST_AT_ONCE)]
+PerMinute = Annotated[int, Field(ge=1, le=10**12)]
+Kind = Literal["request", "grant", "withdrawal", "opening", "limit", "rerate"]
+Axis = Literal["account", "key", "upstream", "model", "day"]
+
+
+class Taken(BaseModel):
+    """What comes in: nothing in it may be unknown."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Given(BaseModel):
+    """What goes out."""
+
+
+class NewAccount(Taken):
+    name: AccountName
+    note: Line = ""
+
+
+class Account(Given):
+    name: str
+    note: str
+    origin: Literal["declared", "operator"]
+    """Declared: it stands in the inventory, and is disabled when it leaves it."""
+    created_at: str
+    disabled_at: str | None
+    disabled_by: str | None
+
+
+class Accounts(Given):
+    accounts: list[Account]
+
+
+class NewKey(Taken):
+    """A key and what it may do; null: as much as its account."""
+
+    name: Line = ""
+    expires_at: Moment | None = None
+    upstreams: Annotated[list[Upstream], Field(min_length=1, max_length=100)] | None = None
+    models: Annotated[list[ModelId], Field(min_length=1, max_length=100)] | None = None
+    requests_per_minute: PerMinute | None = None
+    tokens_per_minute: PerMinute | None = None
+    limit_nanodollars: Nanodollars | None = None
+    """What it may spend in all."""
+
+
+class Key(Given):
+    id: str
+    account: str
+    name: str
+    prefix: str
+    """Its first characters, by which people tell keys apart."""
+    origin: Literal["declared", "operator"]
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    revoked_by: str | None
+    rotated_from: str | None
+    upstreams: list[str] | None
+    models: list[str] | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    limit_nanodollars: int | None
+
+
+class KeyShownOnce(Key):
+    key: str
+    """The key itself. Only its digest is stored: it is never shown again."""
+
+
+class Keys(Given):
+    keys: list[Key]
+
+
+class Rotation(Taken):
+    old_expires_at: Moment | None = None
+    """When the first key ends; null: when it is revoked."""
+
+
+class OfAccount(Taken):
+    account: AccountName | None = None
+
+
+class Wallet(Given):
+    """Where the credits of a wallet are: credits = balance + held + spent."""
+
+    id: str
+    account: str
+    key_id: str | None
+    credits_nanodollars: int
+    balance_nanodollars: int
+    """What can be lent to a proxy. Below 0 where requests cost more than was held for them."""
+    held_nanodollars: int
+    """With the proxies, and not reported as spent."""
+    spent_nanodollars: int
+
+
+class Wallets(Given):
+    wallets: list[Wallet]
+
+
+class NewCredit(Taken):
+    id: Annotated[str, StringConstraints(pattern=_ENTRY_ID)]
+    """Chosen by the caller: the same credit sent twice is one credit."""
+    wallet: WalletId
+    """`alice`, or `alice/team` for a wallet that upstreams name, or `key:<key id>` for a key's spending limit."""
+    kind: Literal["grant", "withdrawal"]
+    amount_nanodollars: Nanodollars
+    note: Line = ""
+
+
+class Credit(Given):
+    kind: Literal["grant", "withdrawal", "opening", "limit", "rerate"]
+    id: str
+    wallet: str
+    account: str
+    amount_nanodollars: int
+    """Below 0: taken."""
+    note: str
+    row_id: str | None
+    """The request whose price was corrected."""
+    received_at: str
+
+
+class Chosen(Taken):
+    """Which rows; days are the first and the last one, in UTC."""
+
+    account: AccountName | None = None
+    key: KeyId | None = None
+    upstream: Upstream | None = None
+    model: ModelId | None = None
+    settlement: Settlement | None = None
+    since: Day | None = None
+    until: Day | None = None
+
+    @property
+    def chosen(self) -> rows.Chosen:
+        """As the store is asked."""
+        return rows.Chosen(
+            account=self.account,
+            key=self.key,
+            upstream=self.upstream,
+            model=self.model,
+            settlement=self.settlement,
+            since=self.since,
+            until=self.until,
+        )
+
+
+class RowsAsked(Chosen):
+    kind: Kind | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    before: Annotated[str, StringConstraints(pattern=_CURSOR)] | None = None
+    """`next` of the page before."""
+
+
+class Usage(Given):
+    input: int
+    cache_write_5m: int
+    cache_write_1h: int
+    cache_read: int
+    output: int
+    reasoning: int
+
+
+class Row(Given):
+    """One request that reached an upstream."""
+
+    kind: Literal["request"]
+    id: str
+    opened_at: str
+    account: str
+    key_id: str
+    wallets: list[str]
+    upstream: str
+    endpoint: str
+    protocol: str
+    model: str
+    stream: bool
+    estimated_input_tokens: int
+    hold_nanodollars: int
+    settled_at: str
+    settlement: Settlement
+    status: int
+    outcome: str
+    usage: Usage
+    raw_usage: dict[str, Any] | None
+    flags: list[str]
+    price_version: str
+    prices: dict[str, str]
+    tier_up_to: int | None
+    multiplier: str
+    cost_nanodollars: int
+    """As it was settled."""
+    received_bytes: int
+    answered_bytes: int
+    upstream_request_id: str | None
+    upstream_model: str | None
+    adjustment_nanodollars: int
+    """By rerating: what the request costs is the sum of both."""
+    instance: str
+    received_at: str
+
+
+class Rows(Given):
+    rows: list[Annotated[Row | Credit, Field(discriminator="kind")]]
+    """The newest first."""
+    next: str | None
+    """What to ask for with `before`; null: there are no more."""
+
+
+class UsageAsked(Chosen):
+    by: Annotated[list[Axis], Field(max_length=5)] = []
+
+
+class UsageLine(Usage):
+    account: str | None = None
+    key: str | None = None
+    upstream: str | None = None
+    model: str | None = None
+    day: str | None = None
+    requests: int
+    cost_nanodollars: int
+
+
+class UsageTable(Given):
+    usage: list[UsageLine]
+    complete: bool
+    """Whether these are all lines; if not, choose fewer days."""
+
+
+class Lease(Given):
+    wallet: str
+    instance: str
+    upstream: str
+    granted_total_nanodollars: int
+    spent_total_nanodollars: int
+    held_nanodollars: int
+    last_seen: str
+    retired_at: str | None
+
+
+class Leases(Given):
+    leases: list[Lease]
+
+
+class Returned(Given):
+    wallet: str
+    amount_nanodollars: int
+
+
+class Retired(Given):
+    instance: str
+    returned: list[Returned]
+
+
+class RerateAsked(Chosen):
+    """Rows to be priced again, by the price book as it stands now and the price version of the row's own day."""
+
+    multiplier: Literal["as_billed", "current"] | Annotated[str, StringConstraints(pattern=_DECIMAL)] = "as_billed"
+    apply: bool = False
+    """Write the differences down, and settle them with the wallets; else only tell them."""
+
+
+class RowRerated(Given):
+    id: str
+    account: str
+    before_nanodollars: int
+    after_nanodollars: int
+
+
+class Rerated(Given):
+    rows: int
+    differing: int
+    unpriced: int
+    """Rows whose upstream or model the configurations do not have."""
+    difference_nanodollars: int
+    """What all of them cost more; below 0: less."""
+    applied: bool
+    differences: list[RowRerated]
+    """The first hundred."""
+
+
+class ReconcileAsked(Taken):
+    upstream: Upstream
+    since: Day | None = None
+    until: Day | None = None
+
+
+class RowDifference(Given):
+    request_id: str
+    row_ids: list[str]
+    ledger: dict[str, int]
+    export: dict[str, int]
+
+
+class Reconciled(Given):
+    matched: int
+    differing: list[RowDifference]
+    missing: list[str]
+    """In the export, not in the ledger."""
+    extra: list[str]
+    """In the ledger, not in the export."""
+    unnamed: list[str]
+    """Our ids of rows that carry no request id of the provider."""
+    ledger_tokens: dict[str, int]
+    export_tokens: dict[str, int]
+
+
+class RestoreAsked(Taken):
+    replace: bool = False
+    """Take the place of what is stored."""
+
+
+class Restored(Given):
+    records: dict[str, int]
+
+
+class ErrorText(Given):
+    type: str
+    message: str
+
+
+class Error(Given):
+    error: ErrorText
+
+
+def stored(moment: datetime | None) -> str | None:
+    """A moment as it is stored."""
+    return None if moment is None else written(moment)

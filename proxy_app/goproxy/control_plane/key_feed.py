@@ -1,0 +1,111 @@
+"""What the proxies hang on for: the live keys as soon as they change, and the wallets whose idle money is wanted back.
+
+The keys are kept here, so that a poll is answered from memory, whatever the store is doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from goproxy.control_plane.store.keys import Snapshot
+
+_RECALL_EVERY = 0.25
+"""Seconds between two recalls of one wallet from one instance: it needs some time to give back, or has nothing."""
+
+_RECALL_FOR = 5.0
+"""Seconds after which nobody waits for the money any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """The answer to a poll."""
+
+    keys: Snapshot
+    recall: list[str]
+
+
+@dataclass(slots=True)
+class _Recall:
+    asked_at: float
+    told: bool = False
+
+
+class KeyFeed:
+    """The live keys, the recalls, and everyone who waits for news of them."""
+
+    def __init__(self, keys: Snapshot) -> None:
+        self._keys = keys
+        self._recalls: defaultdict[str, dict[str, _Recall]] = defaultdict(dict)
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._closed = False
+
+    @property
+    def version(self) -> int:
+        """Of the keys that the proxies are told."""
+        return self._keys.version
+
+    def publish(self, keys: Snapshot) -> None:
+        """Tell everyone these keys, if they are not told already."""
+        if keys.version != self._keys.version:
+            self._keys = keys
+            self._wake(*self._waiting)
+
+    def recall(self, instance: str, wallets: Iterable[str]) -> None:
+        """Ask an instance for what it does not use of these wallets."""
+        now = asyncio.get_running_loop().time()
+        recalls = self._recalls[instance]
+        for wallet in wallets:
+            if wallet not in recalls or now - recalls[wallet].asked_at >= _RECALL_EVERY:
+                recalls[wallet] = _Recall(now)
+        self._wake(instance)
+
+    def forget(self, instance: str) -> None:
+        """Recall nothing more from an instance that is gone."""
+        self._recalls.pop(instance, None)
+
+    def close(self) -> None:
+        """Keep nobody waiting any more."""
+        self._closed = True
+        self._wake(*self._waiting)
+
+    async def wait(self, instance: str, after: int, seconds: float) -> News | None:
+        """News for this instance, as soon as there are other keys than those of version `after`, or a recall.
+
+        None: there are none after so many seconds. (A version above ours is of a time before a restored backup.)
+        """
+        woken = asyncio.Event()
+        self._waiting[instance].add(woken)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while not self._closed:
+                        woken.clear()
+                        if news := self._news(instance, after):
+                            return news
+                        await woken.wait()
+            return None
+        finally:
+            self._waiting[instance].discard(woken)
+            if not self._waiting[instance]:
+                del self._waiting[instance]
+
+    def _news(self, instance: str, after: int) -> News | None:
+        now = asyncio.get_running_loop().time()
+        recalls = self._recalls[instance]
+        for wallet in [wallet for wallet, recall in recalls.items() if now - recall.asked_at > _RECALL_FOR]:
+            del recalls[wallet]
+        wanted = sorted(wallet for wallet, recall in recalls.items() if not recall.told)
+        for wallet in wanted:
+            recalls[wallet].told = True
+        if wanted or self._keys.version != after:
+            return News(self._keys, wanted)
+        return None
+
+    def _wake(self, *instances: str) -> None:
+        for instance in instances:
+            for woken in self._waiting.get(instance, ()):
+                woken.set()

@@ -1,0 +1,149 @@
+"""The parts of the control plane that its two APIs share, and how they are kept up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from aiohttp import web
+from sqlalchemy import Connection
+
+from goproxy.control_plane.catalogue import Catalogue
+from goproxy.control_plane.credentials import ProxyTokens, TokenFile
+from goproxy.control_plane.declared import DeclaredFile, apply
+from goproxy.control_plane.key_feed import KeyFeed
+from goproxy.control_plane.metrics import Metrics
+from goproxy.control_plane.store import keys
+from goproxy.control_plane.store.database import Database, StoreUnavailable
+from goproxy.control_plane.store.usage import Totals, totals
+from goproxy.hosting import Stay
+from goproxy.observe import log, told
+from goproxy.watched_file import LOOK_EVERY
+
+T = TypeVar("T")
+
+_COUNT_EVERY = 5.0
+
+
+class ControlPlane:
+    """All that the control plane has: store, keys, credentials, metrics."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        database: Database,
+        operator: TokenFile,
+        proxies: ProxyTokens,
+        declared: DeclaredFile,
+        metrics: Metrics,
+    ) -> None:
+        """The store must have its tables, and is read.
+
+        Raises:
+            StoreUnavailable: it cannot be.
+        """
+        self.catalogue = catalogue
+        self.database = database
+        self.operator = operator
+        self.proxies = proxies
+        self.metrics = metrics
+        self._declared = declared
+        self.feed = KeyFeed(database.transact("read keys", keys.snapshot))
+        self._changes: set[asyncio.Task[object]] = set()
+
+    @property
+    def problems(self) -> list[str]:
+        """What an operator should know."""
+        store = [] if self.database.problem is None else [f"the store cannot be had now: {self.database.problem}"]
+        declared = (
+            [] if self._declared.problem is None else [f"declared keys stay as they were: {self._declared.problem}"]
+        )
+        return store + declared
+
+    async def change_keys(self, name: str, change: Callable[[Connection], T]) -> T:
+        """Change something that the set of live keys depends on, and tell every proxy.
+
+        That goes on to its end, even when the one who asked for it is gone.
+
+        Raises:
+            StoreUnavailable: it cannot be done now.
+        """
+
+        def work(connection: Connection) -> tuple[T, keys.Snapshot]:
+            return change(connection), keys.changed(connection)
+
+        async def both() -> T:
+            result, snapshot = await self.database.run(name, work)
+            self.feed.publish(snapshot)
+            return result
+
+        task = asyncio.create_task(both())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def look(self) -> None:
+        """Take in what is declared, if it has changed."""
+        declaration = self._declared.changed()
+        if declaration is None:
+            return
+        try:
+            snapshot = await self.database.run(
+                "take in declared keys", lambda connection: apply(connection, declaration)
+            )
+        except StoreUnavailable:
+            self._declared.read_again()
+            return
+        if snapshot is not None:
+            self.feed.publish(snapshot)
+
+    async def count(self) -> None:
+        """Bring the metrics up to date; and the keys, should another process have changed them."""
+
+        def work(connection: Connection) -> tuple[Totals, keys.Snapshot | None]:
+            version = keys.version(connection)
+            return totals(connection), None if version == self.feed.version else keys.snapshot(connection)
+
+        try:
+            found, snapshot = await self.database.run("count", work)
+        except StoreUnavailable:
+            self.metrics.stands(available=False, totals=None)
+            return
+        self.metrics.stands(available=True, totals=found)
+        if snapshot is not None:
+            self.feed.publish(snapshot)
+
+    def keep_up(self, stay: Stay) -> Callable[[web.Application], AsyncIterator[None]]:
+        """A `cleanup_ctx`: looks and counts while the application runs, and closes what is here at its end."""
+
+        async def repeat(act: Callable[[], object], seconds: float) -> None:
+            while True:
+                try:
+                    await act()  # type: ignore[misc]
+                except Exception as error:  # the next one must come
+                    log("keeping up failed", level=logging.ERROR, **told(error))
+                await asyncio.sleep(seconds)
+
+        async def leave() -> None:
+            await stay.until_asked_to_leave()
+            self.feed.close()  # or its polls would hold up the leaving
+
+        async def context(_: web.Application) -> AsyncIterator[None]:
+            tasks = [
+                asyncio.create_task(repeat(self.look, LOOK_EVERY)),
+                asyncio.create_task(repeat(self.count, _COUNT_EVERY)),
+                asyncio.create_task(leave()),
+            ]
+            yield
+            self.feed.close()
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await asyncio.gather(*self._changes, return_exceptions=True)
+            await asyncio.to_thread(self.database.close)
+
+        return context

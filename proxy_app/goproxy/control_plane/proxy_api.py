@@ -1,0 +1,175 @@
+"""What the proxies ask of the control plane: to take their rows, to be lent money, and to be told the keys.
+
+Each upstream's proxies have a token of their own; with it they speak for that upstream alone. Everything here may be
+sent again when its answer was lost: rows are known by their ids, calls for leases by their numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import BaseModel, Field, StringConstraints
+
+from goproxy.control_plane import asking
+from goproxy.control_plane.answers import Refusal
+from goproxy.control_plane.credentials import owner
+from goproxy.control_plane.documents import Instance, Upstream
+from goproxy.control_plane.plane import ControlPlane
+from goproxy.control_plane.store import leases, rows
+from goproxy.core.ledger import InvalidRow, Row
+from goproxy.observe import log
+
+ROWS = 500
+"""In one post, at most."""
+
+ROWS_LIMIT = 16 * 1024 * 1024
+"""Bytes of one post of rows."""
+
+_LEASES = 200
+_LEASES_LIMIT = 256 * 1024
+_LONGEST_POLL = 60
+_TOTAL = 2**62
+
+_INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_WalletName = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
+
+
+class LeaseAsked(BaseModel):
+    """See `core.lease`."""
+
+    wallet: _WalletName
+    known_total: Annotated[int, Field(ge=0, le=_TOTAL)]
+    want: Annotated[int, Field(ge=0, le=_TOTAL)]
+
+
+class LeasesAsked(BaseModel):
+    """One call for leases."""
+
+    instance: Instance
+    upstream: Upstream
+    sequence: Annotated[int, Field(ge=0, le=_TOTAL)]
+    leases: Annotated[list[LeaseAsked], Field(max_length=_LEASES)]
+
+
+class KeysAsked(BaseModel):
+    """One poll for news of the keys."""
+
+    instance: Instance
+    after: Annotated[int, Field(ge=0)] = 0
+    wait: Annotated[int, Field(ge=0)] = 25
+
+
+class ProxyApi:
+    """The routes under /proxy/v1."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self._plane = plane
+
+    def serve(self, app: web.Application) -> None:
+        """Add the routes."""
+        app.router.add_post("/proxy/v1/rows", self.take_rows, name="take_rows")
+        app.router.add_post("/proxy/v1/leases", self.lend, name="lend")
+        app.router.add_route("GET", "/proxy/v1/keys", self.tell_keys, name="tell_keys")
+
+    async def take_rows(self, request: web.Request) -> web.Response:
+        """Keep rows of the ledger; which of them need not be sent again, and which never can be kept."""
+        upstream = self._caller(request)
+        instance, posted = _posted(await asking.body_of(request, ROWS_LIMIT), upstream)
+        kept: list[Row] = []
+        rejected: list[dict[str, Any]] = []
+        for item in posted:
+            try:
+                kept.append(_row(item, upstream))
+            except InvalidRow as problem:
+                rejected.append({"id": item.get("id") if isinstance(item, dict) else None, "reason": str(problem)})
+        new = await self._plane.database.run("take rows", lambda store: rows.ingest(store, instance, upstream, kept))
+        self._plane.metrics.came(new)
+        if rejected:
+            reasons = sorted({str(each["reason"]) for each in rejected})
+            log("rows rejected", level=logging.ERROR, upstream=upstream, rows=len(rejected), reasons=reasons[:5])
+            self._plane.metrics.rejected(upstream, len(rejected))
+        return web.json_response({"accepted": [row.id for row in kept], "rejected": rejected})
+
+    async def lend(self, request: web.Request) -> web.Response:
+        """Lend parts of wallets. Where one has not enough, the other instances are asked for what they do not use."""
+        upstream = self._caller(request)
+        asked = asking.document(LeasesAsked, await asking.body_of(request, _LEASES_LIMIT))
+        _is_own(asked.upstream, upstream)
+        asks = [leases.Ask(each.wallet, each.known_total, each.want) for each in asked.leases]
+        if len({ask.wallet for ask in asks}) != len(asks):
+            raise Refusal(400, "leases: a wallet stands there twice")
+        lent = await self._plane.database.run(
+            "lend", lambda store: leases.lend(store, asked.instance, upstream, asked.sequence, asks)
+        )
+        for instance, wallets in lent.idle.items():
+            self._plane.feed.recall(instance, wallets)
+        if lent.refused:
+            self._plane.metrics.refused(upstream, len(lent.refused))
+        return web.json_response({"leases": [asdict(grant) for grant in lent.grants]})
+
+    async def tell_keys(self, request: web.Request) -> web.Response:
+        """The live keys, as soon as they are others than the caller knows; and the wallets that it should give back."""
+        self._caller(request)
+        asked = asking.query(request, KeysAsked)
+        news = await self._plane.feed.wait(asked.instance, asked.after, min(asked.wait, _LONGEST_POLL))
+        if news is None:
+            return web.Response(status=204)
+        return web.json_response({"version": news.keys.version, "keys": news.keys.entries, "recall": news.recall})
+
+    def _caller(self, request: web.Request) -> str:
+        """The upstream whose proxy is calling.
+
+        Raises:
+            Refusal: it is nobody's.
+        """
+        token = asking.bearer(request)
+        digests = self._plane.proxies.digests()
+        if not digests:
+            raise Refusal(503, "no proxy has a token here: PROXY_TOKENS_PATH has no file")
+        upstream = owner(token, digests)
+        if upstream is None:
+            raise asking.unauthorized()
+        return upstream
+
+
+def _posted(body: bytes, upstream: str) -> tuple[str, list[Any]]:
+    """Instance and rows of a post. Its rows are looked at one by one: none is lost for another's sake.
+
+    Raises:
+        Refusal: it is no such post.
+    """
+    try:
+        document = json.loads(body, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "the body is not valid JSON") from None
+    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
+        raise Refusal(400, "the body must be an object with instance, upstream and a list of rows")
+    instance, posted = document.get("instance"), document["rows"]
+    if not isinstance(instance, str) or not _INSTANCE.fullmatch(instance):
+        raise Refusal(400, "instance must be of 1 to 64 letters, digits, _ or -")
+    _is_own(document.get("upstream"), upstream)
+    if len(posted) > ROWS:
+        raise Refusal(413, f"more than {ROWS} rows")
+    return instance, posted
+
+
+def _row(item: Any, upstream: str) -> Row:
+    """A row that can be kept.
+
+    Raises:
+        InvalidRow: it cannot.
+    """
+    row = Row.from_json(item)
+    if problem := rows.problem_of(row, upstream):
+        raise InvalidRow(problem)
+    return row
+
+
+def _is_own(named: Any, upstream: str) -> None:
+    if named != upstream:
+        raise Refusal(403, f"this token is of a proxy of {upstream}")

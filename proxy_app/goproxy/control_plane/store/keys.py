@@ -1,0 +1,209 @@
+"""API keys: digests and limits, and the set of live ones that the proxies go by.
+
+Every change of that set raises its version. The version also never falls behind the clock (milliseconds), so that a
+store that was restored from a backup does not tell a version twice with different keys.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, or_, select, update
+
+from goproxy.control_plane.store import accounts, wallets
+from goproxy.control_plane.store.database import keep_or_insert, now
+from goproxy.control_plane.store.refusals import Conflict, NotFound
+from goproxy.control_plane.store.schema import accounts as account_table
+from goproxy.control_plane.store.schema import counters, keys
+
+_VERSION = "keys"
+_SHOWN = 11
+"""Characters of a key that are kept for people to know it by: 48 of its 256 random bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a key may do; None: as much as its account."""
+
+    expires_at: str | None = None
+    upstreams: Sequence[str] | None = None
+    models: Sequence[str] | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    nanodollars: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All live keys, as a proxy is told them."""
+
+    version: int
+    entries: tuple[dict[str, Any], ...]
+
+
+def prefix(key: str) -> str:
+    """What of a key is stored in clear."""
+    return key[:_SHOWN]
+
+
+def create(
+    connection: Connection,
+    account: str,
+    sha256: str,
+    shown: str,
+    limits: Limits = Limits(),
+    *,
+    key_id: str | None = None,
+    name: str = "",
+    origin: str = accounts.OPERATOR,
+    rotated_from: str | None = None,
+) -> dict[str, Any]:
+    """Store a key of an account. A spending limit becomes the first credit of a wallet of its own.
+
+    Raises:
+        NotFound: there is no such account.
+        Conflict: there is such a key.
+    """
+    accounts.get(connection, account)
+    key_id = key_id or f"key_{secrets.token_hex(8)}"
+    inserted = keep_or_insert(
+        connection,
+        keys,
+        id=key_id,
+        account=account,
+        name=name,
+        prefix=shown,
+        sha256=sha256,
+        origin=origin,
+        created_at=now(),
+        expires_at=limits.expires_at,
+        rotated_from=rotated_from,
+        upstreams=None if limits.upstreams is None else json.dumps(list(limits.upstreams)),
+        models=None if limits.models is None else json.dumps(list(limits.models)),
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+        limit_nanodollars=limits.nanodollars,
+    )
+    if not inserted:
+        raise Conflict("there is such a key already")
+    if limits.nanodollars is not None:
+        wallet = wallets.of_key(key_id)
+        wallets.ensure(connection, wallet, account=account, key_id=key_id)
+        if limits.nanodollars:
+            wallets.credit(connection, f"limit:{key_id}", wallet, "limit", limits.nanodollars)
+    return get(connection, key_id)
+
+
+def get(connection: Connection, key_id: str) -> dict[str, Any]:
+    """A key.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    found = connection.execute(select(keys).where(keys.c.id == key_id)).mappings().first()
+    if found is None:
+        raise NotFound(f"there is no key {key_id!r}")
+    return _read(found)
+
+
+def all_of_them(connection: Connection, account: str | None = None) -> list[dict[str, Any]]:
+    """All keys, of one account if it is named; the oldest first."""
+    query = select(keys).order_by(keys.c.created_at, keys.c.id)
+    if account is not None:
+        query = query.where(keys.c.account == account)
+    return [_read(found) for found in connection.execute(query).mappings()]
+
+
+def revoke(connection: Connection, key_id: str, by: str = accounts.OPERATOR) -> dict[str, Any]:
+    """Let a key in no more, for good.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    get(connection, key_id)
+    connection.execute(
+        update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now(), revoked_by=by)
+    )
+    return get(connection, key_id)
+
+
+def rotate(
+    connection: Connection,
+    key_id: str,
+    sha256: str,
+    shown: str,
+    old_expires_at: str | None,
+) -> dict[str, Any]:
+    """Store a second key that may do what the first one may; the first lives on until it is revoked or expires.
+
+    Of a spending limit, the second key gets what the first has not spent; until the first is gone, each of them has
+    that much.
+
+    Raises:
+        NotFound: there is none of this id.
+        Conflict: it is revoked.
+    """
+    old = get(connection, key_id)
+    if old["revoked_at"] is not None:
+        raise Conflict(f"{key_id} is revoked; add a key instead")
+    limit = old["limit_nanodollars"]
+    if limit is not None:
+        wallet = wallets.load(connection, wallets.of_key(key_id))
+        limit = max(0, wallet.credits - wallet.spent)
+    limits = Limits(
+        expires_at=old["expires_at"],
+        upstreams=old["upstreams"],
+        models=old["models"],
+        requests_per_minute=old["requests_per_minute"],
+        tokens_per_minute=old["tokens_per_minute"],
+        nanodollars=limit,
+    )
+    if old_expires_at is not None:
+        connection.execute(update(keys).where(keys.c.id == key_id).values(expires_at=old_expires_at))
+    return create(connection, old["account"], sha256, shown, limits, name=old["name"], rotated_from=key_id)
+
+
+def changed(connection: Connection) -> Snapshot:
+    """Raise the version, for the set of live keys has changed; the set as it is now."""
+    keep_or_insert(connection, counters, name=_VERSION, value=0)
+    last = select(counters.c.value).where(counters.c.name == _VERSION).with_for_update()
+    following = max(connection.execute(last).scalar_one() + 1, time.time_ns() // 1_000_000)
+    connection.execute(update(counters).where(counters.c.name == _VERSION).values(value=following))
+    return snapshot(connection)
+
+
+def version(connection: Connection) -> int:
+    """Of the set of live keys; 0: there never was a key."""
+    return connection.execute(select(counters.c.value).where(counters.c.name == _VERSION)).scalar() or 0
+
+
+def snapshot(connection: Connection) -> Snapshot:
+    """The keys that are live: not revoked, not expired, of an account that is not disabled."""
+    live = (
+        select(keys)
+        .join(account_table, account_table.c.name == keys.c.account)
+        .where(
+            keys.c.revoked_at.is_(None),
+            account_table.c.disabled_at.is_(None),
+            or_(keys.c.expires_at.is_(None), keys.c.expires_at > now()),
+        )
+        .order_by(keys.c.id)
+    )
+    return Snapshot(version(connection), tuple(_entry(_read(found)) for found in connection.execute(live).mappings()))
+
+
+def _read(found: Any) -> dict[str, Any]:
+    record = dict(found)
+    for name in ("upstreams", "models"):
+        record[name] = None if record[name] is None else json.loads(record[name])
+    return record
+
+
+def _entry(record: dict[str, Any]) -> dict[str, Any]:
+    taken = ("id", "account", "sha256", "expires_at", "upstreams", "models", "requests_per_minute", "tokens_per_minute")
+    return {name: record[name] for name in taken} | {"wallets_limit": record["limit_nanodollars"] is not None}

@@ -1,0 +1,162 @@
+"""Leases: what proxies were lent of wallets. `core.lease.Wallet` decides; this file loads it, applies it, stores it.
+
+Whoever changes the leases of a wallet first locks the wallet's record (`wallets.load`), several wallets in the order
+of their ids: two transactions that want the same money come one after the other, and never wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from goproxy.control_plane.store import wallets
+from goproxy.control_plane.store.database import keep_or_insert, now
+from goproxy.control_plane.store.refusals import Conflict, NotFound
+from goproxy.control_plane.store.schema import instances, leases
+from goproxy.core.lease import Loan, Wallet
+
+CHUNK = 1_000_000_000
+"""Nano-dollars that a proxy is lent beyond what it asks for, at most: a dollar, so that it need not ask each time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A proxy's wish to be lent of one wallet (see `core.lease`)."""
+
+    wallet: str
+    known_total: int
+    want: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What it is told."""
+
+    wallet: str
+    granted_total: int
+    balance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """The outcome of one call for leases."""
+
+    grants: list[Grant] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    """Wallets that did not have what was wanted."""
+    idle: dict[str, list[str]] = field(default_factory=dict)
+    """By other instance: those of them of which it holds something, be it in use or not."""
+
+
+def met(connection: Connection, instance: str, upstream: str) -> int:
+    """Know of this proxy instance, and lock its record; the sequence number of its last call for leases.
+
+    Raises:
+        Conflict: it is an instance of another upstream.
+    """
+    keep_or_insert(connection, instances, id=instance, upstream=upstream, sequence=-1, last_seen=now())
+    known = connection.execute(select(instances).where(instances.c.id == instance).with_for_update()).one()
+    if known.upstream != upstream:
+        raise Conflict(f"instance {instance} is one of {known.upstream}, not of {upstream}")
+    connection.execute(update(instances).where(instances.c.id == instance).values(last_seen=now()))
+    return int(known.sequence)
+
+
+def lend(connection: Connection, instance: str, upstream: str, sequence: int, asks: Sequence[Ask]) -> Lent:
+    """Answer one call for leases.
+
+    Calls of one instance are numbered. One that is not newer than the last is late, or came twice: the instance goes
+    by the answer to a later one, so this one must change nothing. An instance that was retired and calls again is back.
+
+    Raises:
+        Conflict: the call is late, or the instance is another upstream's.
+    """
+    last = met(connection, instance, upstream)
+    if sequence <= last:
+        raise Conflict(f"call {sequence} is not newer than call {last}, which was answered")
+    connection.execute(update(instances).where(instances.c.id == instance).values(sequence=sequence, retired_at=None))
+    lent = Lent()
+    for ask in sorted(asks, key=lambda ask: ask.wallet):
+        if not ask.known_total and not wallets.existing(connection, [ask.wallet]):
+            lent.grants.append(Grant(ask.wallet, 0, 0))
+            lent.refused.extend([ask.wallet] if ask.want else [])
+            continue
+        wallet = _load(connection, ask.wallet)
+        before = wallet.lend(instance, ask.known_total, 0, 0)
+        total = wallet.lend(instance, before, ask.want, CHUNK)
+        _store_loan(connection, ask.wallet, instance, wallet.loans[instance])
+        lent.grants.append(Grant(ask.wallet, total, wallet.balance))
+        if total - before < ask.want:
+            lent.refused.append(ask.wallet)
+            for other, loan in wallet.loans.items():
+                if other != instance and loan.held > 0:
+                    lent.idle.setdefault(other, []).append(ask.wallet)
+    return lent
+
+
+def spend(connection: Connection, instance: str, costs: Mapping[str, int]) -> None:
+    """Count what this instance's rows cost, by wallet. A wallet that is not known is made: no cost is dropped."""
+    for wallet_id, cost in sorted(costs.items()):
+        wallet = _load(connection, wallet_id)
+        wallet.spend(instance, cost)
+        _store_loan(connection, wallet_id, instance, wallet.loans[instance])
+
+
+def retire(connection: Connection, instance: str) -> dict[str, int]:
+    """Take back what an instance that is gone for good did not spend; by wallet, how much that was.
+
+    Raises:
+        NotFound: there is no such instance.
+    """
+    known = select(instances.c.id).where(instances.c.id == instance).with_for_update()
+    if connection.execute(known).scalar() is None:
+        raise NotFound(f"there is no instance {instance!r}")
+    connection.execute(update(instances).where(instances.c.id == instance).values(retired_at=now()))
+    returned = {}
+    of_it = select(leases.c.wallet).where(leases.c.instance == instance).order_by(leases.c.wallet)
+    for wallet_id in sorted(connection.execute(of_it).scalars()):
+        wallet = wallets.load(connection, wallet_id)
+        returned[wallet_id] = wallet.retire(instance)
+        _store_loan(connection, wallet_id, instance, wallet.loans[instance])
+    return returned
+
+
+def all_of_them(connection: Connection) -> list[dict[str, Any]]:
+    """All leases, by wallet and instance."""
+    query = (
+        select(leases, instances.c.upstream, instances.c.last_seen, instances.c.retired_at)
+        .join(instances, instances.c.id == leases.c.instance)
+        .order_by(leases.c.wallet, instances.c.upstream, leases.c.instance)
+    )
+    return [
+        {
+            "wallet": found["wallet"],
+            "instance": found["instance"],
+            "upstream": found["upstream"],
+            "granted_total_nanodollars": found["granted_total"],
+            "spent_total_nanodollars": found["spent_total"],
+            "held_nanodollars": found["granted_total"] - found["spent_total"],
+            "last_seen": found["last_seen"],
+            "retired_at": found["retired_at"],
+        }
+        for found in connection.execute(query).mappings()
+    ]
+
+
+def _load(connection: Connection, wallet_id: str) -> Wallet:
+    try:
+        return wallets.load(connection, wallet_id)
+    except NotFound:
+        wallets.remember(connection, wallet_id)
+        return wallets.load(connection, wallet_id)
+
+
+def _store_loan(connection: Connection, wallet: str, instance: str, loan: Loan) -> None:
+    values = {"granted_total": loan.granted_total, "spent_total": loan.spent_total, "updated_at": now()}
+    if not keep_or_insert(connection, leases, wallet=wallet, instance=instance, **values):
+        connection.execute(
+            update(leases).where(leases.c.wallet == wallet, leases.c.instance == instance).values(**values)
+        )

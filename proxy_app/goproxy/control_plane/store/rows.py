@@ -1,0 +1,310 @@
+"""The ledger of requests: rows as the proxies post them, kept once each, and never changed but for their adjustment."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, insert, select, tuple_, update
+
+from goproxy.control_plane.store import leases, wallets
+from goproxy.control_plane.store.database import now
+from goproxy.control_plane.store.refusals import Conflict
+from goproxy.control_plane.store.schema import accounts, credit_entries, rows
+from goproxy.core.ledger import Row
+from goproxy.core.usage import Usage
+
+MOST = 10**17
+"""No number of a row is above this: the databases' integers have 64 bits, and a wallet adds many rows up."""
+
+REQUEST = "request"
+"""The kind of a row that is a request; the others are credits and have kinds of their own."""
+
+_PAGE = 500
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")
+_KINDS = tuple(Usage().to_json())
+
+Cursor = tuple[str, str]
+"""Where a page ends: time of arrival and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which rows; None: whichever. Days are the first and the last one, such as 2026-11-23, in UTC."""
+
+    account: str | None = None
+    key: str | None = None
+    upstream: str | None = None
+    model: str | None = None
+    settlement: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def of_rows(self) -> list[ColumnElement[bool]]:
+        """As conditions on the requests."""
+        column, equal = rows.c, [(name, value) for name, value in self._equal() if value is not None]
+        conditions: list[ColumnElement[bool]] = [column[name] == value for name, value in equal]
+        conditions += [] if self.since is None else [column.day >= self.since]
+        conditions += [] if self.until is None else [column.day <= self.until]
+        return conditions
+
+    def of_credits(self) -> list[ColumnElement[bool]] | None:
+        """As conditions on the credits; None: they have nothing that could be chosen like this."""
+        if self.key or self.upstream or self.model or self.settlement:
+            return None
+        conditions: list[ColumnElement[bool]] = (
+            [] if self.account is None else [credit_entries.c.account == self.account]
+        )
+        conditions += [] if self.since is None else [credit_entries.c.received_at >= self.since]
+        conditions += [] if self.until is None else [credit_entries.c.received_at <= self.until + "T99"]
+        return conditions
+
+    def _equal(self) -> list[tuple[str, str | None]]:
+        return [
+            ("account", self.account),
+            ("key_id", self.key),
+            ("upstream", self.upstream),
+            ("model", self.model),
+            ("settlement", self.settlement),
+        ]
+
+
+def problem_of(row: Row, upstream: str) -> str | None:
+    """Why a row cannot be kept, if it cannot: it could not have come from a proxy of this upstream."""
+    numbers = (
+        row.hold_nanodollars,
+        row.estimated_input_tokens,
+        row.cost_nanodollars,
+        row.received_bytes,
+        row.answered_bytes,
+        row.tier_up_to or 0,
+        *row.usage.to_json().values(),
+    )
+    if row.upstream != upstream:
+        return f"upstream is {row.upstream[:100]!r}, but the proxy is one of {upstream}"
+    if not _is_word(row.id) or not row.wallets or not all(map(_is_word, row.wallets)):
+        return "id and wallets must be of 1 to 200 printable characters of ASCII without spaces"
+    if len(set(row.wallets)) != len(row.wallets):
+        return "a wallet is named twice"
+    if max(numbers) > MOST or row.status > 999:
+        return "a number is too large"
+    if not _DECIMAL.fullmatch(row.multiplier):
+        return "multiplier is no decimal number"
+    return None
+
+
+def ingest(connection: Connection, instance: str, upstream: str, posted: Sequence[Row]) -> list[Row]:
+    """Keep the rows that are not known yet, and count their costs; those that were new.
+
+    A row is known by its id: one that comes again, whatever it says, changes nothing. A row of an account or wallet
+    that this store does not know is kept all the same, and flagged.
+
+    Raises:
+        Conflict: the instance is another upstream's.
+    """
+    leases.met(connection, instance, upstream)
+    by_id = {row.id: row for row in reversed(posted)}
+    known = set(connection.execute(select(rows.c.id).where(rows.c.id.in_(by_id))).scalars())
+    new = [row for row in by_id.values() if row.id not in known]
+    if not new:
+        return []
+    no_accounts, no_wallets = _unknown(connection, new)
+    if no_accounts or no_wallets:
+        new = [_flagged(row, no_accounts, no_wallets) for row in new]
+    costs: Counter[str] = Counter()
+    for row in new:
+        for wallet in row.wallets:
+            costs[wallet] += row.cost_nanodollars
+    leases.spend(connection, instance, costs)
+    received_at = now()
+    connection.execute(insert(rows), [_values(row, instance, received_at) for row in new])
+    return new
+
+
+def page(
+    connection: Connection, chosen: Chosen, *, kind: str | None, before: Cursor | None, limit: int
+) -> list[dict[str, Any]]:
+    """Rows of requests, and of credits, as documents; the newest first.
+
+    Args:
+        kind: `request`, one of the credits' kinds, or None for all.
+        before: those that came before this one.
+    """
+    found: list[dict[str, Any]] = []
+    if kind in (None, REQUEST):
+        query = _older(select(rows).where(*chosen.of_rows()), rows, before, limit)
+        found += [document(record) for record in connection.execute(query).mappings()]
+    conditions = chosen.of_credits()
+    if kind != REQUEST and conditions is not None:
+        conditions += [] if kind is None else [credit_entries.c.kind == kind]
+        query = _older(select(credit_entries).where(*conditions), credit_entries, before, limit)
+        found += [credit_document(record) for record in connection.execute(query).mappings()]
+    return sorted(found, key=lambda each: (each["received_at"], each["id"]), reverse=True)[:limit]
+
+
+def some(connection: Connection, chosen: Chosen, limit: int) -> list[Row]:
+    """Rows of requests, at most so many, in no order."""
+    return [
+        read(record) for record in connection.execute(select(rows).where(*chosen.of_rows()).limit(limit)).mappings()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A row that costs something else by other prices."""
+
+    row: Row
+    """As it is by them."""
+    before: int
+    """What it cost until now."""
+    adjustment: int
+    """What it costs more than when it was settled."""
+
+    @property
+    def difference(self) -> int:
+        """What it costs more; below 0: less."""
+        return self.row.cost_nanodollars - self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Repriced:
+    """A page of rows that were priced again."""
+
+    rows: int
+    unpriced: int
+    """Those of them that there are no prices for."""
+    corrections: list[Correction]
+    """Those that differ."""
+    end: Cursor | None
+    """Where the page ends; None: it was the last."""
+
+
+def rerate(
+    connection: Connection,
+    chosen: Chosen,
+    after: Cursor | None,
+    rated: Callable[[Row], Row | None],
+    *,
+    apply: bool,
+) -> Repriced:
+    """Price a page of rows again; with `apply`, write the differences down and settle them with the wallets.
+
+    Args:
+        after: where the page before ended.
+        rated: a row by the new prices; None: there are none for it.
+
+    Raises:
+        Conflict: a price is beyond all measure.
+    """
+    query = select(rows).where(*chosen.of_rows()).order_by(rows.c.received_at, rows.c.id).limit(_PAGE).with_for_update()
+    if after is not None:
+        query = query.where(tuple_(rows.c.received_at, rows.c.id) > after)
+    records = connection.execute(query).mappings().all()
+    corrections, unpriced = [], 0
+    for record in records:
+        row = rated(read(record))
+        if row is None:
+            unpriced += 1
+            continue
+        before = record["cost_nanodollars"] + record["adjustment_nanodollars"]
+        if row.cost_nanodollars != before:
+            corrections.append(Correction(row, before, row.cost_nanodollars - record["cost_nanodollars"]))
+    if apply and corrections:
+        _correct(connection, corrections)
+    end = (records[-1]["received_at"], records[-1]["id"]) if len(records) == _PAGE else None
+    return Repriced(len(records), unpriced, corrections, end)
+
+
+def document(record: Any) -> dict[str, Any]:
+    """A row as the admin API shows it: the proxy's words, and what this store has added."""
+    return {
+        "kind": REQUEST,
+        **read(record).to_json(),
+        "adjustment_nanodollars": record["adjustment_nanodollars"],
+        "instance": record["instance"],
+        "received_at": record["received_at"],
+    }
+
+
+def credit_document(record: Any) -> dict[str, Any]:
+    """A credit as the admin API shows it."""
+    taken = ("kind", "id", "wallet", "account", "note", "row_id", "received_at")
+    return {name: record[name] for name in taken} | {"amount_nanodollars": record["amount"]}
+
+
+def read(record: Any) -> Row:
+    """A row as it was posted."""
+    kept = dict(record)
+    kept["usage"] = {kind: kept[kind] for kind in _KINDS}
+    for name in ("wallets", "flags", "prices", "raw_usage"):
+        kept[name] = None if kept[name] is None else json.loads(kept[name])
+    return Row.from_json(kept)
+
+
+def _values(row: Row, instance: str, received_at: str) -> dict[str, Any]:
+    posted = row.to_json()
+    values = {name: _storable(value) for name, value in posted.items() if name in rows.c}
+    for name in ("wallets", "flags", "prices", "raw_usage"):
+        written = json.dumps(posted[name], separators=(",", ":"), ensure_ascii=False)
+        values[name] = None if posted[name] is None else _storable(written)
+    return values | {
+        **row.usage.to_json(),
+        "instance": instance,
+        "received_at": received_at,
+        "day": date.fromisoformat(row.opened_at[:10]).isoformat(),
+        "settlement": row.settlement.value,
+        "adjustment_nanodollars": 0,
+    }
+
+
+def _storable(value: Any) -> Any:
+    """What the upstream or a client called something, without what PostgreSQL cannot keep: U+0000, lone surrogates."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    return value
+
+
+def _is_word(text: str) -> bool:
+    return 0 < len(text) <= 200 and text.isascii() and text.isprintable() and " " not in text
+
+
+def _unknown(connection: Connection, posted: Sequence[Row]) -> tuple[set[str], set[str]]:
+    """The accounts and the wallets of these rows that are not known."""
+    named = {_storable(row.account) for row in posted}
+    paying = {wallet for row in posted for wallet in row.wallets}
+    known = set(connection.execute(select(accounts.c.name).where(accounts.c.name.in_(named))).scalars())
+    return named - known, paying - wallets.existing(connection, paying)
+
+
+def _flagged(row: Row, no_accounts: set[str], no_wallets: set[str]) -> Row:
+    flags = {*row.flags}
+    flags |= {"unknown_account"} if _storable(row.account) in no_accounts else set()
+    flags |= {"unknown_wallet"} if no_wallets.intersection(row.wallets) else set()
+    return replace(row, flags=tuple(sorted(flags)))
+
+
+def _correct(connection: Connection, corrections: Sequence[Correction]) -> None:
+    """Write corrections down, and settle them with the wallets."""
+    adjust = update(rows).where(rows.c.id == bindparam("row_id")).values(adjustment_nanodollars=bindparam("adjustment"))
+    connection.execute(adjust, [{"row_id": each.row.id, "adjustment": each.adjustment} for each in corrections])
+    by_wallet: dict[str, list[wallets.Adjustment]] = {}
+    for each in corrections:
+        row = each.row
+        if row.cost_nanodollars > MOST:
+            raise Conflict(f"by these prices row {row.id} costs more than can be")
+        note = f"{row.model} by the prices of {row.price_version}, multiplier {row.multiplier}"
+        for wallet in row.wallets:
+            by_wallet.setdefault(wallet, []).append(wallets.Adjustment(row.id, -each.difference, note))
+    for wallet, adjustments in sorted(by_wallet.items()):
+        wallets.adjust(connection, wallet, adjustments)
+
+
+def _older(query: Select[Any], table: Any, before: Cursor | None, limit: int) -> Select[Any]:
+    if before is not None:
+        query = query.where(tuple_(table.c.received_at, table.c.id) < before)
+    return query.order_by(table.c.received_at.desc(), table.c.id.desc()).limit(limit)

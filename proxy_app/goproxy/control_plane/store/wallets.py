@@ -1,0 +1,177 @@
+"""Wallets and the credits that fill them. What proxies were lent of them is in `leases`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from goproxy.control_plane.store.database import keep_or_insert, now
+from goproxy.control_plane.store.refusals import Conflict, NotFound
+from goproxy.control_plane.store.schema import accounts, credit_entries, leases, wallets
+from goproxy.core.lease import Loan, Wallet
+
+MOST = 2**62
+"""Nano-dollars that a wallet can have been credited: the databases' integers have 64 bits."""
+
+_KEY = "key:"
+
+
+def of_key(key_id: str) -> str:
+    """The wallet whose credit is the spending limit of a key."""
+    return _KEY + key_id
+
+
+def ensure(connection: Connection, wallet: str, *, account: str, key_id: str | None = None) -> None:
+    """Let there be this wallet."""
+    keep_or_insert(connection, wallets, id=wallet, account=account, key_id=key_id, credits=0, created_at=now())
+
+
+def remember(connection: Connection, wallet: str) -> None:
+    """Let there be a wallet that a proxy names and this store does not know: it may have lost its memory."""
+    if wallet.startswith(_KEY):
+        ensure(connection, wallet, account="", key_id=wallet.removeprefix(_KEY))
+    else:
+        ensure(connection, wallet, account=wallet.partition("/")[0])
+
+
+def existing(connection: Connection, ids: Iterable[str]) -> set[str]:
+    """Those of the wallets that there are."""
+    return set(connection.execute(select(wallets.c.id).where(wallets.c.id.in_(list(ids)))).scalars())
+
+
+def load(connection: Connection, wallet: str) -> Wallet:
+    """A wallet with its loans, locked until the transaction ends.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+    locked = select(wallets.c.credits).where(wallets.c.id == wallet).with_for_update()
+    credited = connection.execute(locked).scalar()
+    if credited is None:
+        raise NotFound(f"there is no wallet {wallet!r}")
+    loans = select(leases.c.instance, leases.c.granted_total, leases.c.spent_total).where(leases.c.wallet == wallet)
+    return Wallet(credited, {name: Loan(granted, spent) for name, granted, spent in connection.execute(loans)})
+
+
+def show(connection: Connection, account: str | None = None, wallet: str | None = None) -> list[dict[str, Any]]:
+    """Wallets and where their credits are, by id; all, or of one account, or the one of this id."""
+    chosen = select(wallets).order_by(wallets.c.id)
+    loans = select(leases)
+    if account is not None:
+        chosen = chosen.where(wallets.c.account == account)
+    if wallet is not None:
+        chosen, loans = chosen.where(wallets.c.id == wallet), loans.where(leases.c.wallet == wallet)
+    by_wallet: dict[str, dict[str, Loan]] = {}
+    for lease in connection.execute(loans):
+        by_wallet.setdefault(lease.wallet, {})[lease.instance] = Loan(lease.granted_total, lease.spent_total)
+    shown = []
+    for record in connection.execute(chosen).mappings():
+        held = Wallet(record["credits"], by_wallet.get(record["id"]))
+        shown.append(
+            {
+                "id": record["id"],
+                "account": record["account"],
+                "key_id": record["key_id"],
+                "credits_nanodollars": held.credits,
+                "balance_nanodollars": held.balance,
+                "held_nanodollars": held.held,
+                "spent_nanodollars": held.spent,
+            }
+        )
+    return shown
+
+
+def settle_in(connection: Connection, wallet: str) -> None:
+    """Let a wallet that is about to be credited be there: `<account>/<wallet>` begins with its first credit.
+
+    Raises:
+        NotFound: there is no such wallet, nor an account that it could be of.
+    """
+    account, slash, _ = wallet.partition("/")
+    if slash and connection.execute(select(accounts.c.name).where(accounts.c.name == account)).scalar():
+        ensure(connection, wallet, account=account)
+    elif not existing(connection, [wallet]):
+        raise NotFound(f"there is no wallet {wallet!r}")
+
+
+def credit(
+    connection: Connection,
+    entry_id: str,
+    wallet: str,
+    kind: str,
+    amount: int,
+    note: str = "",
+) -> tuple[dict[str, Any], bool]:
+    """Add nano-dollars to a wallet, or take them (below 0); the entry of the ledger, and whether it is new.
+
+    Args:
+        entry_id: makes it idempotent; the same entry a second time is the first one again.
+
+    Raises:
+        NotFound: there is no such wallet.
+        Conflict: the id stands for another entry, or more would be taken than the balance has.
+    """
+    loaded, account = load(connection, wallet), _account(connection, wallet)
+    entry = {"id": entry_id, "wallet": wallet, "account": account, "kind": kind, "amount": amount, "note": note}
+    if not keep_or_insert(connection, credit_entries, **entry, received_at=now()):
+        known = _entry(connection, entry_id)
+        if {name: known[name] for name in entry} != entry:
+            raise Conflict(f"{entry_id!r} stands for another entry: {known['kind']} of {known['amount']} nano-dollars")
+        return known, False
+    try:
+        loaded.credit(amount)
+    except ValueError as problem:
+        raise Conflict(f"wallet {wallet}: {problem}") from None
+    _store_credits(connection, wallet, loaded.credits)
+    return _entry(connection, entry_id), True
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """A correction of what a request cost; below 0: it costs more."""
+
+    row_id: str
+    amount: int
+    note: str
+
+
+def adjust(connection: Connection, wallet: str, adjustments: Sequence[Adjustment]) -> None:
+    """Settle corrections with a wallet, even if its balance falls below 0.
+
+    Raises:
+        Conflict: its credits would be beyond all measure.
+    """
+    loaded, account, received_at = load(connection, wallet), _account(connection, wallet), now()
+    entries = [
+        {
+            "id": f"rerate_{secrets.token_hex(12)}",
+            "wallet": wallet,
+            "account": account,
+            "kind": "rerate",
+            "amount": each.amount,
+            "note": each.note,
+            "row_id": each.row_id,
+            "received_at": received_at,
+        }
+        for each in adjustments
+    ]
+    connection.execute(insert(credit_entries), entries)
+    _store_credits(connection, wallet, loaded.credits + sum(each.amount for each in adjustments))
+
+
+def _store_credits(connection: Connection, wallet: str, amount: int) -> None:
+    if abs(amount) > MOST:
+        raise Conflict(f"wallet {wallet} cannot have more than {MOST} nano-dollars")
+    connection.execute(update(wallets).where(wallets.c.id == wallet).values(credits=amount))
+
+
+def _account(connection: Connection, wallet: str) -> str:
+    return str(connection.execute(select(wallets.c.account).where(wallets.c.id == wallet)).scalar_one())
+
+
+def _entry(connection: Connection, entry_id: str) -> dict[str, Any]:
+    return dict(connection.execute(select(credit_entries).where(credit_entries.c.id == entry_id)).mappings().one())

@@ -1,0 +1,111 @@
+"""What goes on after a request's handler has ended: the rest of an answer is drained, and every exchange is settled.
+
+A handler is cancelled when its client leaves, which is when billing must not stop. So none of this belongs to a
+handler: these are tasks of their own, which `finish` waits for when the process leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import aiohttp
+
+from goproxy.core.ledger import Row
+from goproxy.core.wire import Refusal
+from goproxy.data_plane.drain import Drains
+from goproxy.data_plane.exchange import Exchange
+from goproxy.observe import Outcome, RequestRecord, log, told
+
+_LEFT = frozenset({Outcome.CLIENT_GONE, Outcome.CLIENT_STALLED})
+
+
+class Ledger(Protocol):
+    """Where rows go."""
+
+    async def settle(self, row: Row) -> None:
+        """Return when the row is durable."""
+
+
+class Aftermath:
+    """All exchanges whose handlers have ended, and that are not settled yet."""
+
+    def __init__(self, ledger: Ledger, drains: Drains, told_of: Callable[[RequestRecord, Row], None]) -> None:
+        self._ledger = ledger
+        self._drains = drains
+        self._told_of = told_of
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def of_answer(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
+        """The handler is done with an answer that had begun, in whatever way."""
+        if exchange.record.outcome in _LEFT and not exchange.is_whole:
+            self._start(self._drain(exchange, answer))
+        else:
+            answer.close()
+            self._start(self._settle(exchange))
+
+    def of_sending(self, exchange: Exchange, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
+        """The handler is done before an answer had begun, and the upstream may have the request."""
+        self._start(self._await_answer(exchange, sending))
+
+    def of_refusal(self, exchange: Exchange) -> None:
+        """The upstream gave no answer that a client of ours should see."""
+        self._start(self._settle(exchange))
+
+    async def settled(self) -> None:
+        """Wait until all that has begun by now is settled."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def finish(self, seconds: float) -> None:
+        """Wait for all of it; what is drained for longer than that is settled by what was seen."""
+        if not self._tasks:
+            return
+        log("finishing drains and settlements", exchanges=len(self._tasks))
+        await asyncio.wait(self._tasks, timeout=seconds)
+        self._drains.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _await_answer(self, exchange: Exchange, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
+        record = exchange.record
+        outcome = record.outcome
+        if outcome not in _LEFT or not self._drains.may_start():
+            sending.cancel()
+        try:
+            answer = await sending
+        except (Refusal, asyncio.CancelledError):
+            if record.outcome is Outcome.OK or sending.cancelled():
+                record.outcome = outcome
+            await self._settle(exchange)
+            return
+        record.outcome = outcome
+        exchange.begin(answer)
+        await self._drain(exchange, answer)
+
+    async def _drain(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
+        try:
+            ended = await self._drains.drain(answer, exchange.take)
+            if ended.is_whole:
+                exchange.end()
+            exchange.drained = True
+        finally:
+            answer.close()
+            await self._settle(exchange)
+
+    async def _settle(self, exchange: Exchange) -> None:
+        row = exchange.row()
+        await self._ledger.settle(row)
+        self._told_of(exchange.record, row)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log("settling failed", level=logging.ERROR, **told(error))

@@ -1,0 +1,295 @@
+"""The books of this proxy: what requests hold and cost, from before they are sent until the control plane knows.
+
+This is all that serving a request needs of billing. It relies on this proxy's own disk; the control plane may be away
+for as long as leases and keys last. A process that ends in the middle of requests leaves their holds in the journal,
+and the next one makes one `interrupted` row of each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+
+from goproxy.config import Config
+from goproxy.core.journal_state import Unposted
+from goproxy.core.key_snapshot import KeySnapshot
+from goproxy.core.lease import Lease
+from goproxy.core.ledger import Hold, Row, interrupted
+from goproxy.core.pricing import REQUIRED_PRICES, PriceVersion, Tier
+from goproxy.core.usage import Usage
+from goproxy.data_plane.control_client import ControlClient, ControlPlaneAway, ControlPlaneRefuses
+from goproxy.data_plane.journal import Journal, JournalUnwritable
+from goproxy.data_plane.key_feed import KeyFeed
+from goproxy.data_plane.lease_desk import InsufficientFunds, LeaseDesk, LeaseUnavailable
+from goproxy.data_plane.row_post import RowPost
+from goproxy.observe import log, told
+
+__all__ = ["Books", "InsufficientFunds", "JournalUnwritable", "LeaseUnavailable", "Standing", "books_for"]
+
+_LEASE_WAIT = 5.0
+"""Seconds that a request waits for a bigger lease."""
+
+_IDLE_AFTER = 30.0
+"""Seconds after which an unused lease is given back."""
+
+_BACKLOG_BYTES = 64 * 1024 * 1024
+"""Rows that may wait in memory for the control plane: tens of thousands. More are not begun."""
+
+_LAST_CALLS = 3.0
+"""Seconds for the last rows and the leases to reach the control plane when the proxy leaves."""
+
+Interrupt = Callable[[Hold, Usage | None], Row]
+"""The row of a request that a former process left open, from what it had used as far as that was noted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the books stand. Money is in nano-dollars."""
+
+    open_requests: int
+    held: int
+    free: int
+    """Leased and not held, over all accounts' wallets."""
+    unposted_rows: int
+    unposted_bytes: int
+    unsettled_rows: int
+    """Rows that the disk does not have yet."""
+    journal_problem: str | None
+    journal_syncs: int
+    journal_damaged: int
+    control_problem: str | None
+    keys_age: float
+
+
+class Books:
+    """Holds, rows, leases and keys of one proxy."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        control: ControlClient,
+        interrupt: Interrupt,
+        keys_path: Path,
+        *,
+        lease_wait: float = _LEASE_WAIT,
+        idle_after: float = _IDLE_AFTER,
+        backlog_bytes: int = _BACKLOG_BYTES,
+    ) -> None:
+        self._journal = journal
+        self._control = control
+        self._interrupt = interrupt
+        self._keys_path = keys_path
+        self._lease_wait = lease_wait
+        self._idle_after = idle_after
+        self._backlog_bytes = backlog_bytes
+        self._open: dict[str, Hold] = {}
+        self._unsettled: dict[str, tuple[Row, asyncio.Future[bytes]]] = {}
+        """Rows that are on their way to the disk."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._desk: LeaseDesk
+        self._post: RowPost
+        self._feed: KeyFeed
+
+    async def start(self) -> None:
+        """Read the journal, end what a former process left open, and begin to talk to the control plane.
+
+        Raises:
+            JournalInUse: another process has the journal.
+            JournalUnwritable: its directory can be neither read nor made.
+        """
+        recovered = await self._journal.start()
+        spent = dict(recovered.spent_totals)
+        left_open = [self._interrupt(hold, progress) for hold, progress in recovered.holds]
+        for row in left_open:
+            for wallet in row.wallets:
+                spent[wallet] = spent.get(wallet, 0) + row.cost_nanodollars
+        leases = [
+            Lease(wallet, granted_total=recovered.granted_totals.get(wallet, 0), spent_total=spent.get(wallet, 0))
+            for wallet in recovered.granted_totals.keys() | spent.keys()
+        ]
+        self._desk = LeaseDesk(
+            self._journal,
+            self._control,
+            leases,
+            start=recovered.start,
+            lease_wait=self._lease_wait,
+            idle_after=self._idle_after,
+        )
+        self._post = RowPost(self._journal, self._control, recovered.unposted)
+        self._feed = KeyFeed(self._journal, self._control, self._keys_path, self._desk.recall)
+        for row in left_open:
+            self._write(row)
+        log(
+            "journal read",
+            instance=recovered.instance,
+            start=recovered.start,
+            interrupted=len(left_open),
+            unposted=len(recovered.unposted),
+        )
+        for work in (partial(self._desk.run, self._renew), self._post.run, self._feed.run):
+            self._tasks.append(asyncio.create_task(_keep_up(work)))
+
+    async def close(self) -> None:
+        """Post the last rows, give the leases back, and close the journal. No request may be open any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_LAST_CALLS):
+                await asyncio.gather(*(written for _, written in self._unsettled.values()))
+                while await self._post.post():
+                    pass
+                if self._journal.problem is None:
+                    await self._desk.give_all_back()
+        except (TimeoutError, ControlPlaneAway, ControlPlaneRefuses) as error:
+            log("leaving without the control plane's last word", problem=str(error), unposted=len(self._post))
+        await self._journal.close()
+
+    async def open(self, hold: Hold) -> None:
+        """On return the worst case of a request is held and on the disk: it may be sent to the upstream.
+
+        Whoever is cancelled in here holds nothing.
+
+        Raises:
+            InsufficientFunds: a wallet does not have it.
+            LeaseUnavailable: the control plane is away, and the lease does not cover it.
+            JournalUnwritable: the disk does not take it.
+        """
+        if self._post.bytes > self._backlog_bytes:
+            raise LeaseUnavailable("The control plane is away, and too many rows wait for it.")
+        if (problem := self._journal.problem) is not None:
+            raise JournalUnwritable(f"The journal cannot be written: {problem}")
+        await self._desk.hold(hold)
+        try:
+            await self._journal.open(hold)
+        except BaseException:
+            self._desk.release(hold)
+            raise
+        self._open[hold.id] = hold
+
+    def void(self, id: str) -> None:  # noqa: A002 - the request's id, as in a row
+        """The request of a hold was not sent to the upstream after all: there will be no row."""
+        self._desk.release(self._open.pop(id))
+        self._journal.void(id)
+
+    def progress(self, id: str, usage: Usage) -> None:  # noqa: A002
+        """Note what an open request has used so far: what is charged should this process end now."""
+        if id in self._open:
+            self._journal.progress(id, usage)
+
+    async def settle(self, row: Row) -> None:
+        """Spend what a request cost, and release the rest of its hold. On return the row is on the disk.
+
+        It is settled even if the caller is cancelled, and once even if it is called twice. A disk that does not take
+        the row is tried until it does; the row is in memory until then.
+        """
+        if self._open.pop(row.id, None) is None:
+            log("request is settled already, or was never opened", level=logging.ERROR, request_id=row.id)
+            return
+        self._desk.settle(row)
+        await asyncio.shield(self._write(row))
+
+    @property
+    def keys(self) -> KeySnapshot:
+        """The keys that are let in."""
+        return self._feed.snapshot
+
+    @property
+    def keys_age(self) -> float:
+        """Seconds since the control plane said so; infinite if it never did."""
+        return self._feed.age
+
+    @property
+    def standing(self) -> Standing:
+        """For metrics and readiness."""
+        return Standing(
+            open_requests=len(self._open),
+            held=sum(hold.amount for hold in self._open.values()),
+            free=sum(lease.free for lease in self._desk.leases if not lease.wallet.startswith("key:")),
+            unposted_rows=len(self._post),
+            unposted_bytes=self._post.bytes,
+            unsettled_rows=len(self._unsettled),
+            journal_problem=self._journal.problem,
+            journal_syncs=self._journal.syncs,
+            journal_damaged=self._journal.damaged,
+            control_problem=self._desk.problem or self._post.problem or self._feed.problem,
+            keys_age=self.keys_age,
+        )
+
+    def _write(self, row: Row) -> asyncio.Future[bytes]:
+        written = self._journal.settle(row)
+        self._unsettled[row.id] = row, written
+
+        def pass_on(done: asyncio.Future[bytes]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                del self._unsettled[row.id]
+                self._post.add(row.id, Unposted(done.result(), row.wallets, row.cost_nanodollars))
+
+        written.add_done_callback(pass_on)
+        return written
+
+    async def _renew(self) -> dict[str, int]:
+        """Become another instance, between two posts: rows are spent by the instance that posts them."""
+        async with self._post.posting:
+            log("this proxy begins a new instance", level=logging.ERROR, former_instance=self._journal.instance)
+            self._journal.renew()
+            spent = self._post.spent()
+            for row, _ in self._unsettled.values():
+                for wallet in row.wallets:
+                    spent[wallet] = spent.get(wallet, 0) + row.cost_nanodollars
+            return spent
+
+
+def interruption(config: Config) -> Interrupt:
+    """How requests of this configuration are charged that a former process left open."""
+
+    def interrupt(hold: Hold, progress: Usage | None) -> Row:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        model = config.models_by_name.get(hold.model)
+        if model is not None:
+            versions, multiplier = model.prices, model.billing_multiplier
+            return interrupted(hold, progress=progress, settled_at=now, versions=versions, multiplier=multiplier)
+        # The model has left the configuration since. The row says what was used, and can be rated by whoever knows.
+        gratis = Tier(None, dict.fromkeys(REQUIRED_PRICES, Decimal(0)))
+        versions = (PriceVersion(date.fromisoformat(hold.opened_at[:10]), (gratis,)),)
+        row = interrupted(hold, progress=progress, settled_at=now, versions=versions, multiplier=Decimal(1))
+        return dataclasses.replace(row, flags=tuple(sorted({*row.flags, "unpriced"})))
+
+    return interrupt
+
+
+@asynccontextmanager
+async def books_for(config: Config, directory: Path, backend_url: str, token: str) -> AsyncIterator[Books]:
+    """The books of the upstream of `config`, with their journal in `directory`.
+
+    Raises:
+        JournalInUse, JournalUnwritable: see `Books.start`.
+    """
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        control = ControlClient(session, backend_url, token, config.upstream)
+        books = Books(Journal(directory), control, interruption(config), directory / "keys.json")
+        await books.start()
+        try:
+            yield books
+        finally:
+            await books.close()
+
+
+async def _keep_up(work: Callable[[], Awaitable[None]]) -> None:
+    """Do what is never done; a fault in it must not be the end of it."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            log("keeping the books failed; it goes on", level=logging.CRITICAL, **told(error))
+            await asyncio.sleep(1)

@@ -1,0 +1,122 @@
+"""One paid exchange with the upstream: what was held for it, what was seen of the answer, and the row that follows.
+
+It outlives the handler of its request: a client may leave, and the answer is still drained and always settled
+(aftermath.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+import aiohttp
+
+from goproxy.config import Model
+from goproxy.core.ledger import Hold, Row, settle
+from goproxy.core.meter import Meter
+from goproxy.core.usage import Usage
+from goproxy.core.usage_chunk import UsageChunkFilter
+from goproxy.core.wire import WireProtocol
+from goproxy.observe import RequestRecord
+
+EVENT_STREAM = "text/event-stream"
+
+_NOTE_EVERY = 1.0
+"""Seconds between two notes in the journal of what a running answer has used. After a crash the last one is charged."""
+
+
+class Notes(Protocol):
+    """Where the usage so far of a running answer is noted."""
+
+    def progress(self, id: str, usage: Usage) -> None:  # noqa: A002 - the request's id, as in a row
+        """Note it; nothing waits for that."""
+
+
+class Exchange:
+    """One request to the upstream, and what comes of it."""
+
+    def __init__(
+        self,
+        hold: Hold,
+        model: Model,
+        protocol: WireProtocol,
+        record: RequestRecord,
+        notes: Notes,
+        saw_gap: Callable[[float], object],
+        *,
+        withhold_usage: bool,
+    ) -> None:
+        self.hold = hold
+        self.record = record
+        self.drained = False
+        """The rest of the answer was read after the client had left."""
+        self.is_whole = False
+        """The answer has come to its end, as HTTP says."""
+        self._model = model
+        self._protocol = protocol
+        self._notes = notes
+        self._saw_gap = saw_gap
+        self._withholds_usage = withhold_usage
+        self._filter: UsageChunkFilter | None = None
+        self._meter: Meter = protocol.meter(stream=False)
+        self._status = 0
+        self._answered_bytes = 0
+        self._noted: Usage | None = None
+        self._note_at = 0.0
+        self._piece_at = 0.0
+
+    def begin(self, answer: aiohttp.ClientResponse) -> None:
+        """The head of the answer is there."""
+        is_stream = answer.content_type == EVENT_STREAM
+        self._status = answer.status
+        self._meter = self._protocol.meter(stream=is_stream)
+        if is_stream and self._withholds_usage:
+            self._filter = UsageChunkFilter()
+
+    def take(self, piece: bytes) -> bytes:
+        """A piece of the answer's body; what of it goes to the client."""
+        self._meter.feed(piece)
+        self._answered_bytes += len(piece)
+        now = time.monotonic()
+        if self._piece_at:
+            self._saw_gap(now - self._piece_at)
+        self._piece_at = now
+        if now >= self._note_at:
+            self._note_at = now + _NOTE_EVERY
+            self._note()
+        return piece if self._filter is None else self._filter.feed(piece)
+
+    def end(self) -> bytes:
+        """The answer is whole; what was held back and goes to the client."""
+        self.is_whole = True
+        self._meter.end()
+        return b"" if self._filter is None else self._filter.end()
+
+    def row(self) -> Row:
+        """The settlement, from what was seen by now."""
+        return settle(
+            self.hold,
+            reading=self._meter.reading(),
+            drained=self.drained,
+            status=self._status,
+            outcome=self.record.outcome,
+            settled_at=timestamp(),
+            received_bytes=self.record.bytes_out if self._status else 0,
+            answered_bytes=self._answered_bytes,
+            versions=self._model.prices,
+            multiplier=self._model.billing_multiplier,
+            upstream_request_id=self.record.upstream_request_id,
+        )
+
+    def _note(self) -> None:
+        usage = self._meter.reading().usage
+        if usage is not None and usage != self._noted:
+            self._noted = usage
+            self._notes.progress(self.hold.id, usage)
+
+
+def timestamp() -> str:
+    """Now, as the ledger writes it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,353 @@
+"""The journal: what this proxy promised, on its own disk before anybody relies on it.
+
+One thread writes. Whatever came while it waited for the disk goes out in its next write and shares its one sync (group
+commit). What is live is in memory too, so that a segment that is full, or that the disk failed to sync, is followed by
+a new one that begins with all of it.
+
+When the disk does not take more, requests that are not sent yet are refused, and those that run are settled in the
+space that was taken for them beforehand, or, where the disk takes nothing at all, kept in memory until it does. It is
+tried again every second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from goproxy.core.journal_record import (
+    Leased,
+    Opened,
+    Posted,
+    Progressed,
+    Record,
+    Settled,
+    Started,
+    Synced,
+    Voided,
+    encode,
+)
+from goproxy.core.journal_state import JournalState, Unposted, replay
+from goproxy.core.ledger import Hold, Row
+from goproxy.core.usage import Usage
+from goproxy.data_plane.segment import InUse, Segment, Shelf
+from goproxy.observe import log
+
+_SEGMENT_BYTES = 8 * 1024 * 1024
+
+_SETTLEMENT_BYTES = 4096
+"""Kept free in the segment for the row of each open request; a row is 1 to 2 KiB."""
+
+_LINGER = 0.2
+"""Seconds that a record may stay in memory for which nobody waits."""
+
+_SYNCED = encode(Synced())
+
+_RETRY = 1.0
+"""Seconds between two attempts on a disk that does not take more."""
+
+
+class JournalUnwritable(Exception):
+    """The disk does not take the record: nothing that relies on it may be done."""
+
+
+class JournalInUse(Exception):
+    """Another process writes this journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What the journal said when it was opened. Money is in nano-dollars."""
+
+    instance: str
+    """Whom the control plane lends to: this proxy, for as long as its journal lives."""
+    start: int
+    """How often this journal was opened, this time included."""
+    holds: Sequence[tuple[Hold, Usage | None]]
+    """Requests in whose middle the process before ended, with what they had used as far as it was noted."""
+    unposted: Mapping[str, Unposted]
+    granted_totals: Mapping[str, int]
+    spent_totals: Mapping[str, int]
+    """By wallet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    record: Record
+    line: bytes
+    written: asyncio.Future[bytes] | None
+
+
+class Journal:
+    """The journal of one proxy, in a directory of its own. To be used from one event loop."""
+
+    def __init__(self, directory: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
+        self._shelf = Shelf(directory)
+        self._segment_bytes = segment_bytes
+        self.instance = ""
+        self.problem: str | None = "it is not open"
+        """Why nothing can be written at the moment."""
+        self.syncs = 0
+        """How often the disk was waited for."""
+        self.damaged = 0
+        """Damaged places that were found at the start."""
+        self._start = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+
+        self._wake = threading.Condition()  # guards the next three
+        self._queue: list[_Entry] = []
+        self._is_urgent = False
+        self._is_closing = False
+
+        # What follows is the writing thread's alone, once it runs.
+        self._state = JournalState()
+        self._segment: Segment | None = None
+        self._waiting: list[_Entry] = []
+        """In memory, not on the disk, and somebody waits for it."""
+        self._retry_at = 0.0
+        self._to_set_aside: list[int] = []
+
+    async def start(self) -> Recovered:
+        """Lock the directory, read what is there, and begin a segment of this process.
+
+        The disk may refuse that segment (`problem` says so then): the journal is read all the same, and tries on.
+
+        Raises:
+            JournalInUse: another process has the directory.
+            JournalUnwritable: the directory can be neither read nor made.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            recovered = await asyncio.to_thread(self._recover)
+        except InUse as error:
+            raise JournalInUse(f"{error}: another process writes this journal") from None
+        except OSError as error:
+            self._shelf.release()
+            raise JournalUnwritable(f"{error.filename}: the journal cannot be read: {error.strerror}") from None
+        self._thread.start()
+        return recovered
+
+    async def open(self, hold: Hold) -> None:
+        """On return the hold is on the disk, and the request may be sent.
+
+        Raises:
+            JournalUnwritable: it may not.
+        """
+        try:
+            await self._put(Opened(hold), wait=True)
+        except asyncio.CancelledError:
+            self.void(hold.id)
+            raise
+
+    def void(self, id: str) -> None:  # noqa: A002 - the request's id, as in a row
+        """The request of an open hold is not sent after all; there will be no row."""
+        self._put(Voided(id))
+
+    def progress(self, id: str, usage: Usage) -> None:  # noqa: A002
+        """Note what an open request has used so far, soon."""
+        self._put(Progressed(id, usage))
+
+    def settle(self, row: Row) -> asyncio.Future[bytes]:
+        """Close a hold with its row. Done, with the row's line, when it is on the disk, however long that takes."""
+        return self._put(Settled(row), wait=True)
+
+    def posted(self, ids: Sequence[str]) -> None:
+        """The control plane has these rows. (Should this be lost, they are posted again, which changes nothing.)"""
+        self._put(Posted(tuple(ids)))
+
+    def lease(self, wallet: str, granted_total: int) -> asyncio.Future[bytes]:
+        """Note what is lent of a wallet. Done when it is on the disk; no later record is there before it."""
+        return self._put(Leased(wallet, granted_total), wait=True)
+
+    def renew(self) -> asyncio.Future[bytes]:
+        """Become another instance, which was lent nothing yet."""
+        self.instance = secrets.token_hex(16)
+        return self._put(Started(self.instance, self._start), wait=True)
+
+    async def close(self) -> None:
+        """Write what there is to write, and leave the directory to others."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join)
+        self._shelf.release()
+
+    def _put(self, record: Record, *, wait: bool = False) -> asyncio.Future[bytes]:
+        written: asyncio.Future[bytes] = self._loop.create_future()
+        written.add_done_callback(lambda done: done.cancelled() or done.exception())  # not everybody looks
+        entry = _Entry(record, encode(record), written if wait else None)
+        with self._wake:
+            if self._is_closing:
+                _resolve([entry], JournalUnwritable("The journal is closed."))
+                return written
+            self._queue.append(entry)
+            self._is_urgent |= wait
+            if wait or len(self._queue) == 1:
+                self._wake.notify()
+        return written
+
+    # The thread.
+
+    def _recover(self) -> Recovered:
+        self._shelf.take()
+        numbers = self._shelf.numbers()
+        readers = [self._shelf.read(number) for number in numbers]
+        state = self._state = replay(readers)
+        for number, reader in zip(numbers, readers, strict=True):
+            if reader.damaged:
+                self.damaged += len(reader.damaged)
+                self._to_set_aside.append(number)
+            if reader.torn:
+                log("journal ends in records that were not written whole", segment=number, places=len(reader.torn))
+        if self.damaged or state.instance is None:
+            # What was lent, or spent of it, may be among what is lost. Another instance was lent nothing: that errs
+            # on the safe side, and what the former one was lent is the operator's to call back.
+            if self.damaged:
+                log(
+                    "journal is damaged; the damaged segments are kept, and this proxy begins a new instance",
+                    level=logging.ERROR,
+                    places=self.damaged,
+                    segments=self._to_set_aside,
+                    former_instance=state.instance,
+                )
+            self.instance = secrets.token_hex(16)
+        else:
+            self.instance = state.instance
+        self._start = state.start + 1
+        started = Started(self.instance, self._start)
+        state.apply(started, encode(started))
+        self._commit(())
+        return Recovered(
+            instance=self.instance,
+            start=self._start,
+            holds=[(hold, state.progress.get(hold.id)) for hold in state.holds.values()],
+            unposted=dict(state.unposted),
+            granted_totals={wallet: lent.granted_total for wallet, lent in state.lent.items()},
+            spent_totals=state.spent_totals(),
+        )
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._is_urgent and not self._is_closing:
+                    patience = _LINGER if self._queue else self._until_retry()
+                    if not self._wake.wait(patience):
+                        break
+                batch, self._queue = self._queue, []
+                self._is_urgent = False
+                is_closing = self._is_closing
+            if is_closing:
+                self._retry_at = min(self._retry_at, time.monotonic())
+            self._commit(batch)
+            if is_closing:
+                self._leave()
+                return
+
+    def _until_retry(self) -> float | None:
+        return max(0.01, self._retry_at - time.monotonic()) if self._retry_at else None
+
+    def _commit(self, batch: Sequence[_Entry]) -> None:
+        for entry in batch:
+            self._state.apply(entry.record, entry.line)
+        if time.monotonic() < self._retry_at:
+            self._make_do(batch)
+            return
+        try:
+            self._write(b"".join(entry.line for entry in batch))
+        except Exception as error:  # whatever it is: who cannot write must say so
+            self._cannot(error)
+            self._make_do(batch)
+            return
+        if self.problem is not None and self._retry_at:
+            log("journal can be written again")
+        self.problem, self._retry_at = None, 0.0
+        waiting, self._waiting = self._waiting, []
+        self._tell([*waiting, *batch])
+
+    def _write(self, lines: bytes) -> None:
+        """Bring the disk to what the state says; `lines` is what it does not say yet, if all went well before."""
+        reserved = _SETTLEMENT_BYTES * len(self._state.holds)
+        if self._segment is None or self._retry_at or self._segment.room < len(_SYNCED + lines) + reserved:
+            self._rotate(reserved)
+        elif lines:
+            self._append(lines)
+
+    def _rotate(self, reserved: int) -> None:
+        head = self._state.checkpoint()
+        segment = self._shelf.draft(head, len(head) + reserved + max(self._segment_bytes, len(head)))
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+        try:
+            self._shelf.publish()
+        except OSError:
+            segment.close()
+            raise
+        self._segment = segment
+        self.syncs += 1
+        for number in self._to_set_aside:
+            self._shelf.set_aside(number)
+        self._to_set_aside = []
+        self._shelf.tidy()
+
+    def _append(self, lines: bytes) -> None:
+        assert self._segment is not None
+        try:
+            self._segment.append(_SYNCED + lines)
+        except OSError:
+            self._segment.close()
+            self._segment = None
+            raise
+        self.syncs += 1
+
+    def _make_do(self, batch: Sequence[_Entry]) -> None:
+        """The disk takes no new segment: refuse what has not begun, end in the old one what can be ended there."""
+        opens = [entry for entry in batch if isinstance(entry.record, Opened)]
+        for entry in opens:
+            assert isinstance(entry.record, Opened)
+            self._state.take_back(entry.record.hold.id)
+        self._tell(opens, JournalUnwritable(f"The journal cannot be written: {self.problem}"))
+        ends = [entry for entry in batch if isinstance(entry.record, Settled | Voided)]
+        lines = b"".join(entry.line for entry in ends)
+        if self._segment is not None and lines and len(_SYNCED + lines) <= self._segment.room:
+            with suppress(OSError):
+                self._append(lines)
+                self._tell(ends)
+                ends = []
+        others = [entry for entry in batch if not isinstance(entry.record, Opened | Settled | Voided)]
+        self._waiting += [entry for entry in (*ends, *others) if entry.written]
+
+    def _cannot(self, error: Exception) -> None:
+        problem = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        if problem != self.problem:
+            log("journal cannot be written; new requests are refused", level=logging.ERROR, problem=problem)
+        self.problem, self._retry_at = problem, time.monotonic() + _RETRY
+
+    def _leave(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+        if self._waiting:
+            log("journal is closed with records that the disk did not take", level=logging.ERROR, n=len(self._waiting))
+            self._tell(self._waiting, JournalUnwritable(f"The journal cannot be written: {self.problem}"))
+
+    def _tell(self, entries: Sequence[_Entry], error: Exception | None = None) -> None:
+        with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_resolve, entries, error)
+
+
+def _resolve(entries: Sequence[_Entry], error: Exception | None) -> None:
+    for entry in entries:
+        if entry.written is None or entry.written.done():
+            continue
+        if error is None:
+            entry.written.set_result(entry.line)
+        else:
+            entry.written.set_exception(error)

@@ -1,0 +1,60 @@
+"""One lease as lease_desk.py keeps it up: what is needed of it, what lies idle, what the control plane said last."""
+
+from __future__ import annotations
+
+from goproxy.core.lease import Lease
+
+_LATELY = 10.0
+"""Seconds; the need of a wallet is the most that was held at once in the last one to two of these."""
+
+
+class KeptLease:
+    """The lease of one wallet. Points in time are on the event loop's clock."""
+
+    def __init__(self, lease: Lease, now: float) -> None:
+        self.lease = lease
+        self.balance: int | None = None
+        """What was left to lend when the control plane last said so."""
+        self.is_told = False
+        """Whether it knows what we know: it does not after a call without an answer."""
+        self.is_recalled = False
+        self.asked = 0
+        self.asked_at = now
+        self.was_short = False
+        """Whether the last answer was not all that was asked for."""
+        self._used_at = now
+        self._since = now
+        self._ahead_from = now
+        self._peak = self._peak_before = 0
+
+    def use(self, now: float) -> None:
+        """Note that something is held now."""
+        self._turn(now)
+        self._peak = max(self._peak, self.lease.held)
+        self._used_at = now
+
+    def need(self, now: float) -> int:
+        """The most that was held at once of late."""
+        self._turn(now)
+        return max(self._peak, self._peak_before)
+
+    def is_low(self, now: float) -> bool:
+        """Whether less than half of the need is free, so that it is time to ask ahead."""
+        return now >= self._ahead_from and self.lease.free < self.need(now) // 2
+
+    def give_back(self, now: float) -> int:
+        """Give back what is free, and ask for nothing ahead for a while: others shall have it. The new total."""
+        self._ahead_from = now + _LATELY
+        return self.lease.give_back(self.lease.free)
+
+    def has_idle(self, used_before: float) -> bool:
+        """Whether something is free that is to be given back."""
+        is_idle = self._used_at <= used_before and not self.lease.held
+        return self.lease.free > 0 and (is_idle or self.is_recalled)
+
+    def _turn(self, now: float) -> None:
+        while now - self._since >= _LATELY and (self._peak or self._peak_before):
+            self._peak_before, self._peak = self._peak, self.lease.held
+            self._since += _LATELY
+        if now - self._since >= _LATELY:
+            self._since = now

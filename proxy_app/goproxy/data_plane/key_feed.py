@@ -1,0 +1,109 @@
+"""The keys as the control plane tells them, and as it told them last, on our disk, for a start while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from goproxy.core.key_snapshot import InvalidSnapshot, KeySnapshot
+from goproxy.data_plane.control_client import BackOff, ControlClient, ControlPlaneAway, ControlPlaneRefuses, KeysAnswer
+from goproxy.data_plane.journal import Journal
+from goproxy.observe import log
+
+_WAIT = 25
+"""Seconds that the control plane keeps a question for which it has no news."""
+
+_PAUSE = 0.05
+"""Seconds between two questions; the control plane may have much to tell."""
+
+
+class KeyFeed:
+    """The last good set of keys."""
+
+    def __init__(self, journal: Journal, control: ControlClient, path: Path, recall: Callable[[Iterable[str]], None]):
+        self._journal = journal
+        self._control = control
+        self._path = path
+        self._recall = recall
+        self._back_off = BackOff("keys")
+        self._is_certain = False
+        """Whether the control plane that answers is the one that told what we have: a restored one may be behind it."""
+        self._confirmed: float | None = None
+        self.snapshot = KeySnapshot()
+        self._read()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the control plane last said that this is how it is; infinite if it never did."""
+        return float("inf") if self._confirmed is None else max(0.0, time.monotonic() - self._confirmed)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the control plane gives no answer at the moment."""
+        return self._back_off.problem
+
+    async def run(self) -> None:
+        """Listen for ever."""
+        while True:
+            try:
+                await self._ask()
+            except (ControlPlaneAway, ControlPlaneRefuses) as error:
+                self._is_certain = False
+                await asyncio.sleep(self._back_off.failed(error))
+            else:
+                self._back_off.succeeded()
+                await asyncio.sleep(_PAUSE)
+
+    async def _ask(self) -> None:
+        former = self.snapshot
+        if self._is_certain:
+            answer = await self._control.keys(self._journal.instance, former.version, _WAIT)
+        else:
+            answer = await self._control.keys(self._journal.instance, 0, 0)
+            answer = answer or KeysAnswer(KeySnapshot(), ())  # there never was a key
+        is_first, self._confirmed = self._confirmed is None, time.monotonic()
+        self._is_certain = True
+        if answer is None:
+            await asyncio.to_thread(self._touch)
+            return
+        self.snapshot = answer.snapshot
+        self._recall(answer.recall)
+        if is_first or answer.snapshot.version != former.version:
+            log("keys read", version=answer.snapshot.version, keys=len(answer.snapshot))
+            await asyncio.to_thread(self._write, answer.snapshot)
+
+    def _read(self) -> None:
+        try:
+            confirmed = self._path.stat().st_mtime
+            self.snapshot = KeySnapshot.from_json(json.loads(self._path.read_bytes()))
+        except FileNotFoundError:
+            return
+        except (OSError, InvalidSnapshot, ValueError, RecursionError) as error:
+            log("kept keys cannot be read", level=logging.ERROR, path=str(self._path), problem=type(error).__name__)
+            return
+        # The wall clock is all that two processes share. One that was set back makes the keys look fresher than they
+        # are, at most as fresh as those of a moment ago.
+        self._confirmed = time.monotonic() - max(0.0, time.time() - confirmed)
+
+    def _write(self, snapshot: KeySnapshot) -> None:
+        beside = self._path.with_suffix(".new")
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(json.dumps(snapshot.to_json()).encode())
+                file.flush()
+                os.fsync(descriptor)
+            beside.rename(self._path)
+        except OSError as error:
+            log("keys cannot be kept", level=logging.ERROR, path=str(self._path), problem=error.strerror)
+
+    def _touch(self) -> None:
+        try:
+            os.utime(self._path)
+        except OSError as error:
+            log("keys cannot be kept", level=logging.ERROR, path=str(self._path), problem=error.strerror)

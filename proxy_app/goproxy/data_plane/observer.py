@@ -1,0 +1,108 @@
+"""What an operator sees of the requests of one upstream: a log line for each, and metrics for Prometheus.
+
+No label is a key or an account. Prometheus keeps floating-point numbers: amounts are shown here to be watched, and are
+computed elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+from goproxy.core.ledger import Row
+from goproxy.core.pricing import KINDS
+from goproxy.data_plane.books import Books
+from goproxy.observe import RequestRecord, log
+
+_FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_GAP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Observer:
+    """Counts and logs the requests of one upstream."""
+
+    def __init__(self, upstream: str, books: Books) -> None:
+        self._upstream = upstream
+        self._open: dict[int, RequestRecord] = {}
+        self._registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"goproxy_{name}", text, ["upstream", *labels], registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            metric = Histogram(f"goproxy_{name}", text, ["upstream"], buckets=buckets, registry=registry)
+            return metric.labels(upstream)
+
+        def gauge(name: str, text: str, value: object) -> None:
+            Gauge(f"goproxy_{name}", text, ["upstream"], registry=registry).labels(upstream).set_function(value)  # type: ignore[arg-type]
+
+        self._requests = counter("requests", "Requests that ended.", "protocol", "status", "outcome")
+        self._rows = counter("rows", "Paid requests, by how they were settled.", "settlement")
+        self._tokens = counter("tokens", "Tokens that were charged, by kind of price.", "kind")
+        self._cost = counter("cost_nanodollars", "What was charged.")
+        self._first_byte = histogram(
+            "first_byte_seconds", "From a request's arrival to the first byte of its answer.", _FIRST_BYTE_SECONDS
+        )
+        self.gaps = histogram("event_gap_seconds", "Between two pieces of an answer.", _GAP_SECONDS)
+        gauge("requests_in_flight", "Requests that are served, drained or settled.", lambda: len(self._open))
+        gauge("streams_in_flight", "Those of them that asked for a stream.", self._streams)
+        gauge("holds", "Requests that money is held for.", lambda: books.standing.open_requests)
+        gauge("held_nanodollars", "What is held for them.", lambda: books.standing.held)
+        gauge("lease_free_nanodollars", "What is leased and not held.", lambda: books.standing.free)
+        gauge("journal_syncs", "Times that the journal was synced.", lambda: books.standing.journal_syncs)
+        gauge("journal_unposted_rows", "Rows that the backend does not have.", lambda: books.standing.unposted_rows)
+        gauge("journal_unsettled_rows", "Rows that the disk does not have.", lambda: books.standing.unsettled_rows)
+        gauge("journal_damaged", "Records that could not be read.", lambda: books.standing.journal_damaged)
+        gauge("keys_age_seconds", "Since the backend told the keys.", lambda: books.standing.keys_age)
+
+    def begin(self, record: RequestRecord) -> None:
+        """A request came."""
+        self._open[id(record)] = record
+
+    def end(self, record: RequestRecord, row: Row | None = None) -> None:
+        """It is over, and settled if it was paid for: count it, and write its line."""
+        del self._open[id(record)]
+        self._requests.labels(self._upstream, record.protocol, str(record.status), record.outcome).inc()
+        if record.first_byte_ms is not None:
+            self._first_byte.observe(record.first_byte_ms / 1000)
+        log(
+            "request",
+            request_id=record.request_id,
+            upstream=self._upstream,
+            route=record.route,
+            protocol=record.protocol,
+            account=record.account,
+            model=record.model,
+            stream=record.stream,
+            status=record.status,
+            outcome=record.outcome,
+            bytes_in=record.bytes_in,
+            bytes_out=record.bytes_out,
+            first_byte_ms=record.first_byte_ms,
+            ms=record.age_ms(),
+            upstream_request_id=record.upstream_request_id,
+            **(self._settled(row) if row is not None else {}),
+        )
+
+    def metrics(self) -> str:
+        """All metrics, in Prometheus's text format."""
+        return generate_latest(self._registry).decode()
+
+    def _settled(self, row: Row) -> dict[str, Any]:
+        self._rows.labels(self._upstream, row.settlement).inc()
+        self._cost.labels(self._upstream).inc(row.cost_nanodollars)
+        tokens = {kind: count for kind, count in row.usage.to_json().items() if kind in KINDS and count}
+        for kind, count in tokens.items():
+            self._tokens.labels(self._upstream, kind).inc(count)
+        return {
+            "settlement": row.settlement,
+            "cost_nanodollars": row.cost_nanodollars,
+            "tokens": tokens,
+            "flags": row.flags,
+        }
+
+    def _streams(self) -> int:
+        return sum(record.stream for record in self._open.values())

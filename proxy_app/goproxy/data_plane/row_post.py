@@ -1,0 +1,145 @@
+"""Rows on their way from the journal to the control plane: in batches, each until it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+
+from goproxy.core.journal_record import row_document
+from goproxy.core.journal_state import Unposted
+from goproxy.data_plane.control_client import BackOff, ControlClient, ControlPlaneAway, ControlPlaneRefuses
+from goproxy.data_plane.journal import Journal
+from goproxy.observe import log
+
+_EVERY = 0.2
+"""Seconds that a row waits for others."""
+
+_AT_ONCE = 200
+"""Rows that do not wait."""
+
+_BATCH = 500
+"""Rows in one call, at most."""
+
+_SET_ASIDE = 60.0
+"""Seconds until a row that the control plane does not take is tried again: perhaps another version takes it."""
+
+_ABOUT_US = (401, 403, 404, 409)
+"""Refusals that are not about the rows."""
+
+
+class RowPost:
+    """The rows that are on the disk here and not in the control plane yet."""
+
+    def __init__(self, journal: Journal, control: ControlClient, unposted: Mapping[str, Unposted]) -> None:
+        self._journal = journal
+        self._control = control
+        self._unposted = dict(unposted)
+        self._bytes = sum(len(row.line) for row in unposted.values())
+        self._set_aside: dict[str, float] = {}
+        self._limit = _BATCH
+        self._has_some = asyncio.Event()
+        self._has_many = asyncio.Event()
+        self._now = asyncio.get_running_loop().time
+        self._back_off = BackOff("rows")
+        self.posting = asyncio.Lock()
+        """Held while rows are on their way."""
+        if unposted:
+            self._has_some.set()
+
+    def __len__(self) -> int:
+        return len(self._unposted)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the rows take, roughly."""
+        return self._bytes
+
+    @property
+    def problem(self) -> str | None:
+        """Why the control plane gives no answer at the moment."""
+        return self._back_off.problem
+
+    def spent(self) -> dict[str, int]:
+        """What these rows cost, in nano-dollars, by wallet."""
+        spent: dict[str, int] = {}
+        for row in self._unposted.values():
+            for wallet in row.wallets:
+                spent[wallet] = spent.get(wallet, 0) + row.cost
+        return spent
+
+    def add(self, id: str, row: Unposted) -> None:  # noqa: A002 - the request's id, as in a row
+        """A row that is on the disk now."""
+        self._unposted[id] = row
+        self._bytes += len(row.line)
+        self._has_some.set()
+        if len(self._unposted) >= _AT_ONCE:
+            self._has_many.set()
+
+    async def run(self) -> None:
+        """Post rows for ever."""
+        while True:
+            await self._has_some.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY):
+                    await self._has_many.wait()
+            try:
+                while await self.post():
+                    pass
+            except (ControlPlaneAway, ControlPlaneRefuses) as error:
+                await asyncio.sleep(self._back_off.failed(error))
+
+    async def post(self) -> bool:
+        """Post one batch; whether there are more.
+
+        Raises:
+            ControlPlaneAway, ControlPlaneRefuses: the rows stay, and are posted again.
+        """
+        async with self.posting:
+            batch = self._batch()
+            if not batch:
+                return False
+            documents = [row_document(self._unposted[id_].line) for id_ in batch]
+            try:
+                answer = await self._control.post_rows(self._journal.instance, documents)
+            except ControlPlaneRefuses as refusal:
+                if refusal.status in _ABOUT_US:
+                    raise
+                # One row of the batch can be what is refused: the halves of it are tried, down to that row.
+                self._limit = max(1, len(batch) // 2)
+                if len(batch) == 1:
+                    self._put_aside(batch[0], str(refusal))
+                return True
+            accepted = [id_ for id_ in batch if id_ in set(answer.accepted)]
+            rejected = {id_: reason for id_, reason in answer.rejected.items() if id_ in batch}
+            if not accepted and not rejected:
+                raise ControlPlaneAway("it says nothing of the rows that it was sent")
+            self._back_off.succeeded()
+            for id_ in accepted:
+                self._bytes -= len(self._unposted.pop(id_).line)
+                self._set_aside.pop(id_, None)
+            if accepted:
+                self._journal.posted(accepted)
+            for id_, reason in rejected.items():
+                self._put_aside(id_, reason)
+            self._limit = min(2 * self._limit, _BATCH)
+            return len(self._unposted) > len(self._set_aside)
+
+    def _batch(self) -> list[str]:
+        now = self._now()
+        batch = []
+        for id_ in self._unposted:
+            if self._set_aside.get(id_, now) <= now:
+                batch.append(id_)
+                if len(batch) == self._limit:
+                    break
+        if len(self._unposted) < _AT_ONCE:
+            self._has_many.clear()
+        if not self._unposted:
+            self._has_some.clear()
+        return batch
+
+    def _put_aside(self, id_: str, reason: str) -> None:
+        log("control plane does not take a row; it is kept", level=logging.ERROR, request_id=id_, reason=reason[:200])
+        self._set_aside[id_] = self._now() + _SET_ASIDE

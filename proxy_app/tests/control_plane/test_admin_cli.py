@@ -1,0 +1,200 @@
+"""`goproxy admin`: what an operator types and reads."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goproxy.cli import main
+from goproxy.core.keys import is_well_formed
+from goproxy.tables import dollars, nanodollars, table
+from tests.control_plane.backend import DOLLAR, OPERATOR, Backend, row
+from tests.control_plane.conftest import on_sqlite
+
+pytestmark = on_sqlite
+
+Admin = Callable[..., Awaitable["Said"]]
+
+
+@dataclass
+class Said:
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    def cells(self, line: int = 1) -> list[str]:
+        """The words of a line of a table; line 0 has the headings."""
+        return self.out.splitlines()[line].split()
+
+
+@pytest.fixture
+def admin(backend: Backend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Admin:
+    token = backend.directory / "token"
+    token.write_text(OPERATOR + "\n")
+    monkeypatch.setenv("OPERATOR_TOKEN_FILE", str(token))
+    monkeypatch.setenv("BACKEND_URL", backend.url)
+
+    async def run(*arguments: str) -> Said:
+        code = await asyncio.to_thread(main, ["admin", *arguments])
+        said = capsys.readouterr()
+        return Said(code, said.out, said.err)
+
+    return run
+
+
+async def test_an_account_a_key_and_a_credit(backend: Backend, admin: Admin) -> None:
+    assert (await admin("account", "add", "alice", "--note", "first")).cells()[0] == "alice"
+    added = await admin("key", "add", "alice", "--name", "laptop", "--limit", "2.50", "--upstream", "openhands")
+    key = added.out.splitlines()[-1]
+    assert is_well_formed(key)
+    granted = await admin("credit", "grant", "alice", "10.000000001", "--id", "invoice-1")
+    assert granted.cells()[:4] == ["invoice-1", "alice", "grant", "10.000000001"]
+    assert (await admin("credit", "withdraw", "alice", "0.5")).cells()[3] == "-0.50"
+    shown = await admin("account", "show", "alice")
+    assert key not in shown.out
+    assert "9.500000001" in shown.out
+    assert "laptop" in shown.out
+    listed = await admin("credit", "list", "alice")
+    assert listed.out.splitlines()[0].split("  ")[0] == "ID"
+    assert listed.cells()[1:] == ["9.500000001", "9.500000001", "0.00", "0.00"]
+    assert (await backend.wallet("alice"))["credits_nanodollars"] == 9_500_000_001
+
+
+async def test_json_is_the_apis_own_answer(backend: Backend, admin: Admin) -> None:
+    await backend.account("alice")
+    assert (await admin("--json", "account", "list")).json == await backend.admin("GET", "/accounts")
+    made = (await admin("--json", "key", "add", "alice")).json
+    assert is_well_formed(made["key"])
+    rotated = (await admin("--json", "key", "rotate", made["id"], "--old-expires", "2099-01-01T00:00:00Z")).json
+    assert rotated["rotated_from"] == made["id"]
+    assert (await admin("--json", "key", "revoke", made["id"])).json["revoked_by"] == "operator"
+    assert len((await admin("--json", "key", "list", "alice")).json["keys"]) == 2
+    assert (await admin("--json", "account", "disable", "alice")).json["disabled_by"] == "operator"
+    assert (await admin("--json", "account", "enable", "alice")).json["disabled_at"] is None
+
+
+async def test_usage_rows_and_leases(backend: Backend, admin: Admin) -> None:
+    await backend.account(dollars=10)
+    await backend.lend("i1", 1, ("alice", 0, DOLLAR))
+    await backend.post("i1", row(1, cost=1_234_567))
+    usage = await admin("usage", "--by", "account,day", "--since", "2026-11-01")
+    assert usage.cells(0)[:3] == ["ACCOUNT", "DAY", "REQUESTS"]
+    assert usage.cells() == ["alice", "2026-11-23", "1", "9", "1", "2", "3", "7", "0.001234567"]
+    rows = await admin("rows", "--limit", "1")
+    assert rows.cells()[1:4] == ["request", row(1).id, "alice"]
+    assert rows.cells()[-2:] == ["22", "-0.001234567"]
+    before = rows.out.split("--before ")[1].strip()
+    assert (await admin("rows", "--limit", "1", "--before", before)).cells()[1] == "grant"
+    assert (await admin("leases", "list")).cells()[:3] == ["alice", "openhands", "i1"]
+    assert (await admin("leases", "retire", "i1")).cells() == ["alice", "1.998765433"]
+
+
+async def test_rerating_and_reconciling(backend: Backend, admin: Admin, tmp_path: Path) -> None:
+    await backend.account()
+    await backend.post("i1", row(1))
+    looked = await admin("rerate", "--account", "alice")
+    assert "1 rows, 1 differ by" in looked.out
+    assert "add --apply" in looked.out
+    assert "; settled" in (await admin("rerate", "--apply", "--multiplier", "current")).out
+    export = tmp_path / "export.csv"
+    export.write_text("request_id,input,output\nup_1,9,8\nup_2,1,1\n")
+    found = (await admin("reconcile", str(export), "--upstream", "openhands")).out
+    assert "matched     0" in found
+    assert "up_1: ledger {'output': 7}, export {'output': 8}" in found
+    assert "missing     1" in found
+    missing = await admin("reconcile", str(tmp_path / "no.csv"), "--upstream", "openhands")
+    assert (missing.code, missing.out) == (1, "")
+
+
+async def test_backup_and_restore(backend: Backend, admin: Admin, tmp_path: Path) -> None:
+    await backend.account()
+    file = tmp_path / "backup.jsonl.gz"
+    assert (await admin("backup", str(file))).code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+    refused = await admin("restore", str(file))
+    assert refused.code == 1
+    assert "not empty" in refused.err
+    assert "accounts" in (await admin("restore", str(file), "--replace")).out
+    assert (await backend.admin("GET", "/accounts"))["accounts"][0]["name"] == "alice"
+
+
+async def test_what_is_refused_is_one_line(backend: Backend, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = await admin("account", "show", "no/such one")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
+    assert "status 404" in refused.err
+    failed = await admin("credit", "grant", "nobody", "1")
+    assert "trying again with --id grant_" in failed.err
+    monkeypatch.setenv("BACKEND_URL", "http://127.0.0.1:1")
+    assert "no answer" in (await admin("account", "list")).err
+    monkeypatch.setenv("BACKEND_URL", "ftp://x")
+    assert "expected the backend's URL" in (await admin("account", "list")).err
+    monkeypatch.setenv("OPERATOR_TOKEN_FILE", "/nowhere")
+    assert "No such file" in (await admin("account", "list")).err
+
+
+async def test_the_token_comes_from_standard_input_where_there_is_no_file(
+    backend: Backend, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPERATOR_TOKEN_FILE")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(OPERATOR + "\n"))
+    assert (await admin("--json", "account", "list")).json == {"accounts": []}
+    monkeypatch.setattr(sys, "stdin", io.StringIO("wrong-CANARY\n"))
+    refused = await admin("account", "list")
+    assert "status 401" in refused.err
+    assert "CANARY" not in refused.err
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert "no operator token" in (await admin("account", "list")).err
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "ten", "0.0000000001", "1e99", "NaN", "Infinity"])
+async def test_an_amount_that_is_none(url: str, amount: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["admin", "credit", "grant", "alice", amount])
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (0, "0.00"),
+        (1, "0.000000001"),
+        (10**9, "1.00"),
+        (-5 * 10**8, "-0.50"),
+        (-1, "-0.000000001"),
+        (123, "0.000000123"),
+    ],
+)
+def test_dollars_are_exact(url: str, amount: int, text: str) -> None:
+    assert dollars(amount) == text
+    if amount > 0:
+        assert nanodollars(text) == amount
+
+
+def test_a_table(url: str) -> None:
+    records = [{"name": "a", "n": 5, "x": None}, {"name": "long", "n": 1000, "x": ["p", "q"]}]
+    assert table(records, ("name", "n", "x")) == "NAME     N  X\na        5  -\nlong  1000  p,q"
+    assert table([], ("name",)) == "NAME"
+
+
+def test_asking_the_admin_api_loads_neither_plane(url: str) -> None:
+    code = (
+        "import sys; from goproxy.cli import main; main(['admin', '--url', 'http://127.0.0.1:1', 'account', 'list']); "
+        "sys.exit(any(name in sys.modules for name in ('aiohttp', 'sqlalchemy', 'pydantic')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=b"x\n", capture_output=True, timeout=10, check=False)
+    assert done.returncode == 0, done.stderr

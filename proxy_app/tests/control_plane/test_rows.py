@@ -1,0 +1,307 @@
+"""The ledger: every row is kept once, as it was posted; a row that cannot be kept does not sink the others."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from goproxy.control_plane.store import rows
+from goproxy.core.ledger import Row, Settlement
+from goproxy.core.usage import Usage
+from tests.control_plane.backend import DOLLAR, OPERATOR, PROXY, Backend, row
+from tests.control_plane.conftest import on_sqlite
+
+
+async def listed(backend: Backend, query: str = "") -> list[Any]:
+    found: list[Any] = (await backend.admin("GET", f"/rows?kind=request&{query}"))["rows"]
+    return found
+
+
+async def test_a_row_is_kept_as_it_was_posted(backend: Backend) -> None:
+    await backend.account()
+    posted = row(1, tier_up_to=200_000, flags=("a", "b"))
+    await backend.post("i1", posted)
+    (kept,) = await listed(backend)
+    assert Row.from_json(kept) == posted
+    added = {name: kept[name] for name in kept.keys() - posted.to_json().keys()}
+    assert added.pop("received_at").endswith("Z")
+    assert added == {"kind": "request", "instance": "i1", "adjustment_nanodollars": 0}
+
+
+async def test_a_row_without_an_answer_is_kept_as_it_was_posted(backend: Backend) -> None:
+    await backend.account()
+    nothing = {"raw_usage": None, "upstream_request_id": None, "upstream_model": None, "status": 0, "usage": Usage()}
+    posted = row(1, cost=0, settlement=Settlement.INTERRUPTED, **nothing)
+    await backend.post("i1", posted)
+    assert Row.from_json((await listed(backend))[0]) == posted
+
+
+async def test_a_row_that_comes_again_changes_nothing_whatever_it_says(backend: Backend) -> None:
+    await backend.account()
+    await backend.post("i1", row(1, cost=10), row(2, cost=20), row(1, cost=99))
+    again = await backend.post("i1", row(2, cost=77), row(3, cost=30))
+    assert again == {"accepted": [row(2).id, row(3).id], "rejected": []}
+    costs = {each["id"]: each["cost_nanodollars"] for each in await listed(backend)}
+    assert costs == {row(1).id: 10, row(2).id: 20, row(3).id: 30}
+    assert (await backend.wallet("alice"))["spent_nanodollars"] == 60
+
+
+async def test_a_row_counts_in_each_of_its_wallets(backend: Backend) -> None:
+    await backend.account()
+    limit = f"key:{(await backend.key(limit_nanodollars=DOLLAR))['id']}"
+    await backend.post("i1", row(1, cost=5, wallets=("alice", limit)))
+    for wallet in ("alice", limit):
+        assert (await backend.wallet(wallet))["spent_nanodollars"] == 5
+
+
+async def test_a_row_of_nobody_we_know_is_kept_and_flagged(backend: Backend) -> None:
+    answer = await backend.post("i1", row(1, cost=5, account="mallory", wallets=("mallory/team",)))
+    assert answer["rejected"] == []
+    (kept,) = await listed(backend)
+    assert kept["flags"] == ["total_mismatch", "unknown_account", "unknown_wallet"]
+    assert (await backend.wallet("mallory/team"))["balance_nanodollars"] == -5
+
+
+HOSTILE = "x\0y\ud800z😀'\"; DROP TABLE ledger_rows; --"
+
+
+async def test_what_an_upstream_calls_things_is_kept_as_far_as_it_can_be(backend: Backend) -> None:
+    await backend.account()
+    posted = row(1, upstream_model=HOSTILE, upstream_request_id=HOSTILE, outcome=HOSTILE, flags=(HOSTILE,))
+    posted = replace(posted, raw_usage={HOSTILE: [HOSTILE, float("inf"), float("nan"), 10**40]})
+    assert (await backend.post("i1", posted))["accepted"] == [posted.id]
+    (kept,) = await listed(backend)
+    assert kept["upstream_model"] == "x\ufffdy?z😀'\"; DROP TABLE ledger_rows; --"
+    assert len(await listed(backend, "limit=1")) == 1
+
+
+def broken(**changes: Any) -> Any:
+    return row(9).to_json() | changes
+
+
+BAD_ROWS: list[Any] = [
+    None,
+    [],
+    {},
+    {"id": 7},
+    broken(cost_nanodollars=-1),
+    broken(cost_nanodollars=1.0),
+    broken(cost_nanodollars=10**18),
+    broken(cost_nanodollars=10**30),
+    broken(status=10**12),
+    broken(wallets=[]),
+    broken(wallets=["alice", "alice"]),
+    broken(wallets=["a b"]),
+    broken(id=""),
+    broken(id="x" * 300),
+    broken(id="\ud800"),
+    broken(upstream="ohmygpt"),
+    broken(settlement="guessed"),
+    broken(opened_at="yesterday"),
+    broken(multiplier="NaN"),
+    broken(usage={"input": 10**30}),
+    {name: value for name, value in row(9).to_json().items() if name != "cost_nanodollars"},
+]
+
+
+async def test_rows_that_cannot_be_kept_are_named_and_the_others_are_kept(backend: Backend) -> None:
+    await backend.account()
+    posted = [row(1).to_json(), *BAD_ROWS, row(2).to_json()]
+    answer = await backend.proxy("/rows", {"instance": "i1", "upstream": "openhands", "rows": posted})
+    assert answer.status == 200
+    assert answer.json["accepted"] == [row(1).id, row(2).id]
+    rejected = answer.json["rejected"]
+    assert len(rejected) == len(BAD_ROWS)
+    assert all(each["reason"] for each in rejected)
+    assert {each["id"] for each in await listed(backend)} == {row(1).id, row(2).id}
+    shown = (await backend.ask("GET", "/metrics", None)).text
+    assert f'goproxy_ledger_rows_rejected_total{{upstream="openhands"}} {len(BAD_ROWS)}.0' in shown
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[" * 100_000, 400),
+        (b"\xff\xfe", 400),
+        (b"[]", 400),
+        (b'{"rows": 1}', 400),
+        (b'{"rows": [], "upstream": "openhands"}', 400),
+        (b'{"rows": [], "upstream": "openhands", "instance": "a b"}', 400),
+        (b'{"rows": [], "instance": "i1"}', 403),
+        (b'{"rows": [], "instance": "i1", "upstream": "ohmygpt"}', 403),
+        (json.dumps({"rows": [0] * 501, "instance": "i1", "upstream": "openhands"}).encode(), 413),
+        (b" " * (16 * 1024 * 1024 + 1), 413),
+    ],
+)
+async def test_a_post_that_is_none(backend: Backend, body: bytes, status: int) -> None:
+    answer = await backend.ask("POST", "/proxy/v1/rows", PROXY["openhands"], data=io.BytesIO(body))
+    assert answer.status == status
+    assert answer.error
+
+
+async def test_five_hundred_rows_at_once(backend: Backend) -> None:
+    await backend.account()
+    usage = {f"field_{number}": number for number in range(100)}  # the providers' own words can be long
+    batch = [row(number, cost=number, raw_usage=usage) for number in range(500)]
+    assert len((await backend.post("i1", *batch))["accepted"]) == 500
+    assert (await backend.wallet("alice"))["spent_nanodollars"] == sum(range(500))
+
+
+async def test_pages_show_every_row_once_and_the_newest_first(backend: Backend) -> None:
+    await backend.account()
+    for number in range(0, 20, 5):
+        batch = [replace(row(each), id=f"{'aB_z-'[each % 5]}{each}") for each in range(number, number + 5)]
+        await backend.post("i1", *batch)
+        await backend.grant("alice", 1, f"credit_{number}")
+    pages, before = [], ""
+    while True:
+        page = await backend.admin("GET", f"/rows?limit=3{before}")
+        pages += page["rows"]
+        if page["next"] is None:
+            break
+        before = f"&before={page['next']}"
+    assert len(pages) == len({each["id"] for each in pages}) == 20 + 4 + 1
+    moments = [each["received_at"] for each in pages]
+    assert moments == sorted(moments, reverse=True)
+
+
+async def test_rows_are_chosen(backend: Backend) -> None:
+    await backend.account()
+    await backend.account("bob")
+    other: dict[str, Any] = {"account": "bob", "wallets": ("bob",), "key_id": "key_ffffffffffffffff", "model": "other"}
+    await backend.post("i1", row(1), row(2, opened_at="2026-11-24T00:00:00.000Z", settlement=Settlement.DRAINED))
+    await backend.post("i2", row(3, upstream="ohmygpt", **other), upstream="ohmygpt")
+    for query, expected in {
+        "account=alice": {1, 2},
+        "key=key_ffffffffffffffff": {3},
+        "upstream=ohmygpt": {3},
+        "model=other": {3},
+        "settlement=drained": {2},
+        "since=2026-11-24": {2},
+        "until=2026-11-23": {1, 3},
+        "account=alice&since=2026-11-23&until=2026-11-23": {1},
+        "account=nobody": set(),
+    }.items():
+        assert {each["id"] for each in await listed(backend, query)} == {row(number).id for number in expected}, query
+    granted = await backend.admin("GET", "/rows?kind=grant&account=bob")
+    assert [each["id"] for each in granted["rows"]] == ["grant-bob"]
+    assert (await backend.admin("GET", "/rows?kind=grant&model=other"))["rows"] == []
+
+
+async def test_usage_is_summed_up_by_any_axis(backend: Backend) -> None:
+    await backend.account()
+    await backend.post("i1", row(1, cost=10), row(2, cost=20, opened_at="2026-11-24T00:00:00.000Z"))
+    await backend.post("i2", row(3, cost=2**53 + 1, upstream="ohmygpt", account="bob"), upstream="ohmygpt")
+    tokens = {"input": 9, "cache_write_5m": 1, "cache_write_1h": 2, "cache_read": 3, "output": 7, "reasoning": 4}
+
+    async def usage(query: str) -> Any:
+        answer = await backend.admin("GET", f"/usage?{query}")
+        assert answer["complete"]
+        return [{name: value for name, value in line.items() if value is not None} for line in answer["usage"]]
+
+    everything = {name: 3 * count for name, count in tokens.items()} | {"requests": 3}
+    assert await usage("") == [everything | {"cost_nanodollars": 2**53 + 31}]
+    assert await usage("by=account") == [
+        {"account": "alice", "requests": 2, "cost_nanodollars": 30} | {k: 2 * n for k, n in tokens.items()},
+        {"account": "bob", "requests": 1, "cost_nanodollars": 2**53 + 1} | tokens,
+    ]
+    lines = await usage("by=day,upstream&account=alice")
+    assert [(line["day"], line["upstream"], line["cost_nanodollars"]) for line in lines] == [
+        ("2026-11-23", "openhands", 10),
+        ("2026-11-24", "openhands", 20),
+    ]
+    assert await usage("account=nobody&by=key") == []
+
+
+async def rerate(backend: Backend, **asked: Any) -> Any:
+    return await backend.admin("POST", "/rerate", asked)
+
+
+async def test_rerating_settles_the_difference_once(backend: Backend) -> None:
+    await backend.account(dollars=10)
+    usage = Usage(input=1_000_000, output=100_000)  # 5 + 2.5 dollars by the list, times 1.08
+    right, limit = 8_100_000_000, f"key:{(await backend.key(limit_nanodollars=20 * DOLLAR))['id']}"
+    wrong = row(1, cost=right - 7, usage=usage, wallets=("alice", limit), multiplier="1.08")
+    await backend.post("i1", wrong, row(2, cost=right, usage=usage), row(3, model="gone"))
+
+    looked = await rerate(backend)
+    assert (looked["rows"], looked["differing"], looked["unpriced"], looked["applied"]) == (3, 1, 1, False)
+    assert (await backend.wallet("alice"))["balance_nanodollars"] == 10 * DOLLAR - 2 * right + 7 - 1_000_000
+
+    done = await rerate(backend, apply=True)
+    assert done["difference_nanodollars"] == 7
+    assert done["differences"] == [
+        {"id": wrong.id, "account": "alice", "before_nanodollars": right - 7, "after_nanodollars": right}
+    ]
+    assert (await rerate(backend, apply=True))["differing"] == 0
+    assert (await backend.wallet("alice"))["balance_nanodollars"] == 10 * DOLLAR - 2 * right - 1_000_000
+    assert (await backend.wallet(limit))["balance_nanodollars"] == 20 * DOLLAR - right
+    kept = {each["id"]: each for each in await listed(backend)}
+    assert (kept[wrong.id]["cost_nanodollars"], kept[wrong.id]["adjustment_nanodollars"]) == (right - 7, 7)
+    entries = (await backend.admin("GET", "/rows?kind=rerate"))["rows"]
+    assert {(each["wallet"], each["amount_nanodollars"], each["row_id"]) for each in entries} == {
+        ("alice", -7, wrong.id),
+        (limit, -7, wrong.id),
+    }
+    (line,) = (await backend.admin("GET", "/usage"))["usage"]
+    assert line["cost_nanodollars"] == 2 * right + 1_000_000
+
+
+@on_sqlite
+@pytest.mark.parametrize(("multiplier", "cost"), [("as_billed", 108), ("current", 108), ("1.07", 107), ("2", 200)])
+async def test_rerating_with_another_multiplier(backend: Backend, multiplier: str, cost: int) -> None:
+    await backend.account()
+    await backend.post("i1", row(1, cost=54 * DOLLAR // 10, usage=Usage(input=1_000_000), multiplier="1.08"))
+    done = await rerate(backend, multiplier=multiplier, apply=True, account="alice", model="claude-opus-4-5-20251101")
+    assert done["difference_nanodollars"] == 5 * DOLLAR * cost // 100 - 54 * DOLLAR // 10
+    again = await rerate(backend, multiplier="as_billed", apply=True)
+    assert again["difference_nanodollars"] == -done["difference_nanodollars"]
+    assert (await backend.wallet("alice"))["balance_nanodollars"] == 10 * DOLLAR - 54 * DOLLAR // 10
+
+
+async def test_rerating_goes_through_all_pages(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_PAGE", 50)
+    await backend.account()
+    batch = [row(number, cost=1, usage=Usage(input=1), multiplier="1") for number in range(130)]
+    await backend.post("i1", *batch[:60])
+    await backend.post("i1", *batch[60:])
+    done = await rerate(backend, apply=True)
+    assert (done["rows"], done["differing"], len(done["differences"])) == (130, 130, 100)
+    assert done["difference_nanodollars"] == 130 * 4999
+
+
+async def test_a_ledger_is_held_against_the_providers_record(backend: Backend) -> None:
+    await backend.account()
+    await backend.post("i1", row(1), row(2), row(3), row(4, upstream_request_id=None))
+    export = "request_id,input_tokens,output_tokens,model\nup_1,9,7,x\nup_2,9,8,x\nup_9,1,1,x\n"
+    headers = {"Authorization": f"Bearer {OPERATOR}", "Content-Type": "text/csv"}
+    url = f"{backend.url}/admin/v1/reconcile?upstream=openhands&since=2026-11-23&until=2026-11-23"
+    async with backend.session.post(url, data=export, headers=headers) as answer:
+        assert answer.status == 200
+        assert await answer.json() == {
+            "matched": 1,
+            "differing": [
+                {"request_id": "up_2", "row_ids": [row(2).id], "ledger": {"output": 7}, "export": {"output": 8}}
+            ],
+            "missing": ["up_9"],
+            "extra": ["up_3"],
+            "unnamed": [row(4).id],
+            "ledger_tokens": {"input": 36, "output": 28},
+            "export_tokens": {"input": 19, "output": 16},
+        }
+
+
+@on_sqlite
+@pytest.mark.parametrize("export", ["", "request_id,input\nup_1,many\n", "[1]", "\ud800", '{"data": 7}'])
+async def test_an_export_that_cannot_be_read(backend: Backend, export: str) -> None:
+    body = export.encode("utf-8", "surrogatepass")
+    answer = await backend.ask("POST", "/admin/v1/reconcile?upstream=openhands", data=body)
+    assert answer.status in (200, 400), answer.text  # an empty file is an export of nothing
+    assert (answer.status == 200) == (not body)

@@ -1,0 +1,150 @@
+"""A database that cannot be had: the proxies are told to come again, nothing is lost, and nothing is half done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goproxy.control_plane.store import database as module
+from goproxy.control_plane.store.database import Database
+from tests.conftest import Lines
+from tests.control_plane.backend import DOLLAR, PROXY, Answer, Backend, row, running_backend
+from tests.control_plane.conftest import on_postgresql, on_sqlite
+from tests.control_plane.postgres import Postgres, name_of
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0.2)
+
+
+def is_away(answer: Answer) -> bool:
+    if answer.status == 503:
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json["error"]["type"] == "unavailable_error"
+    return answer.status == 503
+
+
+async def test_a_locked_database_is_503_and_then_everything_is_there_once(
+    backend: Backend, lock: Callable[[], Any], lines: Lines
+) -> None:
+    await backend.account(dollars=10)
+    await backend.key()
+    posted = {"instance": "i1", "upstream": "openhands", "rows": [row(1, cost=5).to_json()]}
+    wanted = [{"wallet": "alice", "known_total": 0, "want": DOLLAR}]
+    lent = {"instance": "i1", "upstream": "openhands", "sequence": 1, "leases": wanted}
+    credit = {"id": "more", "wallet": "alice", "kind": "grant", "amount_nanodollars": DOLLAR}
+    with lock():
+        answers = [
+            await backend.proxy("/rows", posted),
+            await backend.proxy("/leases", lent),
+            await backend.ask("POST", "/admin/v1/credits", json=credit),
+        ]
+        assert all(map(is_away, answers)), answers
+        assert (await backend.poll()).status == 200  # the keys are known all the same
+        assert (await backend.ask("GET", "/admin/v1/catalogue")).status == 200
+        ready = (await backend.ask("GET", "/readyz", None)).json
+        assert ready["ready"]
+        assert "the store cannot be had now" in ready["detail"]
+    assert len(lines.all("store unavailable")) == 1
+
+    assert (await backend.proxy("/rows", posted)).json["accepted"] == [row(1).id]
+    assert (await backend.proxy("/leases", lent)).status == 200
+    await backend.admin("POST", "/credits", credit)
+    assert lines.all("store available again")
+    wallet = await backend.wallet("alice")
+    assert (wallet["credits_nanodollars"], wallet["spent_nanodollars"]) == (11 * DOLLAR, 5)
+
+
+async def test_proxies_that_come_again_and_again_lose_nothing(backend: Backend, lock: Callable[[], Any]) -> None:
+    await backend.account(dollars=10)
+    attempts = 0
+
+    async def post(number: int) -> None:
+        nonlocal attempts
+        document = {"instance": "i1", "upstream": "openhands", "rows": [row(number, cost=7).to_json()]}
+        while is_away(await backend.proxy("/rows", document)):
+            attempts += 1
+            await asyncio.sleep(0.05)
+
+    with lock():
+        posts = [asyncio.create_task(post(number)) for number in range(4)]
+        await asyncio.sleep(1)
+    await asyncio.gather(*posts)
+    assert attempts >= 2
+    assert (await backend.wallet("alice"))["spent_nanodollars"] == 4 * 7
+
+
+async def test_work_that_has_waited_too_long_for_its_turn_is_given_up(
+    backend: Backend, lock: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUEUE_SECONDS", 0.1)
+    with lock():
+        answers = await asyncio.gather(*(backend.lend_answer(number) for number in range(5)))
+    assert all(map(is_away, answers))
+    assert sum("busy" in answer.error for answer in answers) >= 3  # they did not wait for the lock one after the other
+
+
+async def test_a_revocation_that_could_not_be_stored_is_not_told(backend: Backend, lock: Callable[[], Any]) -> None:
+    await backend.account()
+    key = await backend.key()
+    with lock():
+        assert is_away(await backend.ask("POST", f"/admin/v1/keys/{key['id']}/revoke"))
+    assert [each["id"] for each in (await backend.poll()).json["keys"]] == [key["id"]]
+    assert (await backend.admin("GET", f"/keys/{key['id']}"))["revoked_at"] is None
+
+
+async def test_declared_keys_are_taken_in_when_the_database_is_back(
+    backend: Backend, lock: Callable[[], Any], eventually: Callable[..., Any]
+) -> None:
+    with lock():
+        backend.declare(keys=[{"account": "carol", "prefix": "tg-", "sha256": "c" * 64}])
+        await asyncio.sleep(0.5)
+    while (await backend.poll()).status != 200:
+        await asyncio.sleep(0.05)
+    assert [each["account"] for each in (await backend.poll()).json["keys"]] == ["carol"]
+
+
+@on_postgresql
+async def test_a_server_that_drops_every_connection_is_found_again(
+    backend: Backend, url: str, postgres: Postgres
+) -> None:
+    await backend.account()
+    with postgres.connect() as connection:
+        drop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        assert connection.execute(drop, [name_of(url)]).rowcount >= 1
+    assert await backend.wallet("alice")
+
+
+async def test_a_database_that_is_gone_at_the_next_start_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    with pytest.raises(module.UnusableStore, match="unable to open"):
+        Database(f"sqlite:///{tmp_path}/store").migrate()
+
+
+async def test_a_full_disk_is_503(tmp_path: Path, new_url: Callable[[str], str]) -> None:
+    """SQLite's own limit of pages stands in for the disk's end: the error is the same."""
+    async with running_backend(new_url("sqlite"), tmp_path) as backend:
+        await backend.account()
+
+        def limit(store: Any) -> None:
+            pages = store.exec_driver_sql("PRAGMA page_count").scalar()
+            store.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+        await backend.plane.database.run("limit", limit)
+        usage = {"text": "x" * 100_000}
+        document = {"instance": "i1", "upstream": "openhands", "rows": [row(1, raw_usage=usage).to_json()]}
+        answer = await backend.proxy("/rows", document)
+        assert is_away(answer)
+        assert "full" in answer.error
+        assert (await backend.wallet("alice"))["spent_nanodollars"] == 0
+
+
+@on_sqlite
+async def test_a_proxy_without_a_token_does_not_reach_the_store(backend: Backend, lock: Callable[[], Any]) -> None:
+    with lock():
+        assert (await backend.ask("POST", "/proxy/v1/leases", PROXY["openhands"][:-1])).status == 401

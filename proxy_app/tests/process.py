@@ -1,0 +1,67 @@
+"""`goproxy serve` as a process of its own, as it runs in its container."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.backend import Backend, proxy_token
+from tests.gateway import UPSTREAM_SECRET
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A process that listens."""
+
+    port: int
+    process: asyncio.subprocess.Process
+    log: Path
+
+
+@asynccontextmanager
+async def serving(
+    document: dict[str, Any], backend: Backend, directory: Path, grace: float = 5
+) -> AsyncIterator[Serving]:
+    """Serve `document`, with a journal in `directory`; the process is killed at the end if it still runs."""
+    port = free_port()
+    (directory / "config.json").write_text(json.dumps(document | {"port": port}))
+    (directory / "secret").write_text(UPSTREAM_SECRET + "\n")
+    (directory / "token").write_text(proxy_token(document["upstream"]) + "\n")
+    log = directory / "log"
+    environment = os.environ | {
+        "CONFIG_PATH": str(directory / "config.json"),
+        "BACKEND_URL": backend.url,
+        "JOURNAL_PATH": str(directory / "journal"),
+        "PROXY_TOKEN_PATH": str(directory / "token"),
+        "UPSTREAM_API_KEY_PATH": str(directory / "secret"),
+        "GRACE_SECONDS": str(grace),
+    }
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=output
+        )
+    try:
+        async with asyncio.timeout(10):
+            while b'"listening"' not in log.read_bytes():
+                assert process.returncode is None, log.read_text()
+                await asyncio.sleep(0.01)
+        yield Serving(port, process, log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

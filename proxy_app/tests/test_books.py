@@ -1,0 +1,603 @@
+"""The books: money is held before a request is sent, spent once, and known to the control plane in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from goproxy.config import parse_config
+from goproxy.core.keys import new_key
+from goproxy.core.lease import Wallet
+from goproxy.core.ledger import Hold, Row, Settlement, interrupted
+from goproxy.core.usage import Usage
+from goproxy.data_plane.books import (
+    Books,
+    InsufficientFunds,
+    JournalUnwritable,
+    LeaseUnavailable,
+    books_for,
+    interruption,
+)
+from goproxy.data_plane.control_client import ControlClient
+from goproxy.data_plane.journal import Journal
+from tests.bookkeeping import a_hold, a_row
+from tests.conftest import Lines
+from tests.control import TOKEN, Control, key_entry, running_control
+from tests.gateway import config_document
+
+KEY = new_key(bytes(range(32)))
+CONFIG = parse_config(json.dumps(config_document()).encode())
+(OPUS,) = CONFIG.models
+
+
+def interrupt(hold: Hold, progress: Usage | None) -> Row:
+    return interrupted(
+        hold,
+        progress=progress,
+        settled_at="2026-01-02T03:05:00.000Z",
+        versions=OPUS.prices,
+        multiplier=OPUS.billing_multiplier,
+    )
+
+
+@pytest.fixture
+def eventually(eventually: Callable[..., Any]) -> Callable[..., Any]:
+    """With patience: what is waited for takes several calls on a machine that may be busy."""
+    return partial(eventually, seconds=5.0)
+
+
+@pytest.fixture
+async def control() -> AsyncIterator[Control]:
+    async with running_control() as running:
+        running.wallets["alice"] = Wallet(credits=10_000)
+        yield running
+
+
+@asynccontextmanager
+async def kept(directory: Path, control: Control, **settings: Any) -> AsyncIterator[Books]:
+    """Books of one proxy, with their journal in `directory`."""
+    async with aiohttp.ClientSession() as session:
+        client = ControlClient(session, control.url, TOKEN, "openhands")
+        books = Books(Journal(directory), client, interrupt, directory / "keys.json", **settings)
+        await books.start()
+        try:
+            yield books
+        finally:
+            await books.close()
+
+
+@pytest.fixture
+async def books(tmp_path: Path, control: Control) -> AsyncIterator[Books]:
+    async with kept(tmp_path / "a", control) as running:
+        yield running
+
+
+async def crash(books: Books) -> None:
+    """End like a process that is killed: nothing is said or written any more."""
+    for task in books._tasks:
+        task.cancel()
+    await asyncio.gather(*books._tasks, return_exceptions=True)
+    books._open.clear()
+    await books._journal.close()
+
+
+@asynccontextmanager
+async def crashing(directory: Path, control: Control, **settings: Any) -> AsyncIterator[Books]:
+    async with aiohttp.ClientSession() as session:
+        client = ControlClient(session, control.url, TOKEN, "openhands")
+        books = Books(Journal(directory), client, interrupt, directory / "keys.json", **settings)
+        await books.start()
+        yield books
+        await crash(books)
+
+
+async def test_a_request_is_held_settled_and_posted(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    hold = a_hold("req_1", 1000)
+    await books.open(hold)
+    assert (books.standing.open_requests, books.standing.held) == (1, 1000)
+    assert control.wallets["alice"].held >= 1000
+    await books.settle(a_row(hold, 400))
+    assert (books.standing.open_requests, books.standing.held) == (0, 0)
+    await eventually(lambda: "req_1" in control.rows)
+    await eventually(lambda: books.standing.unposted_rows == 0)
+    assert control.wallets["alice"].spent == 400
+    assert control.total_is_right()
+
+
+async def test_most_requests_ask_nobody(books: Books, control: Control, eventually: Callable[..., Any]) -> None:
+    for n in range(5):
+        await books.open(a_hold(f"req_{n}", 100))
+    await eventually(lambda: books.standing.free >= 250)
+    asked = len(control.calls_to("leases"))
+    await books.settle(a_row(a_hold("req_0", 100), 10))
+    await books.open(a_hold("req_5", 100))
+    assert len(control.calls_to("leases")) == asked
+
+
+async def test_what_does_not_fit_is_refused_with_the_amounts(books: Books, control: Control) -> None:
+    await books.open(a_hold("req_1", 4000))
+    with pytest.raises(InsufficientFunds) as refusal:
+        await books.open(a_hold("req_2", 6001))
+    assert (refusal.value.wallet, refusal.value.needed, refusal.value.free) == ("alice", 6001, 6000)
+    await books.open(a_hold("req_3", 6000))
+    assert books.standing.held == 10_000
+
+
+async def test_a_key_with_a_limit_is_held_against_both_wallets(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    control.wallets["key:1"] = Wallet(credits=1500)
+    hold = a_hold("req_1", 1000, "alice", "key:1")
+    await books.open(hold)
+    with pytest.raises(InsufficientFunds) as refusal:
+        await books.open(a_hold("req_2", 1000, "alice", "key:1"))
+    assert (refusal.value.wallet, refusal.value.free) == ("key:1", 500)
+    await books.settle(a_row(hold, 400))
+    await books.open(a_hold("req_3", 1000, "alice", "key:1"))
+    await eventually(lambda: "req_1" in control.rows)
+    assert [control.wallets[wallet].spent for wallet in ("alice", "key:1")] == [400, 400]
+
+
+async def test_one_that_waits_gets_what_another_releases(books: Books, control: Control) -> None:
+    await books.open(a_hold("req_1", 10_000))
+    waiting = asyncio.create_task(books.open(a_hold("req_2", 9000)))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await books.settle(a_row(a_hold("req_1", 10_000), 400))
+    await asyncio.wait_for(waiting, 1)
+
+
+async def test_fifty_at_once_over_two_proxies_never_spend_more_than_there_is(tmp_path: Path, control: Control) -> None:
+    async with kept(tmp_path / "a", control) as one, kept(tmp_path / "b", control) as other:
+        passed = await asyncio.gather(
+            *((one, other)[n % 2].open(a_hold(f"req_{n}", 1000)) for n in range(50)), return_exceptions=True
+        )
+        assert passed.count(None) == 10
+        assert all(isinstance(refusal, InsufficientFunds) for refusal in passed if refusal is not None)
+        assert control.total_is_right()
+
+
+async def test_idle_money_is_given_back_when_another_proxy_wants_it(tmp_path: Path, control: Control) -> None:
+    async with kept(tmp_path / "a", control) as one, kept(tmp_path / "b", control) as other:
+        await one.open(a_hold("req_1", 8000))
+        await one.settle(a_row(a_hold("req_1", 8000), 400))
+        assert one.standing.free >= 7600
+        await asyncio.wait_for(other.open(a_hold("req_2", 9000)), 1)
+        assert control.total_is_right()
+
+
+async def test_idle_money_is_given_back_after_a_while(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    async with kept(tmp_path, control, idle_after=0.3) as books:
+        await books.open(a_hold("req_1", 8000))
+        await asyncio.sleep(0.5)
+        assert control.wallets["alice"].held >= 8000
+        await books.settle(a_row(a_hold("req_1", 8000), 400))
+        await eventually(lambda: control.wallets["alice"].balance == 9600)
+        calls = len(control.calls_to("leases"))
+        await asyncio.sleep(1.2)
+        assert len(control.calls_to("leases")) == calls, "and it is not asked for again"
+
+
+async def test_a_proxy_that_leaves_posts_its_rows_and_gives_back_what_it_has(tmp_path: Path, control: Control) -> None:
+    async with kept(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 8000))
+        await books.settle(a_row(a_hold("req_1", 8000), 400))
+    assert "req_1" in control.rows
+    assert (control.wallets["alice"].balance, control.wallets["alice"].held) == (9600, 0)
+
+
+async def test_what_was_not_sent_costs_nothing(tmp_path: Path, control: Control) -> None:
+    async with kept(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 8000))
+        books.void("req_1")
+        assert books.standing.held == 0
+    assert control.rows == {}
+    assert control.wallets["alice"].balance == 10_000
+
+
+async def test_a_request_is_settled_once(
+    books: Books, control: Control, eventually: Callable[..., Any], lines: Lines
+) -> None:
+    hold = a_hold("req_1")
+    await books.open(hold)
+    for cost in (400, 500):
+        await books.settle(a_row(hold, cost))
+    await books.settle(a_row(a_hold("req_unknown")))
+    await eventually(lambda: books.standing.unposted_rows == 0)
+    assert [row.cost_nanodollars for _, row in control.rows.values()] == [400]
+    assert len(lines.all("request is settled already, or was never opened")) == 2
+
+
+async def test_who_is_cancelled_while_opening_holds_nothing(tmp_path: Path, control: Control) -> None:
+    async with kept(tmp_path, control) as books:
+        for seconds in (0, 0.001, 0.005, 0.02):
+            opening = asyncio.create_task(books.open(a_hold(f"req_{seconds}", 9000)))
+            await asyncio.sleep(seconds)
+            if opening.done():
+                books.void(f"req_{seconds}")
+                continue
+            opening.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+        await books.open(a_hold("req_last", 9000))
+        await books.settle(a_row(a_hold("req_last", 9000)))
+    assert list(control.rows) == ["req_last"]
+
+
+async def test_who_is_cancelled_at_the_moment_when_there_is_room_holds_nothing(books: Books) -> None:
+    await books.open(a_hold("req_1", 9000))
+    waiting = asyncio.create_task(books.open(a_hold("req_2", 9000)))
+    await asyncio.sleep(0.05)
+    settling = asyncio.create_task(books.settle(a_row(a_hold("req_1", 9000), 0)))
+    await asyncio.sleep(0)  # there is room now, and who waits for it has not run yet
+    waiting.cancel()
+    await asyncio.gather(settling, waiting, return_exceptions=True)
+    assert waiting.cancelled()
+    await books.open(a_hold("req_3", 9000))
+
+
+async def test_a_row_is_settled_though_its_request_is_cancelled(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    await books.open(a_hold("req_1"))
+    settling = asyncio.create_task(books.settle(a_row(a_hold("req_1"))))
+    await asyncio.sleep(0)
+    settling.cancel()
+    await eventually(lambda: "req_1" in control.rows)
+
+
+# The control plane is away.
+
+
+async def test_requests_go_on_while_the_lease_lasts(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    await books.open(a_hold("req_0", 3000))
+    await books.settle(a_row(a_hold("req_0", 3000), 100))
+    await control.leave()
+    for n in range(1, 20):
+        await books.open(a_hold(f"req_{n}", 1000))
+        await books.settle(a_row(a_hold(f"req_{n}", 1000), 100))
+    with pytest.raises(LeaseUnavailable):
+        await asyncio.wait_for(books.open(a_hold("req_large", 9000)), 4)
+    assert books.standing.control_problem is not None
+    assert books.standing.unposted_rows >= 19
+    control.away = False
+    await eventually(lambda: len(control.rows) == 20)
+    await books.open(a_hold("req_large", 7000))
+    assert control.wallets["alice"].spent == 2000
+    assert control.total_is_right()
+
+
+async def test_it_starts_while_the_control_plane_is_away(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    control.keys = [key_entry(KEY)]
+    async with crashing(tmp_path, control) as books:
+        await eventually(lambda: len(books.keys) == 1)
+        await books.open(a_hold("req_1", 3000))
+        await eventually(lambda: (tmp_path / "keys.json").exists())
+    await control.leave()
+    async with kept(tmp_path, control) as books:
+        assert books.keys.find(KEY) is not None
+        assert 0 <= books.keys_age < 5
+        assert (tmp_path / "keys.json").stat().st_mode & 0o777 == 0o600
+        await books.open(a_hold("req_2", 1000))
+
+
+async def test_too_many_rows_that_cannot_be_posted_stop_new_requests(tmp_path: Path, control: Control) -> None:
+    async with kept(tmp_path, control, backlog_bytes=1500) as books:
+        holds = [a_hold("req_0", 3000), a_hold("req_1", 100)]
+        for hold in holds:
+            await books.open(hold)
+        await control.leave()
+        for hold in holds:
+            await books.settle(a_row(hold, 1))
+        with pytest.raises(LeaseUnavailable, match="too many rows"):
+            await books.open(a_hold("req_2", 100))
+
+
+async def test_lost_answers_change_nothing(tmp_path: Path, control: Control, eventually: Callable[..., Any]) -> None:
+    control.loses_answers = 3
+    async with kept(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 3000))
+        control.loses_answers = 2
+        await books.settle(a_row(a_hold("req_1", 3000), 400))
+        await eventually(lambda: books.standing.unposted_rows == 0)
+        assert control.total_is_right()
+    assert control.wallets["alice"].spent == 400
+    assert (control.wallets["alice"].balance, control.wallets["alice"].held) == (9600, 0)
+
+
+async def test_a_row_that_is_not_taken_is_kept_and_hinders_no_other(
+    books: Books, control: Control, eventually: Callable[..., Any], lines: Lines
+) -> None:
+    control.rejects["req_1"] = "a reason"
+    control.refuses_batches_with.add("req_2")
+    holds = [a_hold(f"req_{n}", 100) for n in range(4)]
+    for hold in holds:
+        await books.open(hold)
+    await asyncio.gather(*(books.settle(a_row(hold, 10)) for hold in holds))
+    await eventually(lambda: set(control.rows) == {"req_0", "req_3"})
+    assert books.standing.unposted_rows == 2
+    told = {line["request_id"]: line["reason"] for line in lines.all("control plane does not take a row; it is kept")}
+    assert told == {"req_1": "a reason", "req_2": "422 something in it is wrong"}
+
+
+# The proxy dies.
+
+
+async def test_what_was_open_becomes_one_interrupted_row(tmp_path: Path, control: Control) -> None:
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 3000))
+        await books.open(a_hold("req_2", 3000))
+        books.progress("req_2", Usage(output=1))
+        books.progress("req_2", Usage(input=1, output=20))
+    for _ in range(2):
+        async with kept(tmp_path, control):
+            pass
+    rows = {id_: row for id_, (_, row) in control.rows.items()}
+    assert {id_: row.settlement for id_, row in rows.items()} == dict.fromkeys(
+        ("req_1", "req_2"), Settlement.INTERRUPTED
+    )
+    assert rows["req_1"].cost_nanodollars == 0
+    assert (rows["req_2"].usage, rows["req_2"].cost_nanodollars) == (Usage(input=1, output=20), 3000)
+    assert rows["req_2"].flags == ("capped_at_hold",)
+    assert control.wallets["alice"].spent == 3000
+    assert (control.wallets["alice"].balance, control.wallets["alice"].held) == (7000, 0)
+
+
+async def test_rows_that_were_not_posted_are_and_leases_are_found_again(tmp_path: Path, control: Control) -> None:
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 3000))
+        await books.open(a_hold("req_2", 3000))
+        await books.open(a_hold("req_3", 2000))
+        await control.leave()
+        await books.settle(a_row(a_hold("req_1", 3000), 400))
+        books.progress("req_3", Usage(output=1_000_000))
+        free = books.standing.free
+    for _ in range(2):
+        async with kept(tmp_path, control) as books:
+            assert books.standing.free == free + 3000, "of those in the middle one cost nothing, the other one all"
+            assert books.standing.unposted_rows >= 1
+    control.away = False
+    async with kept(tmp_path, control) as books:
+        pass
+    assert sorted(control.rows) == ["req_1", "req_2", "req_3"]
+    assert (control.wallets["alice"].balance, control.wallets["alice"].held) == (7600, 0)
+
+
+async def test_rows_that_were_posted_are_not_posted_again(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await eventually(lambda: books.standing.unposted_rows == 0)
+    async with kept(tmp_path, control) as books:
+        assert books.standing.unposted_rows == 0
+    assert len(control.calls_to("rows")) == 1
+
+
+async def test_a_bigger_lease_that_nobody_heard_of_is_undone(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await eventually(lambda: books.standing.unposted_rows == 0)
+        free = books.standing.free
+        control.loses_answers = 1
+        opening = asyncio.create_task(books.open(a_hold("req_2", 5000)))
+        await eventually(lambda: control.loses_answers == 0)
+        opening.cancel()
+        assert control.wallets["alice"].held > 5000
+    async with kept(tmp_path, control) as books:
+        await eventually(lambda: control.wallets["alice"].held == free)
+        assert books.standing.free == free
+
+
+async def test_a_bigger_lease_for_one_who_did_not_wait_is_undone(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    control.loses_answers = 1
+    opening = asyncio.create_task(books.open(a_hold("req_1", 5000)))
+    await eventually(lambda: control.loses_answers == 0)
+    opening.cancel()
+    assert control.wallets["alice"].held > 5000
+    await eventually(lambda: control.wallets["alice"].held == 0)
+
+
+async def test_a_journal_from_a_backup_is_another_instances(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], lines: Lines
+) -> None:
+    async with crashing(tmp_path / "a", control) as books:
+        await books.open(a_hold("req_1", 1000))
+        await books.settle(a_row(a_hold("req_1", 1000), 100))
+    shutil.copytree(tmp_path / "a", tmp_path / "backup")
+    for n in range(2, 4):
+        async with crashing(tmp_path / "a", control) as books:
+            await books.open(a_hold(f"req_{n}", 3000))
+            await books.settle(a_row(a_hold(f"req_{n}", 3000), 100))
+    (former,) = control.sequences
+    held = control.wallets["alice"].loans[former].held
+    async with kept(tmp_path / "backup", control) as books:
+        await books.open(a_hold("req_4", 1000))
+        await books.settle(a_row(a_hold("req_4", 1000), 100))
+        await eventually(lambda: len(control.sequences) == 2)
+        await eventually(lambda: books.standing.unposted_rows == 0)
+        (_, latter) = control.sequences
+        assert books.standing.free <= control.wallets["alice"].loans[latter].held
+    assert latter != former
+    assert control.wallets["alice"].loans[former].held <= held, "what the former one was lent is not spent by another"
+    assert control.wallets["alice"].loans[latter].held == 0
+    assert control.total_is_right()
+    assert set(control.rows) >= {"req_1", "req_4"}
+    assert lines.all("this proxy begins a new instance")
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_whatever_happens_the_books_agree(tmp_path: Path, control: Control, seed: int) -> None:
+    """Two proxies, one wallet; answers get lost, the control plane comes and goes, proxies die and come again."""
+    chance = random.Random(seed)
+    costs: dict[str, int] = {}
+    left_open: set[str] = set()
+    count = 0
+
+    async def ask(books: Books) -> None:
+        nonlocal count
+        count += 1
+        hold = a_hold(f"req_{count}", chance.randint(1, 900))
+        try:
+            await books.open(hold)
+        except (InsufficientFunds, LeaseUnavailable):
+            return
+        left_open.add(hold.id)
+        await asyncio.sleep(chance.uniform(0, 0.02))
+        left_open.discard(hold.id)
+        costs[hold.id] = chance.randint(0, hold.amount // 4)
+        await books.settle(a_row(hold, costs[hold.id]))
+        assert control.total_is_right()
+
+    async def proxy(name: str, *, dies: bool) -> None:
+        with_end = crashing if dies else kept
+        async with with_end(tmp_path / name, control, lease_wait=0.5) as books:
+            asking = [asyncio.create_task(ask(books)) for _ in range(15)]
+            await asyncio.sleep(chance.uniform(0.02, 0.1))
+            control.loses_answers = chance.randint(0, 3)
+            control.away = chance.random() < 0.3
+            if not dies:
+                await asyncio.gather(*asking)
+            control.away = False
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    for dies in (True, True, False):
+        await asyncio.gather(proxy("a", dies=dies), proxy("b", dies=dies))
+    control.loses_answers = 0
+    for name in ("a", "b"):
+        async with kept(tmp_path / name, control):
+            pass
+    rows = {id_: row for id_, (_, row) in control.rows.items()}
+    assert rows.keys() >= costs.keys() | left_open, "nothing is lost"
+    assert {id_: rows[id_].cost_nanodollars for id_ in costs if rows[id_].settlement is not Settlement.INTERRUPTED} == {
+        id_: cost for id_, cost in costs.items() if rows[id_].settlement is not Settlement.INTERRUPTED
+    }
+    wallet = control.wallets["alice"]
+    assert wallet.spent == sum(row.cost_nanodollars for row in rows.values())
+    assert (wallet.balance, wallet.held) == (10_000 - wallet.spent, 0)
+
+
+# Its disk fails.
+
+
+async def test_on_a_full_disk_nothing_is_begun_and_what_runs_is_settled(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        client = ControlClient(session, control.url, TOKEN, "openhands")
+        books = Books(Journal(tmp_path, segment_bytes=16384), client, interrupt, tmp_path / "keys.json")
+        await books.start()
+        (tmp_path / "journal.new").mkdir()
+        running: list[str] = []
+        while books.standing.journal_problem is None:
+            with suppress(JournalUnwritable):
+                await books.open(a_hold(f"req_{len(running)}", 100))
+                running.append(f"req_{len(running)}")
+        assert running
+        with pytest.raises(JournalUnwritable):
+            await books.open(a_hold("req_more", 100))
+        assert books.standing.held == len(running) * 100
+        for id_ in running:
+            await asyncio.wait_for(books.settle(a_row(a_hold(id_, 100), 10)), 0.5)
+        (tmp_path / "journal.new").rmdir()
+        await eventually(lambda: books.standing.journal_problem is None)
+        await books.open(a_hold("req_later", 100))
+        await books.settle(a_row(a_hold("req_later", 100), 10))
+        await books.close()
+    assert set(control.rows) == {*running, "req_later"}
+    wallet = control.wallets["alice"]
+    assert (wallet.balance, wallet.held) == (10_000 - wallet.spent, 0)
+
+
+# Keys.
+
+
+async def test_keys_are_new_within_a_moment(books: Books, control: Control, eventually: Callable[..., Any]) -> None:
+    await eventually(lambda: books.keys_age < 1)
+    assert books.keys.find(KEY) is None
+    await control.tell(key_entry(KEY))
+    await eventually(lambda: books.keys.find(KEY) is not None)
+    await control.tell()
+    await eventually(lambda: books.keys.find(KEY) is None)
+
+
+async def test_a_control_plane_without_keys_is_known(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    control.version = 0
+    async with kept(tmp_path, control) as books:
+        assert books.keys_age == float("inf")
+        await eventually(lambda: books.keys_age < 1)
+
+
+async def test_a_restored_control_plane_is_believed(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    for _ in range(3):
+        await control.tell(key_entry(KEY))
+    await eventually(lambda: books.keys.version == 4)
+    await control.leave()
+    await eventually(lambda: books.standing.control_problem is not None)
+    control.keys, control.version, control.away = [], 2, False
+    await eventually(lambda: books.keys.version == 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 1, "keys": [{}]}', b"\xff"])
+async def test_kept_keys_that_cannot_be_read_are_none(
+    tmp_path: Path, control: Control, lines: Lines, content: bytes
+) -> None:
+    (tmp_path / "keys.json").write_bytes(content)
+    await control.leave()
+    async with kept(tmp_path, control) as books:
+        assert (len(books.keys), books.keys_age) == (0, float("inf"))
+    assert lines.all("kept keys cannot be read")
+
+
+# For the server.
+
+
+async def test_books_for_a_configuration(tmp_path: Path, control: Control, eventually: Callable[..., Any]) -> None:
+    async with books_for(CONFIG, tmp_path / "journal", control.url, TOKEN) as books:
+        await books.open(a_hold("req_1", 1000))
+        await books.settle(a_row(a_hold("req_1", 1000), 400))
+    assert "req_1" in control.rows
+    assert (tmp_path / "journal" / "keys.json").exists()
+
+
+def test_an_interrupted_request_is_priced_by_its_model() -> None:
+    hold = a_hold("req_1", 10**9)
+    row = interruption(CONFIG)(hold, Usage(input=1_000_000, output=1_000_000))
+    assert (row.cost_nanodollars, row.settlement) == (10**9, Settlement.INTERRUPTED)
+    assert interruption(CONFIG)(hold, None).cost_nanodollars == 0
+
+
+def test_an_interrupted_request_of_a_model_that_is_gone_says_what_it_used() -> None:
+    hold = Hold.from_json(a_hold("req_1", 10**9).to_json() | {"model": "gone"})
+    row = interruption(CONFIG)(hold, Usage(output=20))
+    assert (row.cost_nanodollars, row.usage, row.flags) == (0, Usage(output=20), ("unpriced",))

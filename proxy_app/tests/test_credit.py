@@ -1,0 +1,269 @@
+"""Who may spend how much: wallets, keys with limits, and many requests at once over more than one proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.backend import Backend, running_backend
+from tests.conftest import Lines
+from tests.gateway import OPUS, Running, running_proxy
+from tests.provider import Provider, Received, Wire
+from tests.streams import anthropic_message
+
+PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+BODY = json.dumps({"model": OPUS["id"], "max_tokens": 100, "messages": [{"role": "user", "content": "Hello" * 100}]})
+HOLD = len(BODY) * 10800 + 100 * 27000
+"""The worst case of BODY: a byte is at most a token, and the dearest input is what a cache keeps for an hour."""
+
+USED = {"input_tokens": 9, "output_tokens": 7}
+COST = 9 * 5400 + 7 * 27000
+ALL_OF_IT = {
+    "input_tokens": 0,
+    "output_tokens": 100,
+    "cache_creation_input_tokens": len(BODY),
+    "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": len(BODY)},
+}
+"""The worst case comes true."""
+
+
+async def new_account(backend: Backend, credit: int, **limits: Any) -> str:
+    """Carol's account with so many nano-dollars, and a key of it."""
+    await backend.post("accounts", {"name": "carol"})
+    await grant(backend, credit)
+    return await new_key(backend, "carol", **limits)
+
+
+async def grant(backend: Backend, amount: int) -> None:
+    credit = {"id": f"credit:{amount}", "wallet": "carol", "kind": "grant", "amount_nanodollars": amount}
+    await backend.post("credits", credit)
+
+
+async def new_key(backend: Backend, account: str, **limits: Any) -> str:
+    key: str = (await backend.post(f"accounts/{account}/keys", limits))["key"]
+    return key
+
+
+async def wallet_of(backend: Backend, account: str) -> dict[str, int]:
+    wallet, *_ = (await backend.get("wallets", account=account))["wallets"]
+    return {name.removesuffix("_nanodollars"): value for name, value in wallet.items() if isinstance(value, int)}
+
+
+class Client:
+    """A client that shows a key, once the proxies know it."""
+
+    def __init__(self, key: str, *gateways: Running) -> None:
+        self.key = key
+        self._gateways = gateways
+
+    @asynccontextmanager
+    async def ask(
+        self, path: str = PATHS["anthropic"], gateway: Running | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with (
+            aiohttp.ClientSession(headers={"x-api-key": self.key}) as session,
+            session.post((gateway or self._gateways[0]).url + path, data=BODY) as answer,
+        ):
+            yield answer
+
+    async def status(self, path: str = PATHS["anthropic"], gateway: Running | None = None) -> int:
+        async with self.ask(path, gateway) as answer:
+            await answer.read()
+            return answer.status
+
+    async def is_known(self) -> None:
+        async with asyncio.timeout(2):
+            while not all(gateway.books.keys.find(self.key) for gateway in self._gateways):
+                await asyncio.sleep(0.005)
+
+
+async def known(key: str, *gateways: Running) -> Client:
+    client = Client(key, *gateways)
+    await client.is_known()
+    return client
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind"),
+    [
+        ("anthropic", {"type": "billing_error"}),
+        ("openai", {"type": "insufficient_quota", "code": "insufficient_quota", "param": None}),
+    ],
+)
+async def test_too_little_credit_is_402_with_the_amounts(
+    gateway: Running, provider: Provider, lines: Lines, protocol: str, kind: dict[str, Any]
+) -> None:
+    client = await known(await new_account(gateway.backend, 1_000_000), gateway)
+    async with client.ask(PATHS[protocol]) as answer:
+        assert (answer.status, answer.headers["x-should-retry"]) == (402, "false")
+        body = await answer.json()
+    held = f"$0.{HOLD:09}".rstrip("0")
+    assert body["error"] == kind | {
+        "message": f"This request could cost up to {held}, and your account has $0.001 free. "
+        "Ask for fewer tokens (max_tokens), or for more credit."
+    }
+    assert provider.received == []
+    assert await gateway.rows() == []
+    assert (await lines.request())["outcome"] == "refused"
+    assert await wallet_of(gateway.backend, "carol") == {
+        "credits": 1_000_000,
+        "balance": 1_000_000,
+        "held": 0,
+        "spent": 0,
+    }
+
+
+async def test_more_credit_helps_at_once(gateway: Running) -> None:
+    client = await known(await new_account(gateway.backend, HOLD - 1), gateway)
+    assert await client.status() == 402
+    await grant(gateway.backend, 1)
+    assert await client.status() == 200
+
+
+@pytest.fixture
+async def pair(document: dict[str, Any], keys: Path, tmp_path: Path) -> AsyncIterator[tuple[Running, Running]]:
+    """The proxies of two upstreams, with one backend."""
+    other = document | {"upstream": "ohmygpt", "models": [OPUS | {"upstream": "ohmygpt"}]}
+    async with (
+        running_backend(tmp_path / "backend", keys, document, other) as backend,
+        running_proxy(document, backend) as first,
+        running_proxy(other, backend) as second,
+    ):
+        yield first, second
+
+
+@pytest.mark.parametrize("usage", [ALL_OF_IT, USED], ids=["the worst case", "little"])
+async def test_requests_at_once_over_two_proxies_spend_no_more_than_there_is(
+    pair: tuple[Running, Running], provider: Provider, usage: dict[str, Any]
+) -> None:
+    running = most = 0
+
+    async def script(_: Received, wire: Wire) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.3)
+        await wire.whole(anthropic_message(usage))
+        running -= 1
+
+    provider.script = script
+    backend = pair[0].backend
+    client = await known(await new_account(backend, 10 * HOLD), *pair)
+    answers = await asyncio.gather(*(client.status(gateway=pair[number % 2]) for number in range(50)))
+    passed = answers.count(200)
+    assert answers.count(402) == 50 - passed
+    assert most <= 10
+    if usage is ALL_OF_IT:
+        assert passed == 10, "as many as there is money for, and no more"
+    rows = [*await pair[0].rows(), *await pair[1].rows()]
+    spent = sum({row["id"]: row["cost_nanodollars"] for row in rows}.values())
+    wallet = await wallet_of(backend, "carol")
+    assert len(provider.received) == passed == len({row["id"] for row in rows})
+    assert wallet["spent"] == spent <= wallet["credits"] == 10 * HOLD
+    assert wallet["balance"] >= 0
+    assert wallet["held"] >= 0
+    assert wallet["credits"] == wallet["balance"] + wallet["held"] + wallet["spent"]
+
+
+async def test_a_key_with_a_spending_limit_spends_it_and_its_accounts_credit(
+    gateway: Running, provider: Provider
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(anthropic_message(USED))
+
+    provider.script = script
+    key = await new_account(gateway.backend, 100 * HOLD, limit_nanodollars=HOLD + COST)
+    client = await known(key, gateway)
+    assert [await client.status() for _ in range(2)] == [200, 200]
+    async with client.ask() as answer:
+        assert answer.status == 402
+        assert "your key's spending limit has " in (await answer.json())["error"]["message"]
+    rows = await gateway.rows()
+    (made,) = (await gateway.backend.get("keys", account="carol"))["keys"]
+    assert [row["wallets"] for row in rows] == [["carol", f"key:{made['id']}"]] * 2
+    wallets = (await gateway.backend.get("wallets", account="carol"))["wallets"]
+    assert [wallet["spent_nanodollars"] for wallet in wallets] == [2 * COST, 2 * COST]
+    unlimited = await known(await new_key(gateway.backend, "carol"), gateway)
+    assert await unlimited.status() == 200
+
+
+async def test_a_key_that_has_expired_is_refused(gateway: Running) -> None:
+    ends = datetime.now(UTC) + timedelta(seconds=1.5)
+    client = await known(await new_account(gateway.backend, HOLD, expires_at=ends.isoformat()), gateway)
+    assert await client.status() == 200
+    await asyncio.sleep((ends - datetime.now(UTC)).total_seconds() + 0.01)
+    assert await client.status() == 401
+
+
+@pytest.mark.parametrize(
+    ("limit", "what"),
+    [({"upstreams": ["ohmygpt"]}, "the upstream openhands"), ({"models": ["other"]}, f"the model {OPUS['id']}")],
+)
+@pytest.mark.parametrize(
+    ("protocol", "kind"),
+    [
+        ("anthropic", {"type": "permission_error"}),
+        ("openai", {"type": "invalid_request_error", "code": "permission_denied", "param": None}),
+    ],
+)
+async def test_a_key_for_another_upstream_or_model_is_403(
+    gateway: Running, provider: Provider, protocol: str, kind: dict[str, Any], limit: dict[str, Any], what: str
+) -> None:
+    client = await known(await new_account(gateway.backend, HOLD, **limit), gateway)
+    async with client.ask(PATHS[protocol]) as answer:
+        assert answer.status == 403
+        assert (await answer.json())["error"] == kind | {"message": f"This key may not use {what}."}
+    assert provider.received == []
+
+
+async def test_a_key_may_be_for_a_model_by_its_alias(gateway: Running) -> None:
+    limits = {"upstreams": ["openhands", "ohmygpt"], "models": OPUS["id_aliases"]}
+    client = await known(await new_account(gateway.backend, HOLD, **limits), gateway)
+    assert await client.status() == 200
+
+
+@pytest.mark.parametrize(
+    ("limits", "let_in", "sentence", "wait"),
+    [
+        ({"requests_per_minute": 3}, 3, "This key may use 3 requests per minute here", 20),
+        ({"tokens_per_minute": 20}, 2, "This key may use 20 tokens per minute here", 39),
+    ],
+)
+@pytest.mark.parametrize("protocol", PATHS)
+async def test_more_than_a_key_may_use_in_a_minute_is_429(
+    gateway: Running,
+    provider: Provider,
+    limits: dict[str, int],
+    let_in: int,
+    sentence: str,
+    wait: int,
+    protocol: str,
+    eventually: Callable[..., Any],
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(anthropic_message(USED))  # 16 tokens
+
+    provider.script = script
+    client = await known(await new_account(gateway.backend, 100 * HOLD, **limits), gateway)
+    for number in range(1, let_in + 1):
+        assert await client.status() == 200
+        await eventually(lambda: gateway.books.standing.open_requests == 0)
+        await gateway.gateway.aftermath.settled()
+        assert len(provider.received) == number
+    async with client.ask(PATHS[protocol]) as answer:
+        assert answer.status == 429
+        assert wait - 5 <= int(answer.headers["retry-after"]) <= wait + 1
+        error = (await answer.json())["error"]
+        assert error["type"] == "rate_limit_error"
+        assert error["message"].startswith(sentence)
+    assert len(provider.received) == let_in
+    other = await known(await new_key(gateway.backend, "carol"), gateway)
+    assert await other.status() == 200

@@ -1,0 +1,116 @@
+"""Drains: an answer is read to its end for the count alone, within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from goproxy.data_plane.drain import DrainEnd, Drains
+from tests.provider import Provider, Received, Script, Wire
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@asynccontextmanager
+async def an_answer(provider: Provider, script: Script) -> AsyncIterator[aiohttp.ClientResponse]:
+    provider.script = script
+    async with aiohttp.ClientSession() as session, session.post(provider.url + "/v1/messages", data=b"{}") as answer:
+        yield answer
+
+
+def drains(*, seconds: float = 5, most: int = 1 << 20, concurrent: int = 4) -> Drains:
+    return Drains(seconds=seconds, bytes=most, concurrent=concurrent)
+
+
+async def whole(_: Received, wire: Wire) -> None:
+    await wire.begin_stream()
+    for _n in range(3):
+        await wire.chunk(b"0123456789")
+    await wire.end_stream()
+
+
+async def endless(_: Received, wire: Wire) -> None:
+    await wire.begin_stream()
+    await wire.chunk(b"0123456789")
+    await wire.until_closed()
+
+
+async def test_an_answer_is_read_to_its_end(provider: Provider) -> None:
+    fed = bytearray()
+    async with an_answer(provider, whole) as answer:
+        ended = await drains().drain(answer, fed.extend)
+    assert (ended, ended.is_whole, bytes(fed)) == (DrainEnd.WHOLE, True, b"0123456789" * 3)
+
+
+async def test_what_came_before_a_break_counts(provider: Provider) -> None:
+    async def broken(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(b"0123456789")
+        await wire.send(b"5\r\nab")
+        wire.hang_up()
+
+    fed = bytearray()
+    async with an_answer(provider, broken) as answer:
+        ended = await drains().drain(answer, fed.extend)
+    assert (ended, ended.is_whole) == (DrainEnd.BROKEN, False)
+    assert bytes(fed) == b"0123456789ab"
+
+
+async def test_it_has_an_end_in_time(provider: Provider) -> None:
+    fed = bytearray()
+    async with an_answer(provider, endless) as answer:
+        drained = drains(seconds=0.1)
+        assert await drained.drain(answer, fed.extend) is DrainEnd.TOO_LONG
+    assert bytes(fed) == b"0123456789"
+    assert drained.running == 0
+
+
+async def test_it_has_an_end_in_bytes(provider: Provider) -> None:
+    async def flood(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        while True:
+            await wire.chunk(b"x" * 1000)
+
+    fed = bytearray()
+    async with an_answer(provider, flood) as answer:
+        assert await drains(most=5000).drain(answer, fed.extend) is DrainEnd.TOO_LARGE
+    assert 5000 <= len(fed) < 5000 + (1 << 18), "the last piece may go beyond"
+
+
+async def test_an_answer_that_is_just_as_long_as_it_may_be(provider: Provider) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n" + b"x" * 30)
+
+    async with an_answer(provider, script) as answer:
+        assert await drains(most=30).drain(answer, bytearray().extend) is DrainEnd.WHOLE
+
+
+async def test_only_so_many_at_once(provider: Provider) -> None:
+    limited, fed = drains(concurrent=1), bytearray()
+    async with an_answer(provider, endless) as first:
+        draining = asyncio.create_task(limited.drain(first, bytearray().extend))
+        await asyncio.sleep(0.02)
+        assert (limited.running, limited.may_start()) == (1, False)
+        async with an_answer(provider, whole) as second:
+            assert await limited.drain(second, fed.extend) is DrainEnd.TOO_MANY
+        draining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+    assert (limited.running, limited.may_start()) == (0, True)
+    assert not fed
+
+
+async def test_all_end_when_the_process_leaves(provider: Provider) -> None:
+    leaving, fed = drains(), bytearray()
+    async with an_answer(provider, endless) as first, an_answer(provider, endless) as second:
+        draining = [asyncio.create_task(leaving.drain(answer, bytearray().extend)) for answer in (first, second)]
+        await asyncio.sleep(0.02)
+        leaving.stop()
+        assert await asyncio.wait_for(asyncio.gather(*draining), 1) == [DrainEnd.STOPPED] * 2
+        assert await leaving.drain(first, fed.extend) is DrainEnd.STOPPED
+    assert not fed
+    assert not leaving.may_start()

@@ -1,0 +1,290 @@
+"""The journal: on the disk before anybody relies on it, and read again whatever happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goproxy.core.journal_record import Opened, Reader, Settled, row_document
+from goproxy.core.usage import Usage
+from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable, Recovered
+from tests.bookkeeping import a_hold, a_row
+from tests.conftest import Lines
+
+SMALL = 16 * 1024
+"""Bytes of a segment that is soon full."""
+
+
+@asynccontextmanager
+async def opened(directory: Path, segment_bytes: int = SMALL) -> AsyncIterator[tuple[Journal, Recovered]]:
+    journal = Journal(directory, segment_bytes=segment_bytes)
+    recovered = await journal.start()
+    try:
+        yield journal, recovered
+    finally:
+        await journal.close()
+
+
+async def reopened(directory: Path) -> Recovered:
+    async with opened(directory) as (_, recovered):
+        return recovered
+
+
+def segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("journal-*.log"))
+
+
+async def test_a_hold_is_in_the_file_when_open_returns(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_1"))
+        records = [record for record, _ in Reader(segments(tmp_path)[-1].read_bytes())]
+        assert Opened(a_hold("req_1")) in records
+
+
+async def test_a_row_is_in_the_file_when_settle_returns(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_1"))
+        line = await journal.settle(a_row(a_hold("req_1")))
+        assert line in segments(tmp_path)[-1].read_bytes()
+        assert row_document(line).startswith(b'{"id":"req_1"')
+
+
+async def test_what_was_open_is_open_at_the_next_start(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await asyncio.gather(*(journal.open(a_hold(f"req_{n}")) for n in range(4)))
+        journal.progress("req_1", Usage(output=5))
+        journal.progress("req_1", Usage(output=9))
+        await journal.settle(a_row(a_hold("req_2"), 400))
+        journal.void("req_3")
+    recovered = await reopened(tmp_path)
+    assert recovered.holds == [(a_hold("req_0"), None), (a_hold("req_1"), Usage(output=9))]
+    assert list(recovered.unposted) == ["req_2"]
+
+
+async def test_the_instance_stays_and_the_starts_are_counted(tmp_path: Path) -> None:
+    recovered = [await reopened(tmp_path) for _ in range(3)]
+    assert len({each.instance for each in recovered}) == 1
+    assert [each.start for each in recovered] == [1, 2, 3]
+
+
+async def test_leases_and_what_was_spent_of_them_are_found_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await journal.lease("alice", 9000)
+        for n in range(3):
+            hold = a_hold(f"req_{n}", 1000, "alice", "key:1")
+            await journal.open(hold)
+            await journal.settle(a_row(hold, 100 + n))
+        journal.posted(["req_0", "req_1"])
+        await journal.lease("alice", 8000)
+    for _ in range(2):
+        recovered = await reopened(tmp_path)
+        assert recovered.granted_totals == {"alice": 8000, "key:1": 0}
+        assert recovered.spent_totals == {"alice": 303, "key:1": 303}
+        assert list(recovered.unposted) == ["req_2"]
+
+
+async def test_a_renewed_journal_is_another_instances(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, before):
+        await journal.lease("alice", 9000)
+        await journal.renew()
+        assert journal.instance != before.instance
+        await journal.lease("bob", 7)
+    recovered = await reopened(tmp_path)
+    assert (recovered.instance, recovered.granted_totals) == (journal.instance, {"bob": 7})
+
+
+async def test_a_full_segment_is_followed_by_one_that_says_the_same(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_long"))
+        for n in range(60):
+            await journal.open(a_hold(f"req_{n}"))
+            await journal.settle(a_row(a_hold(f"req_{n}")))
+            if n % 2:
+                journal.posted([f"req_{n}"])
+        assert int(segments(tmp_path)[-1].stem[-8:]) > 4
+    recovered = await reopened(tmp_path)
+    assert [hold.id for hold, _ in recovered.holds] == ["req_long"]
+    assert list(recovered.unposted) == [f"req_{n}" for n in range(0, 60, 2)]
+    assert len(segments(tmp_path)) == 2
+
+
+async def test_many_share_one_sync(tmp_path: Path) -> None:
+    async with opened(tmp_path, segment_bytes=4 * 1024 * 1024) as (journal, _):
+        before = journal.syncs
+        await asyncio.gather(*(journal.open(a_hold(f"req_{n}")) for n in range(200)))
+        assert journal.syncs - before <= 20
+
+
+async def test_what_nobody_waits_for_is_written_soon(tmp_path: Path, eventually: Callable[..., Any]) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_1"))
+        journal.progress("req_1", Usage(output=77))
+        await eventually(lambda: b'"output":77' in segments(tmp_path)[-1].read_bytes())
+
+
+async def test_one_process_at_a_time(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        with pytest.raises(JournalInUse):
+            await Journal(tmp_path).start()
+    await reopened(tmp_path)
+
+
+async def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(JournalUnwritable):
+        await Journal(tmp_path / "file" / "journal").start()
+
+
+async def test_an_open_that_is_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        opening = asyncio.create_task(journal.open(a_hold("req_1")))
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    assert (await reopened(tmp_path)).holds == []
+
+
+async def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        pass
+    with pytest.raises(JournalUnwritable):
+        await journal.open(a_hold("req_1"))
+
+
+# A disk that takes no new segment. (That it is full is one reason among many: here something is in the way.)
+
+
+async def fill(journal: Journal) -> list[str]:
+    """Open requests until there is no room for more; who is in."""
+    opened: list[str] = []
+    while True:
+        hold = a_hold(f"req_{len(opened)}")
+        try:
+            await journal.open(hold)
+        except JournalUnwritable:
+            return opened
+        opened.append(hold.id)
+
+
+async def test_on_a_full_disk_what_runs_is_settled_and_nothing_begins(
+    tmp_path: Path, lines: Lines, eventually: Callable[..., Any]
+) -> None:
+    async with opened(tmp_path) as (journal, _):
+        (tmp_path / "journal.new").mkdir()
+        running = await fill(journal)
+        assert len(running) >= 3
+        assert journal.problem == "Is a directory"
+        for id_ in running[:-1]:
+            line = await asyncio.wait_for(journal.settle(a_row(a_hold(id_))), 0.5)
+            assert line in segments(tmp_path)[-1].read_bytes()
+        with pytest.raises(JournalUnwritable):
+            await journal.open(a_hold("req_more"))
+
+        (tmp_path / "journal.new").rmdir()
+        await eventually(lambda: journal.problem is None, 3.0)
+        await journal.open(a_hold("req_later"))
+    recovered = await reopened(tmp_path)
+    assert list(recovered.unposted) == running[:-1]
+    assert [hold.id for hold, _ in recovered.holds] == [running[-1], "req_later"]
+    assert len(lines.all("journal cannot be written; new requests are refused")) == 1
+    assert len(lines.all("journal can be written again")) == 1
+
+
+async def test_what_has_no_room_waits_in_memory_for_the_disk(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        (tmp_path / "journal.new").mkdir()
+        running = await fill(journal)
+        lease = journal.lease("alice", 9000)
+        long = a_row(a_hold(running[0]))
+        long = type(long).from_json(long.to_json() | {"raw_usage": {"long": "x" * 2 * SMALL}})
+        settled = journal.settle(long)
+        await asyncio.wait([lease, settled], timeout=0.5)
+        assert not lease.done()
+        assert not settled.done()
+        (tmp_path / "journal.new").rmdir()
+        await asyncio.wait_for(asyncio.gather(lease, settled), 3)
+    recovered = await reopened(tmp_path)
+    assert list(recovered.unposted) == [running[0]]
+    assert recovered.granted_totals["alice"] == 9000
+
+
+async def test_it_starts_on_a_disk_that_takes_nothing(tmp_path: Path, eventually: Callable[..., Any]) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_1"))
+    (tmp_path / "journal.new").mkdir()
+    async with opened(tmp_path) as (journal, recovered):
+        assert [hold.id for hold, _ in recovered.holds] == ["req_1"]
+        assert journal.problem is not None
+        with pytest.raises(JournalUnwritable):
+            await journal.open(a_hold("req_2"))
+        settled = journal.settle(a_row(a_hold("req_1")))
+        (tmp_path / "journal.new").rmdir()
+        await asyncio.wait_for(settled, 3)
+        await journal.open(a_hold("req_3"))
+    recovered = await reopened(tmp_path)
+    assert (list(recovered.unposted), [hold.id for hold, _ in recovered.holds]) == (["req_1"], ["req_3"])
+
+
+# Damage.
+
+
+async def test_damage_is_counted_and_kept_and_costs_one_record(tmp_path: Path, lines: Lines) -> None:
+    async with opened(tmp_path) as (journal, before):
+        await journal.lease("alice", 9000)
+        for n in range(3):
+            await journal.open(a_hold(f"req_{n}"))
+    (path,) = segments(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"req_1")] ^= 0x01
+    path.write_bytes(content)
+
+    async with opened(tmp_path) as (journal, recovered):
+        assert journal.damaged == 1
+        assert [hold.id for hold, _ in recovered.holds] == ["req_0", "req_2"]
+        # Perhaps a lease or a row was hit: what is lent to the former instance is not counted on any more.
+        assert recovered.instance != before.instance
+        assert recovered.granted_totals == {}
+    assert lines.all("journal is damaged; the damaged segments are kept, and this proxy begins a new instance")
+    assert (tmp_path / "damaged-00000001.log").read_bytes() == content
+    async with opened(tmp_path) as (journal, again):
+        assert (journal.damaged, again.instance) == (0, recovered.instance)
+
+
+async def test_a_damaged_checkpoint_is_made_good_by_the_segment_before(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        for n in range(3):
+            await journal.open(a_hold(f"req_{n}"))
+        await journal.settle(a_row(a_hold("req_2")))
+    await reopened(tmp_path)
+    last = segments(tmp_path)[-1]
+    content = last.read_bytes()
+    last.write_bytes(content.replace(b"req_1", b"req_?").replace(b"req_2", b"req_?"))
+    recovered = await reopened(tmp_path)
+    assert [hold.id for hold, _ in recovered.holds] == ["req_0", "req_1"]
+    assert list(recovered.unposted) == ["req_2"]
+
+
+async def test_a_torn_end_is_dropped(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_1"))
+        line = await journal.settle(a_row(a_hold("req_1")))
+    (path,) = segments(tmp_path)
+    content = path.read_bytes()
+    end = content.index(line) + len(line)
+    path.write_bytes(content[: end - 20] + bytes(len(content) - end + 20))
+    async with opened(tmp_path) as (journal, recovered):
+        assert journal.damaged == 0
+        assert [hold.id for hold, _ in recovered.holds] == ["req_1"]
+
+
+def test_a_rows_record_is_about_as_long_as_its_reserve() -> None:
+    from goproxy.core.journal_record import encode
+    from goproxy.data_plane.journal import _SETTLEMENT_BYTES
+
+    assert len(encode(Settled(a_row(a_hold("req_" + "x" * 40))))) < _SETTLEMENT_BYTES // 2
