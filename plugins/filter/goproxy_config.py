@@ -65,6 +65,7 @@ def api_keyring(keys: Mapping[str, str], opening_credits: Mapping[str, float] | 
         "opening_credits": {
             account: int(Decimal(str(dollars)).scaleb(9).to_integral_value())
             for account, dollars in sorted((opening_credits or {}).items())
+            if Decimal(str(dollars)).scaleb(9) >= 1
         },
     }
 

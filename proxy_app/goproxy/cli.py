@@ -134,8 +134,9 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     catalogue.look()
     if catalogue.problems:
         raise CannotStart("\n".join(catalogue.problems.values()))
+    url = _database_url(environment)
     start_logging()
-    plane = _control_plane(catalogue, environment)
+    plane = _control_plane(catalogue, url, environment)
     try:
         asyncio.run(serve(catalogue, plane, port, grace))
     except CannotListen as problem:
@@ -143,8 +144,8 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     return 0
 
 
-def _control_plane(catalogue: Catalogue, environment: Mapping[str, str]) -> ControlPlane | None:
-    """The control plane on its store; None: there is nowhere to keep one.
+def _control_plane(catalogue: Catalogue, url: str, environment: Mapping[str, str]) -> ControlPlane:
+    """The control plane on its store.
 
     Raises:
         CannotStart: the store cannot be used.
@@ -154,15 +155,7 @@ def _control_plane(catalogue: Catalogue, environment: Mapping[str, str]) -> Cont
     from goproxy.control_plane.metrics import Metrics
     from goproxy.control_plane.plane import ControlPlane
     from goproxy.control_plane.store.database import Database, StoreUnavailable, UnusableStore
-    from goproxy.observe import log
 
-    url = _database_url(environment)
-    if url is None:
-        log(
-            "no store: serving the catalogue alone",
-            reason=f"BACKEND_DATABASE_URL is not set, and {_STORE_PATH} is not a writable directory",
-        )
-        return None
     os.umask(0o077)  # what the store holds is nobody else's business
     metrics = Metrics()
     try:
@@ -180,16 +173,21 @@ def _control_plane(catalogue: Catalogue, environment: Mapping[str, str]) -> Cont
         raise CannotStart(f"the store cannot be used: {problem}") from None
 
 
-def _database_url(environment: Mapping[str, str]) -> str | None:
-    """Where the store is: as the variable says, or a file of secrets (a URL may hold a password), or SQLite's file."""
+def _database_url(environment: Mapping[str, str]) -> str:
+    """Where the store is: as the variable says, or a file of secrets (a URL may hold a password), or SQLite's file.
+
+    Raises:
+        CannotStart: nowhere.
+    """
     if url := environment.get("BACKEND_DATABASE_URL"):
         return url
     path = _path(environment, "BACKEND_DATABASE_URL_PATH", _DATABASE_URL_PATH)
     try:
         return path.read_text().strip()
     except FileNotFoundError:
-        writable = _STORE_PATH.is_dir() and os.access(_STORE_PATH, os.W_OK)
-        return f"sqlite:///{_STORE_PATH}/backend.sqlite3" if writable else None
+        if _STORE_PATH.is_dir() and os.access(_STORE_PATH, os.W_OK):
+            return f"sqlite:///{_STORE_PATH}/backend.sqlite3"
+        raise CannotStart(f"no store: make {_STORE_PATH} a writable directory, or set BACKEND_DATABASE_URL") from None
     except (OSError, ValueError):
         raise CannotStart(f"{path}: the store's URL cannot be read") from None
 

@@ -104,6 +104,11 @@ def new_application(stay: Stay, *middlewares: Middleware) -> web.Application:
     return app
 
 
+def is_gone(request: web.Request) -> bool:
+    """Whether the client of a request has left."""
+    return request.transport is None or request.transport.is_closing()
+
+
 def new_request_id() -> str:
     """An id for a request, in the form that both providers give theirs."""
     return f"req_{secrets.token_hex(12)}"

@@ -52,6 +52,8 @@ class RequestRecord:
     bytes_in: int = 0
     bytes_out: int = 0
     first_byte_ms: float | None = None
+    upstream_status: int = 0
+    """Of its answer; 0: none came."""
     upstream_request_id: str | None = None
     is_paid: bool = False
     """Something is held for it: its line is written when it is settled."""

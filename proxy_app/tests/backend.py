@@ -42,6 +42,21 @@ def _empty_store() -> bytes:
         return (Path(directory) / "backend.sqlite3").read_bytes()
 
 
+def plane_in(directory: Path, catalogue: Catalogue, keys: Path) -> ControlPlane:
+    """A control plane whose store and credentials are in a directory."""
+    store = directory / "backend.sqlite3"
+    if not store.exists():
+        store.write_bytes(_empty_store())
+    return ControlPlane(
+        catalogue,
+        Database(f"sqlite:///{store}"),
+        operator=TokenFile(directory / "operator"),
+        proxies=ProxyTokens(directory / "tokens"),
+        declared=DeclaredFile(keys),
+        metrics=Metrics(),
+    )
+
+
 @dataclass
 class Backend:
     """The control plane of the upstreams of these configurations; `stop` and `start` as often as need be."""
@@ -59,9 +74,6 @@ class Backend:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        store = self.directory / "backend.sqlite3"
-        if not store.exists():
-            store.write_bytes(_empty_store())
         paths = {}
         for upstream, document in self.documents.items():
             path = paths[f"GOPROXY_{upstream.upper()}_CONFIG_PATH"] = self.directory / f"config-{upstream}.json"
@@ -71,14 +83,7 @@ class Backend:
         catalogue = Catalogue(paths)
         catalogue.look()
         assert not catalogue.problems
-        plane = ControlPlane(
-            catalogue,
-            Database(f"sqlite:///{store}"),
-            operator=TokenFile(self.directory / "operator"),
-            proxies=ProxyTokens(self.directory / "tokens"),
-            declared=DeclaredFile(self.keys),
-            metrics=Metrics(),
-        )
+        plane = plane_in(self.directory, catalogue, self.keys)
         self._stay = Stay()
         self._runner = make_runner(make_app(catalogue, self._stay, plane))
         await self._runner.setup()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from goproxy.observe import JsonLines
+from tests.backend import Backend, running_backend
 from tests.gateway import ALICE, BOB, Running, config_document, endpoints_at, running_gateway, write_keys
 from tests.provider import Provider, running_provider
 
@@ -38,6 +39,13 @@ def keys(tmp_path: Path) -> Path:
 def document(provider: Provider) -> dict[str, Any]:
     """The configuration of `gateway`; a test changes it before it asks for that."""
     return config_document(endpoints=endpoints_at(provider.url))
+
+
+@pytest.fixture
+async def backend(document: dict[str, Any], keys: Path, tmp_path: Path) -> AsyncIterator[Backend]:
+    """A backend alone, for proxies that a test starts itself. (A `gateway` has its own.)"""
+    async with running_backend(tmp_path / "backend", keys, document) as running:
+        yield running
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from aiohttp import web
 from goproxy.control_plane.catalogue import Catalogue
 from goproxy.control_plane.server import make_app
 from goproxy.hosting import Stay, make_runner
+from tests.backend import plane_in
 from tests.conftest import Lines
 from tests.gateway import OPUS, config_document
 
@@ -63,14 +64,16 @@ def ohmygpt(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def backend(openhands: Path, ohmygpt: Path) -> AsyncIterator[Session]:
+async def backend(openhands: Path, ohmygpt: Path, tmp_path: Path) -> AsyncIterator[Session]:
     catalogue = Catalogue({"GOPROXY_OPENHANDS_CONFIG_PATH": openhands, "GOPROXY_OHMYGPT_CONFIG_PATH": ohmygpt})
     catalogue.look()
-    runner = make_runner(make_app(catalogue, Stay()))
+    stay = Stay()
+    runner = make_runner(make_app(catalogue, stay, plane_in(tmp_path, catalogue, tmp_path / "keys.json")))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     async with Session(base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/") as session:
         yield session
+    stay.leave()
     await runner.cleanup()
 
 

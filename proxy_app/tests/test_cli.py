@@ -20,8 +20,8 @@ import trustme
 from goproxy.cli import main
 from goproxy.core.keys import is_well_formed
 from tests.gateway import Running, config_document, endpoints_at
+from tests.process import free_port
 from tests.provider import Provider, running_provider
-from tests.test_shutdown import free_port
 
 
 @pytest.fixture
@@ -133,9 +133,18 @@ def test_backend_with_a_bad_configuration(
     assert "config.json.absent: cannot be read: No such file" in complaint(capsys, "backend")
 
 
-def test_the_backend_runs_and_leaves(environment: dict[str, str]) -> None:
+def test_backend_without_a_store(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOPROXY_OPENHANDS_CONFIG_PATH", environment["CONFIG_PATH"])
+    monkeypatch.setattr("goproxy.cli._STORE_PATH", Path(environment["CONFIG_PATH"]).parent / "absent")
+    assert "absent a writable directory, or set BACKEND_DATABASE_URL" in complaint(capsys, "backend")
+
+
+def test_the_backend_runs_and_leaves(environment: dict[str, str], tmp_path: Path) -> None:
     port = free_port()
     variables = os.environ | {
+        "BACKEND_DATABASE_URL": f"sqlite:///{tmp_path}/backend.sqlite3",
         "GOPROXY_OPENHANDS_CONFIG_PATH": environment["CONFIG_PATH"],
         "CONFIG_PATH": "/nowhere",
         "BACKEND_PORT": str(port),

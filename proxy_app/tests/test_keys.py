@@ -38,7 +38,9 @@ def test_one_wrong_character_is_seen(random: bytes, at: int, character: str) -> 
     assert is_well_formed(mistyped) == (mistyped == key)
 
 
-@pytest.mark.parametrize("key", ["tg-", "tg-short", "tg-" + "é" * 49, new_key(bytes(32)) + "0", "", new_key(bytes(32)) + "\n"])
+@pytest.mark.parametrize(
+    "key", ["tg-", "tg-short", "tg-" + "é" * 49, new_key(bytes(32)) + "0", "", new_key(bytes(32)) + "\n"]
+)
 def test_what_claims_to_be_ours_and_is_not(key: str) -> None:
     assert not is_well_formed(key)
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
-from tests.backend import Backend, running_backend
+from tests.backend import Backend
 from tests.crash.promises import read
 from tests.gateway import ALICE, OPUS, Running
 from tests.process import Serving, serving
@@ -150,12 +149,6 @@ async def test_a_request_beyond_the_lease_is_503_while_the_backend_is_away(
                 async with session.post(url, data=large) as answer:
                     status = answer.status
     assert len(provider.received) == 3
-
-
-@pytest.fixture
-async def backend(document: dict[str, Any], keys: Path, tmp_path: Path) -> AsyncIterator[Backend]:
-    async with running_backend(tmp_path / "backend", keys, document) as running:
-        yield running
 
 
 async def status_of(served: Serving) -> int:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.backend import proxy_token, running_backend
+from tests.backend import Backend
 from tests.conftest import Lines
-from tests.gateway import UPSTREAM_SECRET, Running
+from tests.gateway import Running
+from tests.process import serving
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
 from tests.raw import connected
 
@@ -63,45 +60,6 @@ async def test_what_outlasts_the_grace_period_is_cut_and_told_so(
     await eventually(lambda: provider.open_connections == 0)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@asynccontextmanager
-async def process(
-    document: dict[str, Any], keys: Path, tmp_path: Path, grace: str
-) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
-    """`goproxy serve` as it runs in its container."""
-    port = free_port()
-    (tmp_path / "config.json").write_text(json.dumps(document | {"port": port}))
-    (tmp_path / "secret").write_text(UPSTREAM_SECRET + "\n")
-    (tmp_path / "token").write_text(proxy_token(document["upstream"]) + "\n")
-    async with running_backend(tmp_path / "backend", keys, document) as backend:
-        environment = os.environ | {
-            "CONFIG_PATH": str(tmp_path / "config.json"),
-            "BACKEND_URL": backend.url,
-            "JOURNAL_PATH": str(tmp_path / "journal"),
-            "PROXY_TOKEN_PATH": str(tmp_path / "token"),
-            "UPSTREAM_API_KEY_PATH": str(tmp_path / "secret"),
-            "GRACE_SECONDS": grace,
-        }
-        running = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=asyncio.subprocess.PIPE
-        )
-        try:
-            assert running.stdout is not None
-            while json.loads(await asyncio.wait_for(running.stdout.readline(), 10))["event"] != "listening":
-                pass
-            yield port, running
-        finally:
-            if running.returncode is None:
-                running.kill()
-            await running.communicate()
-
-
 async def _listens(port: int) -> bool:
     try:
         async with connected(port):
@@ -112,7 +70,7 @@ async def _listens(port: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_process_that_is_told_to_leave_finishes_its_streams(
-    document: dict[str, Any], keys: Path, provider: Provider, tmp_path: Path, number: signal.Signals
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path, number: signal.Signals
 ) -> None:
     go_on = asyncio.Event()
 
@@ -124,20 +82,20 @@ async def test_a_process_that_is_told_to_leave_finishes_its_streams(
         await wire.end_stream()
 
     provider.script = script
-    async with process(document, keys, tmp_path, "10") as (port, running), connected(port) as raw:
+    async with serving(document, backend, tmp_path, grace=10) as served, connected(served.port) as raw:
         await raw.post(ASK)
         await raw.head()
         assert await raw.chunk() == ANTHROPIC_EVENTS[0]
-        running.send_signal(number)
-        while await _listens(port):
+        served.process.send_signal(number)
+        while await _listens(served.port):
             await asyncio.sleep(0.01)
         go_on.set()
         assert [await raw.chunk(), await raw.chunk()] == [ANTHROPIC_EVENTS[1], b""]
-        assert await asyncio.wait_for(running.wait(), 5) == 0
+        assert await asyncio.wait_for(served.process.wait(), 5) == 0
 
 
 async def test_a_process_leaves_when_the_grace_period_is_over(
-    document: dict[str, Any], keys: Path, provider: Provider, tmp_path: Path
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
 ) -> None:
     async def script(_: Received, wire: Wire) -> None:
         await wire.begin_stream()
@@ -145,19 +103,19 @@ async def test_a_process_leaves_when_the_grace_period_is_over(
         await wire.until_closed()
 
     provider.script = script
-    async with process(document, keys, tmp_path, "0.2") as (port, running), connected(port) as raw:
+    async with serving(document, backend, tmp_path, grace=0.2) as served, connected(served.port) as raw:
         await raw.post(ASK)
         await raw.head()
         await raw.chunk()
-        running.terminate()
+        served.process.terminate()
         assert b"being restarted" in await raw.chunks_until_broken()
-        assert await asyncio.wait_for(running.wait(), 3) == 0
+        assert await asyncio.wait_for(served.process.wait(), 3) == 0
 
 
-async def test_it_listens_on_ipv6_too(document: dict[str, Any], keys: Path, tmp_path: Path) -> None:
-    async with process(document, keys, tmp_path, "0") as (port, _), aiohttp.ClientSession() as session:
-        async with session.get(f"http://127.0.0.1:{port}/healthz") as answer:
+async def test_it_listens_on_ipv6_too(document: dict[str, Any], backend: Backend, tmp_path: Path) -> None:
+    async with serving(document, backend, tmp_path, grace=0) as served, aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{served.port}/healthz") as answer:
             assert answer.status == 200
         if Path("/proc/net/if_inet6").exists():
-            async with session.get(f"http://[::1]:{port}/healthz") as answer:
+            async with session.get(f"http://[::1]:{served.port}/healthz") as answer:
                 assert answer.status == 200

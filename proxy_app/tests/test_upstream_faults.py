@@ -19,6 +19,7 @@ import trustme
 from goproxy.data_plane.reachability import why
 from tests.conftest import Lines
 from tests.gateway import ALICE, UPSTREAM_SECRET, Running, config_document, endpoints_at, running_gateway
+from tests.process import free_port
 from tests.provider import ANTHROPIC_EVENTS, OPENAI_EVENTS, Provider, Received, Wire, running_provider
 from tests.raw import connected
 
@@ -47,13 +48,6 @@ async def ask_with_endpoint(base_url: str, keys: Path, tls: ssl.SSLContext | Non
         status, error, _, seconds = await ask(gateway.url)
         assert error["type"] == ("timeout_error" if status == 504 else "api_error")
         return status, error["message"], seconds
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def test_a_refused_connection_is_502_at_once(keys: Path, lines: Lines) -> None:

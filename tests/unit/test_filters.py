@@ -137,3 +137,9 @@ def test_templates_reach_both_filters_by_name(ansible: Ansible, inventory: Inven
     assert parse_config(config).upstream == "openhands"
     (key,) = Declaration.model_validate_json((tmp_path / "root/keys.json").read_bytes()).keys
     assert (key.account, key.sha256) == ("bob", digest(BOB))
+
+
+def test_an_opening_credit_is_the_operators_digits_in_nanodollars_and_0_is_none() -> None:
+    written = api_keyring({"alice": ALICE, "bob": BOB}, {"alice": 0.1, "bob": 0})
+    assert written["opening_credits"] == {"alice": 100_000_000}
+    Declaration.model_validate(written)

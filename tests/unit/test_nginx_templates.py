@@ -256,7 +256,7 @@ def test_the_admin_api_is_reached_at_its_own_domain_only_and_is_off_by_default(t
     assert "backend" not in whole(trees["two"])
     admin = trees["admin"]["servers/admin.conf"]
     assert directives(admin, "server_name") == ["admin.trollllm.xyz"]
-    assert re.findall(r"location ([^{]*) \{", admin) == ["/admin/v1/", "/"]
+    assert re.findall(r"location ([^{]*) \{", admin) == ["/admin/v1/", "= /admin/v1/catalogue", "/"]
     assert directives(admin, "limit_req") == ["zone=admin burst=20 nodelay"]
     assert "limit_req_zone $binary_remote_addr zone=admin:1m rate=60r/m;" in trees["admin"]["nginx.conf"]
     assert "admin.trollllm.xyz admin.trollllm.xyz;" in trees["admin"]["nginx.conf"]

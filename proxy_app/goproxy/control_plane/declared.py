@@ -55,11 +55,12 @@ class DeclaredFile:
 
     def __init__(self, path: Path) -> None:
         self._file = WatchedFile(path)
+        self._last: Declaration | None = None
         self.problem: str | None = None
         """What is wrong with the file as it stands now."""
 
     def changed(self) -> Declaration | None:
-        """What is declared, if that may have changed and can be read."""
+        """What is declared, if that has changed and can be read."""
         try:
             content = self._file.changed()
             if content is None:
@@ -74,12 +75,14 @@ class DeclaredFile:
             self._is_broken(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}")
         else:
             self.problem = None
-            return declaration
+            if declaration != self._last:
+                self._last = declaration
+                return declaration
         return None
 
     def read_again(self) -> None:
         """Let `changed` give what is there, for it could not be taken in."""
-        self._file = WatchedFile(self._file.path)
+        self._file, self._last = WatchedFile(self._file.path), None
 
     def _is_broken(self, problem: str) -> None:
         path = str(self._file.path)

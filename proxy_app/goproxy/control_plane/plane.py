@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
@@ -40,7 +40,7 @@ class ControlPlane:
         declared: DeclaredFile,
         metrics: Metrics,
     ) -> None:
-        """The store must have its tables, and is read.
+        """Begin with the keys that are stored; the store must have its tables.
 
         Raises:
             StoreUnavailable: it cannot be.
@@ -119,10 +119,10 @@ class ControlPlane:
     def keep_up(self, stay: Stay) -> Callable[[web.Application], AsyncIterator[None]]:
         """A `cleanup_ctx`: looks and counts while the application runs, and closes what is here at its end."""
 
-        async def repeat(act: Callable[[], object], seconds: float) -> None:
+        async def repeat(act: Callable[[], Awaitable[None]], seconds: float) -> None:
             while True:
                 try:
-                    await act()  # type: ignore[misc]
+                    await act()
                 except Exception as error:  # the next one must come
                     log("keeping up failed", level=logging.ERROR, **told(error))
                 await asyncio.sleep(seconds)

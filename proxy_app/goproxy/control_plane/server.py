@@ -12,34 +12,28 @@ from goproxy.control_plane.proxy_api import ProxyApi
 from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, new_application, repeat
 
 
-def make_app(catalogue: Catalogue, stay: Stay, plane: ControlPlane | None = None) -> web.Application:
-    """Everything that can be asked of the backend; without a control plane, that is the catalogue."""
-
-    async def show_catalogue(_: web.Request) -> web.Response:
-        return web.json_response(catalogue.document())
+def make_app(catalogue: Catalogue, stay: Stay, plane: ControlPlane) -> web.Application:
+    """Everything that can be asked of the backend."""
 
     def readiness() -> Readiness:
         broken = "; ".join(catalogue.problems.values())
         problems = [f"serving the last good configuration, because {broken}"] if broken else []
-        problems += [] if plane is None else plane.problems
+        problems += plane.problems
         return Readiness(True, "; ".join(problems) or "all configurations are as their files say")
 
     def metrics() -> str:
-        return catalogue.metrics() + ("" if plane is None else plane.metrics.text())
+        return catalogue.metrics() + plane.metrics.text()
 
     app = new_application(stay, errors_as_json)
-    if plane is None:
-        app.router.add_get("/admin/v1/catalogue", show_catalogue)
-    else:
-        AdminApi(plane).serve(app)
-        ProxyApi(plane).serve(app)
-        app.cleanup_ctx.append(plane.keep_up(stay))
+    AdminApi(plane).serve(app)
+    ProxyApi(plane).serve(app)
+    app.cleanup_ctx.append(plane.keep_up(stay))
     add_private_routes(app, stay, readiness, metrics)
     app.cleanup_ctx.append(repeat(catalogue.look))
     return app
 
 
-async def serve(catalogue: Catalogue, plane: ControlPlane | None, port: int, grace: float) -> None:
+async def serve(catalogue: Catalogue, plane: ControlPlane, port: int, grace: float) -> None:
     """Serve until SIGTERM.
 
     Raises:

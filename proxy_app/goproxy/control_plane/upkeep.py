@@ -78,7 +78,7 @@ class Upkeep:
         """
         asked: documents.ReconcileAsked = call.query
         try:
-            export = read_export(await asking.body_of(call.request, _EXPORT_LIMIT))
+            export = await asyncio.to_thread(read_export, await asking.body_of(call.request, _EXPORT_LIMIT))
         except InvalidExport as problem:
             raise Refusal(400, f"the export: {problem}") from None
         chosen = rows.Chosen(upstream=asked.upstream, since=asked.since, until=asked.until)

@@ -19,6 +19,9 @@ from goproxy.data_plane.drain import Drains
 from goproxy.data_plane.exchange import Exchange
 from goproxy.observe import Outcome, RequestRecord, log, told
 
+_SETTLING = 3.0
+"""Seconds for the last rows to be written when the process leaves."""
+
 _LEFT = frozenset({Outcome.CLIENT_GONE, Outcome.CLIENT_STALLED})
 
 
@@ -67,23 +70,30 @@ class Aftermath:
         await asyncio.wait(self._tasks, timeout=seconds)
         self._drains.stop()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=_SETTLING)
+        if self._tasks:  # their holds are in the journal: the next start makes rows of them
+            log("leaving with requests that could not be settled", level=logging.ERROR, exchanges=len(self._tasks))
 
     async def _await_answer(self, exchange: Exchange, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
         record = exchange.record
         outcome = record.outcome
-        if outcome not in _LEFT or not self._drains.may_start():
-            sending.cancel()
+        answer = None
         try:
-            answer = await sending
-        except (Refusal, asyncio.CancelledError):
-            if record.outcome is Outcome.OK or sending.cancelled():
-                record.outcome = outcome
+            if outcome in _LEFT:
+                answer = await self._drains.head(sending)
+            elif not sending.cancel():  # it has begun in this very moment
+                (await sending).close()
+            record.outcome = outcome
+        except Refusal:
+            pass  # the upstream did not answer: its outcome stands in the record
+        except Exception as error:
+            record.outcome = outcome
+            log("sending failed", level=logging.ERROR, request_id=record.request_id, **told(error))
+        if answer is None:
             await self._settle(exchange)
-            return
-        record.outcome = outcome
-        exchange.begin(answer)
-        await self._drain(exchange, answer)
+        else:
+            exchange.begin(answer)
+            await self._drain(exchange, answer)
 
     async def _drain(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
         try:

@@ -129,6 +129,18 @@ class Books:
         self._feed = KeyFeed(self._journal, self._control, self._keys_path, self._desk.recall)
         for row in left_open:
             self._write(row)
+            log(
+                "request",
+                request_id=row.id,
+                upstream=row.upstream,
+                protocol=row.protocol,
+                account=row.account,
+                model=row.model,
+                stream=row.stream,
+                outcome=row.outcome,
+                settlement=row.settlement,
+                cost_nanodollars=row.cost_nanodollars,
+            )
         log(
             "journal read",
             instance=recovered.instance,

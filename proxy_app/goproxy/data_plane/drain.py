@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
+
+T = TypeVar("T")
 
 
 class DrainEnd(StrEnum):
@@ -65,6 +67,21 @@ class Drains:
                 return await self._read(answer.content, feed)
         except TimeoutError:
             return DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_LONG
+        finally:
+            self._limits.discard(limit)
+
+    async def head(self, sending: asyncio.Task[T]) -> T | None:
+        """Wait within the same bounds for an answer that has not begun. None: it did not, and nobody waits any more."""
+        if not self.may_start():
+            sending.cancel()
+            return None
+        limit = asyncio.timeout(self._seconds)
+        self._limits.add(limit)
+        try:
+            async with limit:
+                return await sending  # its end is the sending's end too
+        except TimeoutError:
+            return None
         finally:
             self._limits.discard(limit)
 

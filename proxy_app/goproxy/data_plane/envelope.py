@@ -12,7 +12,7 @@ from goproxy.config import Config
 from goproxy.core.protocols import ANTHROPIC, OPENAI
 from goproxy.core.wire import Fault, Refusal, WireProtocol, compact
 from goproxy.data_plane.observer import Observer
-from goproxy.hosting import PRIVATE_PATHS, Stay, new_request_id
+from goproxy.hosting import PRIVATE_PATHS, Stay, is_gone, new_request_id
 from goproxy.observe import Outcome, RequestRecord, log, told
 
 RECORD = web.RequestKey("record", RequestRecord)
@@ -55,7 +55,7 @@ def envelope(config: Config, observer: Observer, stay: Stay) -> Middleware:
         except asyncio.CancelledError:
             if not record.status:
                 record.status = _CLIENT_CLOSED
-                record.outcome = Outcome.SHUTDOWN if stay.leaving else Outcome.CLIENT_GONE
+                record.outcome = Outcome.CLIENT_GONE if is_gone(request) else Outcome.SHUTDOWN
             raise
         finally:
             if not record.is_paid:  # otherwise aftermath.py, once it is settled

@@ -61,7 +61,6 @@ class Exchange:
         self._withholds_usage = withhold_usage
         self._filter: UsageChunkFilter | None = None
         self._meter: Meter = protocol.meter(stream=False)
-        self._status = 0
         self._answered_bytes = 0
         self._noted: Usage | None = None
         self._note_at = 0.0
@@ -70,7 +69,6 @@ class Exchange:
     def begin(self, answer: aiohttp.ClientResponse) -> None:
         """The head of the answer is there."""
         is_stream = answer.content_type == EVENT_STREAM
-        self._status = answer.status
         self._meter = self._protocol.meter(stream=is_stream)
         if is_stream and self._withholds_usage:
             self._filter = UsageChunkFilter()
@@ -100,10 +98,10 @@ class Exchange:
             self.hold,
             reading=self._meter.reading(),
             drained=self.drained,
-            status=self._status,
+            status=self.record.upstream_status,
             outcome=self.record.outcome,
             settled_at=timestamp(),
-            received_bytes=self.record.bytes_out if self._status else 0,
+            received_bytes=self.record.bytes_out if self._answered_bytes else 0,
             answered_bytes=self._answered_bytes,
             versions=self._model.prices,
             multiplier=self._model.billing_multiplier,

@@ -22,6 +22,7 @@ from goproxy.core.headers import to_client
 from goproxy.core.wire import Fault, WireProtocol
 from goproxy.data_plane.exchange import EVENT_STREAM
 from goproxy.data_plane.upstream import Patience
+from goproxy.hosting import is_gone
 from goproxy.observe import Outcome, RequestRecord
 
 _LAST_PIECE = 5.0
@@ -63,6 +64,7 @@ async def relay(
     is_event_stream = answer.content_type == EVENT_STREAM
     if is_event_stream:
         response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on at once
+        response.headers.pop("Content-Length", None)  # a tap may withhold a chunk
     record.status = answer.status
     path = _Path(request, response, patience, record, tap)
     ended = Outcome.INTERNAL_ERROR
@@ -75,7 +77,7 @@ async def relay(
     except ConnectionError:
         ended = Outcome.CLIENT_GONE
     except asyncio.CancelledError:
-        ended = Outcome.CLIENT_GONE if _is_gone(request) else Outcome.SHUTDOWN
+        ended = Outcome.CLIENT_GONE if is_gone(request) else Outcome.SHUTDOWN
         raise
     finally:
         if ended is not Outcome.OK:
@@ -177,7 +179,3 @@ class _Path:
         self._record.bytes_out += len(piece)
         self._last = piece[-1:]
         return None
-
-
-def _is_gone(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()

@@ -34,7 +34,7 @@ from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.relay import Unmetered, relay
 from goproxy.data_plane.upstream import Patience, Upstream
-from goproxy.hosting import Stay
+from goproxy.hosting import Stay, is_gone
 from goproxy.observe import Outcome, RequestRecord
 
 
@@ -108,7 +108,7 @@ class Gateway:
             self.aftermath.of_refusal(exchange)
             raise
         except asyncio.CancelledError:
-            record.outcome = Outcome.SHUTDOWN if self.stay.leaving else Outcome.CLIENT_GONE
+            record.outcome = Outcome.CLIENT_GONE if is_gone(request) else Outcome.SHUTDOWN
             self.aftermath.of_sending(exchange, asking)
             raise
         except BaseException:

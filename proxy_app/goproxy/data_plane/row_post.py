@@ -134,7 +134,7 @@ class RowPost:
                 batch.append(id_)
                 if len(batch) == self._limit:
                     break
-        if len(self._unposted) < _AT_ONCE:
+        if not batch or len(self._unposted) < _AT_ONCE:  # all that wait may be set aside
             self._has_many.clear()
         if not self._unposted:
             self._has_some.clear()

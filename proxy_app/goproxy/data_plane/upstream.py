@@ -173,6 +173,7 @@ class Upstream:
         return answer
 
     def _check(self, answer: aiohttp.ClientResponse, endpoint: Endpoint, record: RequestRecord) -> None:
+        record.upstream_status = answer.status
         record.upstream_request_id = answer.headers.get("request-id") or answer.headers.get("x-request-id")
         record.outcome = Outcome.UPSTREAM_ERROR
         if answer.status in (401, 402, 403):

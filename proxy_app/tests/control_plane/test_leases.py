@@ -108,10 +108,15 @@ async def test_a_retired_instance_returns_what_it_did_not_spend(backend: Backend
     assert lease["retired_at"] is not None
     assert (await backend.ask("POST", "/admin/v1/leases/i2/retire")).status == 404
 
-    # It was not gone after all: what it says it has, it has.
-    assert (await backend.lend("i1", 2, ("alice", total, 0)))["alice"]["granted_total"] == total
-    (lease,) = (await backend.admin("GET", "/leases"))["leases"]
-    assert (lease["retired_at"], lease["held_nanodollars"]) == (None, total - DOLLAR)
+    # Should it live, it gets nothing by that name any more: its money may be lent to others by now.
+    call = {
+        "instance": "i1",
+        "upstream": "openhands",
+        "sequence": 2,
+        "leases": [{"wallet": "alice", "known_total": total, "want": 0}],
+    }
+    assert (await backend.proxy("/leases", call)).status == 409
+    assert (await backend.wallet("alice"))["balance_nanodollars"] == 9 * DOLLAR
 
 
 async def test_a_lease_of_a_wallet_that_the_store_has_forgotten_is_known_again(backend: Backend) -> None:
@@ -227,7 +232,7 @@ def test_the_store_does_what_the_rule_does(new_url: Callable[[str], str], kind: 
 
 
 def _compare(database: Database, calls: list[Any]) -> None:
-    rule, sequence, spent = Wallet(100), 0, set()
+    rule, sequence, spent, retired = Wallet(100), 0, set(), set()
     for number, (verb, which, first, second) in enumerate(calls):
         instance, upstream = (("i0", "openhands"), ("i1", "ohmygpt"))[which]
         loan = rule.loans.get(instance)
@@ -235,6 +240,10 @@ def _compare(database: Database, calls: list[Any]) -> None:
             sequence += 1
             known = max(0, (loan.granted_total if loan else 0) + first)
             ask = leases.Ask("alice", known, second)
+            if instance in retired:
+                with pytest.raises(Conflict):
+                    database.transact("lend", lambda s: leases.lend(s, instance, upstream, sequence, [ask]))  # noqa: B023
+                continue
             lent = database.transact("lend", lambda s: leases.lend(s, instance, upstream, sequence, [ask]))  # noqa: B023
             expected = rule.lend(instance, known, second, leases.CHUNK)
             assert lent.grants == [leases.Grant("alice", expected, rule.balance)]
@@ -247,6 +256,7 @@ def _compare(database: Database, calls: list[Any]) -> None:
         elif loan is not None:
             database.transact("retire", lambda s: leases.retire(s, instance))  # noqa: B023
             rule.retire(instance)
+            retired.add(instance)
         (stored,) = database.transact("show", wallets.show)
         kept = (stored["balance_nanodollars"], stored["held_nanodollars"], stored["spent_nanodollars"])
         assert kept == (rule.balance, rule.held, rule.spent), number

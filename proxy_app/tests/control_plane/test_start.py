@@ -22,7 +22,7 @@ from goproxy import cli
 from goproxy.control_plane.catalogue import Catalogue
 from tests.control_plane.postgres import Postgres
 from tests.gateway import config_document
-from tests.test_shutdown import free_port
+from tests.process import free_port
 
 TOKEN = "operator"
 
@@ -121,17 +121,18 @@ def test_a_store_that_cannot_be_used_is_one_line_and_the_end(
 ) -> None:
     monkeypatch.setattr(os, "umask", lambda _: None)
     with pytest.raises(cli.CannotStart) as raised:
-        cli._control_plane(Catalogue({}), environment | {"BACKEND_DATABASE_URL": url})
+        cli._control_plane(Catalogue({}), url, environment)
     assert said in str(raised.value)
     assert "CANARY" not in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_without_a_place_for_a_store_the_catalogue_is_served_alone(
+def test_the_store_is_in_its_own_directory_unless_told_otherwise(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del environment["BACKEND_DATABASE_URL"]
     monkeypatch.setattr(cli, "_STORE_PATH", tmp_path / "nowhere")
-    assert cli._database_url(environment) is None
+    with pytest.raises(cli.CannotStart, match="a writable directory, or set BACKEND_DATABASE_URL"):
+        cli._database_url(environment)
     monkeypatch.setattr(cli, "_STORE_PATH", tmp_path)
     assert cli._database_url(environment) == f"sqlite:///{tmp_path}/backend.sqlite3"

@@ -38,7 +38,15 @@ LOCK_SECONDS = 1.0
 QUEUE_SECONDS = 5.0
 """How long a piece of work waits for its turn before it is given up: whoever asked for it tries again."""
 
-_CONNECT_SECONDS = 3
+_POSTGRESQL = {
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""A server that has gone without a word is given up in seconds, not in the kernel's quarter of an hour."""
+
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _OUR_MISTAKES = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
 
@@ -193,7 +201,7 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = create_engine(url, connect_args={"connect_timeout": _CONNECT_SECONDS}, pool_pre_ping=True)
+        engine = create_engine(url, connect_args=_POSTGRESQL, pool_pre_ping=True)
         event.listen(engine, "connect", _prepare_postgresql)
     return engine
 

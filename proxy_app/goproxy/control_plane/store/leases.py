@@ -69,15 +69,18 @@ def lend(connection: Connection, instance: str, upstream: str, sequence: int, as
     """Answer one call for leases.
 
     Calls of one instance are numbered. One that is not newer than the last is late, or came twice: the instance goes
-    by the answer to a later one, so this one must change nothing. An instance that was retired and calls again is back.
+    by the answer to a later one, so this one must change nothing. An instance that was retired was given up together
+    with what it was lent: should it live, it must become another one (its client does so when it is told 409).
 
     Raises:
-        Conflict: the call is late, or the instance is another upstream's.
+        Conflict: the call is late, or the instance is retired, or another upstream's.
     """
     last = met(connection, instance, upstream)
+    if connection.execute(select(instances.c.retired_at).where(instances.c.id == instance)).scalar() is not None:
+        raise Conflict(f"instance {instance} is retired")
     if sequence <= last:
         raise Conflict(f"call {sequence} is not newer than call {last}, which was answered")
-    connection.execute(update(instances).where(instances.c.id == instance).values(sequence=sequence, retired_at=None))
+    connection.execute(update(instances).where(instances.c.id == instance).values(sequence=sequence))
     lent = Lent()
     for ask in sorted(asks, key=lambda ask: ask.wallet):
         if not ask.known_total and not wallets.existing(connection, [ask.wallet]):

@@ -1,0 +1,78 @@
+"""What goes on after a handler has ended is bounded, and nothing of it is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.gateway import Running, config_document, endpoints_at, running_gateway
+from tests.provider import Provider, Received, Wire
+from tests.raw import connected
+
+Eventually = Callable[..., Any]
+ASK = {"model": "claude-opus-4-5", "max_tokens": 50, "messages": [], "stream": True}
+
+
+async def never_answer(_: Received, wire: Wire) -> None:
+    await wire.until_closed()
+
+
+async def leave_early(gateway: Running, provider: Provider, eventually: Eventually) -> None:
+    """A client that leaves while the upstream thinks."""
+    before = provider.open_connections
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await eventually(lambda: provider.open_connections == before + 1)
+        raw.reset()
+
+
+async def test_an_answer_that_never_begins_does_not_hold_up_the_leaving(
+    gateway: Running, provider: Provider, eventually: Eventually
+) -> None:
+    provider.script = never_answer
+    await leave_early(gateway, provider, eventually)
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await gateway.gateway.aftermath.finish(0.2)
+    assert time.monotonic() - began < 3
+    (row,) = await gateway.rows()
+    assert (row["settlement"], row["outcome"], row["status"]) == ("estimated", "client_gone", 0)
+    await eventually(lambda: provider.open_connections == 0)
+
+
+async def test_answers_that_have_not_begun_count_as_drains(
+    provider: Provider, keys: Any, eventually: Eventually
+) -> None:
+    provider.script = never_answer
+    document = config_document(endpoints=endpoints_at(provider.url), disconnect={"concurrent": 1, "seconds": 1})
+    async with running_gateway(document, keys) as gateway:
+        await leave_early(gateway, provider, eventually)
+        await leave_early(gateway, provider, eventually)
+        await eventually(lambda: provider.open_connections == 1)  # the second was given up at once
+        await eventually(lambda: provider.open_connections == 0, seconds=3)  # the first when its time was over
+        assert [row["outcome"] for row in await gateway.rows()] == ["client_gone"] * 2
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_a_stream_that_tells_its_length_ends_for_the_client_too(
+    client: aiohttp.ClientSession, provider: Provider, asked: bool
+) -> None:
+    """What is withheld would be waited for."""
+    content = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"}}],"usage":null}\n\n'
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}\n\n'
+    whole = content + usage + b"data: [DONE]\n\n"
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.head(200, ("Content-Type", "text/event-stream"), ("Content-Length", str(len(whole))))
+        await wire.send(whole)
+
+    provider.script = script
+    sent = json.dumps(ASK | ({"stream_options": {"include_usage": True}} if asked else {})).encode()
+    async with asyncio.timeout(3), client.post("v1/chat/completions", data=sent) as answer:
+        assert await answer.read() == (whole if asked else whole.replace(usage, b""))
