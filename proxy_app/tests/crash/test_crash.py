@@ -11,6 +11,7 @@ import pytest
 from tests.crash.power_loss import fail_the_power, never_said_before_synced
 from tests.crash.promises import Promises, read
 from tests.crash.strace import Call, Run, traced
+from tests.crash.store_sweep import store_sweep
 from tests.crash.sweep import ROUNDS, sweep
 
 pytestmark = pytest.mark.timeout(120)
@@ -21,6 +22,12 @@ def test_killed_at_any_system_call() -> None:
     assert not figures.broken, figures.broken
     assert figures.points == 25
     assert {"pwrite64", "fdatasync", "fsync", "rename", "fallocate", "write"} <= figures.at.keys()
+
+
+def test_a_store_killed_at_any_system_call_has_what_it_acknowledged_once() -> None:
+    figures = store_sweep(9)
+    assert not figures.broken, figures.broken
+    assert (figures.points, set(figures.at)) == (9, {"pwrite64", "fdatasync", "ftruncate"})
 
 
 @pytest.fixture(scope="module")
