@@ -10,8 +10,8 @@ import pytest
 
 from tests.crash.power_loss import fail_the_power, never_said_before_synced
 from tests.crash.promises import Promises, read
-from tests.crash.strace import Call, Run, traced
 from tests.crash.store_sweep import store_sweep
+from tests.crash.strace import Call, Run, traced
 from tests.crash.sweep import ROUNDS, sweep
 
 pytestmark = pytest.mark.timeout(120)
