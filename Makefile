@@ -57,7 +57,7 @@ unit: .venv/.installed
 	@mkdir -p $(RESULTS)
 	@$(SUDO) testkit/packages.sh postgresql strace
 	@echo "== unit tests: proxy_app"
-	@cd proxy_app && ../$(BIN)/pytest -q --junitxml=../$(RESULTS)/proxy_app.xml
+	@cd proxy_app && ../$(BIN)/pytest -q -n 2 --dist loadfile --junitxml=../$(RESULTS)/proxy_app.xml
 	@echo "== unit tests: collection"
 	@$(BIN)/pytest -q -n 2 tests/unit --junitxml=$(RESULTS)/unit.xml
 	@echo "== unit tests: testkit"

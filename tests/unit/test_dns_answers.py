@@ -93,13 +93,13 @@ def start() -> Iterator[Callable[..., NameServer]]:
 
     def start_server(**options: Any) -> NameServer:
         server = NameServer(**options)
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.bind(("127.0.0.1", 0))
+        udp, tcp = one_port()
         server.port = udp.getsockname()[1]
         sockets.append(udp)
         threading.Thread(target=serve_udp, args=(server, udp), daemon=True).start()
-        if not server.silent:
-            tcp = socket.create_server(("127.0.0.1", server.port))
+        if server.silent:
+            tcp.close()
+        else:
             sockets.append(tcp)
             threading.Thread(target=serve_tcp, args=(server, tcp), daemon=True).start()
         return server
@@ -107,6 +107,20 @@ def start() -> Iterator[Callable[..., NameServer]]:
     yield start_server
     for each in sockets:
         each.close()
+
+
+def one_port() -> tuple[socket.socket, socket.socket]:
+    """A port for both: one that is free for UDP may be taken for TCP."""
+    while True:
+        tcp = socket.create_server(("127.0.0.1", 0))
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            udp.bind(tcp.getsockname())
+        except OSError:
+            tcp.close()
+            udp.close()
+        else:
+            return udp, tcp
 
 
 def knows(ttl: int = 300, *values: str) -> dict[tuple[str, str], tuple[int, list[str]]]:

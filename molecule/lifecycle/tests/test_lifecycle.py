@@ -162,6 +162,23 @@ def test_an_edge_configuration_that_nginx_refuses_leaves_the_old_one(operator: O
 
 
 @pytest.mark.usefixtures("unnoticed")
+def test_the_admin_api_gets_a_domain_of_its_own_where_one_is_given(
+    operator: Operator, edge: Edge, user: User, connection: Connection
+) -> None:
+    """With the operator's token only, and nothing else of the backend. The next run, without it, takes it away."""
+    admin = "admin.trollllm.xyz"
+    operator.succeed("site.yml", "--extra-vars", f"gateway_admin_domain={admin}")
+    assert addresses(connection, admin) == [connection.vps_ipv4]
+    assert admin in names_on_certificate(edge, admin)
+    token = {"authorization": f"Bearer {connection.secrets['operator']}"}
+    accounts = f"https://{admin}/admin/v1/accounts"
+    assert [user.http.get(accounts, headers=headers).status_code for headers in ({}, token)] == [401, 200]
+    for path in ("admin/v1/catalogue", "proxy/v1/keys", "metrics", "healthz", "v1/models"):
+        assert user.http.get(f"https://{admin}/{path}", headers=token).status_code == 404
+    assert user.http.get("https://chat.trollllm.xyz/admin/v1/accounts", headers=token).status_code == 404
+
+
+@pytest.mark.usefixtures("unnoticed")
 def test_deleting_the_file_takes_all_of_it_away(
     operator: Operator, host: Host, vps: Vps, edge: Edge, connection: Connection
 ) -> None:
