@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from goproxy.core.ledger import Hold, Row, interrupted
 from goproxy.core.pricing import REQUIRED_PRICES, PriceVersion, Tier
 from goproxy.core.usage import Usage
 from goproxy.data_plane.control_client import ControlClient, ControlPlaneAway, ControlPlaneRefuses
+from goproxy.data_plane.exchange import timestamp
 from goproxy.data_plane.journal import Journal, JournalUnwritable
 from goproxy.data_plane.key_feed import KeyFeed
 from goproxy.data_plane.lease_desk import InsufficientFunds, LeaseDesk, LeaseUnavailable
@@ -266,7 +267,7 @@ def interruption(config: Config) -> Interrupt:
     """How requests of this configuration are charged that a former process left open."""
 
     def interrupt(hold: Hold, progress: Usage | None) -> Row:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = timestamp()
         model = config.models_by_name.get(hold.model)
         if model is not None:
             versions, multiplier = model.prices, model.billing_multiplier
