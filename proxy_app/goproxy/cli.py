@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    import asyncio
+    import uvloop
 
     from goproxy.config import ConfigError, load_config
     from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
@@ -111,7 +111,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     backend_url = environment.get("BACKEND_URL") or _BACKEND_URL
     start_logging()
     try:
-        asyncio.run(serve(config, secret, tls, grace, journal, backend_url, proxy_token))
+        uvloop.run(serve(config, secret, tls, grace, journal, backend_url, proxy_token))
     except (CannotListen, JournalInUse, JournalUnwritable) as problem:
         raise CannotStart(problem) from None
     return 0

@@ -12,9 +12,10 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -45,7 +46,7 @@ class Stay:
     def __init__(self) -> None:
         self.leaving = False
         self._left_at = 0.0
-        self._running: set[asyncio.Task[object]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._asked = asyncio.Event()
 
     def leave(self) -> None:
@@ -61,6 +62,11 @@ class Stay:
 
     async def until_asked_to_leave(self) -> None:
         await self._asked.wait()
+
+    def track(self, task: asyncio.Task[Any]) -> None:
+        """A task is serving a request."""
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def tracking(self) -> Middleware:
         """The middleware that knows which requests are running."""
@@ -102,11 +108,6 @@ def new_application(stay: Stay, *middlewares: Middleware) -> web.Application:
     app = web.Application(middlewares=[stay.tracking(), *middlewares])
     app.on_response_prepare.append(sign)
     return app
-
-
-def is_gone(request: web.Request) -> bool:
-    """Whether the client of a request has left."""
-    return request.transport is None or request.transport.is_closing()
 
 
 def new_request_id() -> str:
@@ -200,23 +201,56 @@ def _listen_on(family: socket.AddressFamily, address: str, port: int) -> socket.
     return listener
 
 
-async def host(app: web.Application, stay: Stay, sockets: list[socket.socket], grace: float) -> None:
+class Front(Protocol):
+    """What stands before aiohttp's server, and makes the protocol of each connection."""
+
+    def __call__(self) -> asyncio.BaseProtocol: ...
+
+    def close_idle(self) -> None:
+        """Close the connections on which nothing is asked."""
+
+
+@asynccontextmanager
+async def serving(
+    runner: web.AppRunner, sockets: Sequence[socket.socket], front: Callable[[web.Server], Front] | None = None
+) -> AsyncIterator[list[asyncio.Server]]:
+    """Accept connections on these sockets, for the length of the block or until the servers are closed."""
+    await runner.setup()
+    assert runner.server is not None
+    before = None if front is None else front(runner.server)
+    loop = asyncio.get_running_loop()
+    servers = [await loop.create_server(before or runner.server, sock=each, backlog=_BACKLOG) for each in sockets]
+    try:
+        yield servers
+    finally:
+        for server in servers:
+            server.close()
+        if before is not None:
+            before.close_idle()
+        await runner.cleanup()
+
+
+async def host(
+    app: web.Application,
+    stay: Stay,
+    sockets: Sequence[socket.socket],
+    grace: float,
+    front: Callable[[web.Server], Front] | None = None,
+) -> None:
     """Serve `app` until SIGTERM or SIGINT, then leave."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stay.leave)
-    runner = make_runner(app)
-    await runner.setup()
-    try:
-        sites = [web.SockSite(runner, listener, backlog=_BACKLOG) for listener in sockets]
-        for site in sites:
-            await site.start()
-        log("listening", addresses=[site.name for site in sites])
+    async with serving(make_runner(app), sockets, front) as servers:
+        log("listening", addresses=[_address(each) for each in sockets])
         await stay.until_asked_to_leave()
         log("leaving")
-        for site in sites:
-            await site.stop()
+        for server in servers:
+            server.close()
         await stay.finish(grace)
-    finally:
-        await runner.cleanup()
     log("left")
+
+
+def _address(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

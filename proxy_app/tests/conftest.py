@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 from hypothesis import settings
 
 from goproxy.observe import JsonLines
@@ -20,6 +21,11 @@ from tests.provider import Provider, running_provider
 
 settings.register_profile("goproxy", deadline=None, print_blob=True)
 settings.load_profile("goproxy")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """Every test runs on the loop that the proxies run on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

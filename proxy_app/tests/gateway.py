@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -13,17 +14,19 @@ from tempfile import mkdtemp
 from typing import Any
 
 import aiohttp
+import uvloop
 from aiohttp import web
 
 from goproxy.config import parse_config
 from goproxy.core.keys import digest, new_key
 from goproxy.core.pricing import NANODOLLARS
 from goproxy.data_plane.books import Books, books_for
+from goproxy.data_plane.front import Front
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.request import Gateway
-from goproxy.data_plane.server import gateway_for, make_app
+from goproxy.data_plane.server import front_of, gateway_for, make_app
 from goproxy.data_plane.upstream import reach
-from goproxy.hosting import Stay, make_runner
+from goproxy.hosting import Stay, make_runner, serving
 from tests.backend import Backend, proxy_token, running_backend
 from tests.provider import Provider, Script, running_provider
 
@@ -107,7 +110,7 @@ class Running:
     port: int
     stay: Stay
     keys: Path
-    runner: web.AppRunner
+    front: Front
     books: Books
     backend: Backend
     gateway: Gateway
@@ -152,16 +155,18 @@ async def running_proxy(
     ):
         observer = Observer(config.upstream, books)
         async with gateway_for(config, books, upstream, observer, stay, grace) as gateway:
-            runner = make_runner(make_app(gateway))
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            async with asyncio.timeout(5):
-                while keys.exists() and not len(books.keys):
-                    await asyncio.sleep(0.005)
-            try:
-                yield Running(runner.addresses[0][1], stay, keys, runner, books, backend, gateway)
-            finally:
-                await runner.cleanup()
+            listener = socket.create_server(("127.0.0.1", 0))
+            fronts: list[Front] = []
+
+            def front(server: web.Server) -> Front:
+                fronts.append(front_of(gateway)(server))
+                return fronts[0]
+
+            async with serving(make_runner(make_app(gateway)), [listener], front):
+                async with asyncio.timeout(5):
+                    while keys.exists() and not len(books.keys):
+                        await asyncio.sleep(0.005)
+                yield Running(listener.getsockname()[1], stay, keys, fronts[0], books, backend, gateway)
 
 
 @dataclass
@@ -188,7 +193,7 @@ class Chain:
 @contextmanager
 def chain(keys: Path) -> Iterator[Chain]:
     """Set up a chain."""
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         stack = AsyncExitStack()
 
         async def set_up() -> Chain:

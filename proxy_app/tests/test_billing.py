@@ -328,9 +328,8 @@ async def begin_and_leave(gateway: Running) -> None:
 
 async def leave(raw: RawClient, gateway: Running) -> None:
     raw.reset()
-    assert gateway.runner.server is not None
     async with asyncio.timeout(2):
-        while gateway.runner.server.connections:
+        while gateway.front.connections:
             await asyncio.sleep(0.005)
 
 

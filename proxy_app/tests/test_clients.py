@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from goproxy.data_plane import front
 from tests.conftest import Lines
 from tests.gateway import ALICE, Running, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
@@ -90,8 +91,9 @@ async def test_a_client_that_leaves_while_events_pour(
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_upload(
-    gateway: Running, provider: Provider, lines: Lines, eventually: Eventually
+    gateway: Running, provider: Provider, lines: Lines, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(front, "_SLOW", 0.02)
     async with connected(gateway.port) as raw:
         head = f"POST /v1/messages HTTP/1.1\r\nHost: h\r\nx-api-key: {ALICE}\r\nContent-Length: 99\r\n\r\n{{"
         await raw.send(head.encode())

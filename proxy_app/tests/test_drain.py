@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
+from yarl import URL
 
 from goproxy.data_plane.drain import DrainEnd, Drains
+from goproxy.data_plane.upstream_connection import Answer
+from goproxy.data_plane.upstream_pool import UpstreamPool
 from tests.provider import Provider, Received, Script, Wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @asynccontextmanager
-async def an_answer(provider: Provider, script: Script) -> AsyncIterator[aiohttp.ClientResponse]:
+async def an_answer(provider: Provider, script: Script) -> AsyncIterator[Answer]:
     provider.script = script
-    async with aiohttp.ClientSession() as session, session.post(provider.url + "/v1/messages", data=b"{}") as answer:
-        yield answer
+    pool = UpstreamPool(URL(provider.url), ssl.create_default_context())
+    connection = await pool.connect()
+    head = b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+    yield await connection.send(head, b"{}", asyncio.get_running_loop().time() + 5)
+    pool.close()
 
 
 def drains(*, seconds: float = 5, most: int = 1 << 20, concurrent: int = 4) -> Drains:

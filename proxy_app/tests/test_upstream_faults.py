@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 import trustme
 
+from goproxy.data_plane import upstream_pool
 from goproxy.data_plane.reachability import why
 from tests.conftest import Lines
 from tests.gateway import ALICE, UPSTREAM_SECRET, Running, config_document, endpoints_at, running_gateway
@@ -65,7 +66,7 @@ async def test_a_name_that_does_not_resolve_is_502(keys: Path, monkeypatch: pyte
     async def resolve(*_: Any, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
+    monkeypatch.setattr(upstream_pool, "resolve", resolve)
     status, message, _ = await ask_with_endpoint("https://nowhere.invalid/v1/messages", keys)
     assert (status, message) == (502, "The upstream openhands cannot be reached: its name does not resolve.")
 
@@ -88,7 +89,7 @@ async def test_a_name_that_takes_too_long_to_resolve_is_504(keys: Path, monkeypa
     async def resolve(*_: Any, **__: Any) -> None:
         await asyncio.sleep(5)
 
-    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
+    monkeypatch.setattr(upstream_pool, "resolve", resolve)
     status, message, seconds = await ask_with_endpoint("https://slow.invalid/v1/messages", keys)
     assert (status, seconds < 2) == (504, True)
     assert "did not accept a connection within 0.5 s" in message

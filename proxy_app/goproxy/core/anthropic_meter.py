@@ -15,7 +15,7 @@ The usage is final once a `message_delta` has told `output_tokens`, and it or a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goproxy.core.meter import Meter, content_of
@@ -32,6 +32,10 @@ CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
 THINKING = ("output_tokens_details", "thinking_tokens")
 COUNTS = (INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, THINKING)
 
+_CONTENT = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
+"""How an event of nothing but content begins, as the provider writes it."""
+
+_NOTHING = Usage()
 _TIERS = {"priority": "service_tier_priority", "batch": "service_tier_batch"}
 
 
@@ -40,6 +44,7 @@ class AnthropicMeter(Meter):
 
     counts = COUNTS
     content = content_of("text", "thinking", "partial_json", "content")
+    plain_content = frozenset({b"text", b"thinking", b"partial_json", b"content"})
 
     def __init__(self, *, stream: bool) -> None:
         super().__init__(stream=stream)
@@ -73,6 +78,17 @@ class AnthropicMeter(Meter):
             case other:
                 if other == "error" or (document or {}).get("error"):
                     self._fail(value_at(document or {}, ("error", "type")))
+
+    def _pick(self, events: list[bytes]) -> Sequence[bytes] | None:
+        others = [event for event in events if not event.startswith(_CONTENT)]
+        text = b"\n\n".join(events)
+        lines = text.count(b"\n") - 2 * (len(events) - 1)
+        if lines - sum(event.count(b"\n") for event in others) != len(events) - len(others):
+            return None  # an event of more lines
+        names = text.count(b'"message_')
+        if names and names != sum(event.count(b'"message_') for event in others):
+            return None
+        return others
 
     def _on_delta(self, document: Mapping[str, Any]) -> None:
         usage = document.get("usage")
@@ -148,6 +164,8 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
 
 
 def _sum(one: Usage, other: Usage) -> Usage:
+    if other == _NOTHING:
+        return one
     counts = other.to_json()
     return Usage(**{name: count + counts[name] for name, count in one.to_json().items()})
 

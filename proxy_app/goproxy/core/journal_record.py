@@ -94,12 +94,13 @@ class UnreadableRecord(ValueError):
 
 
 _ROW_BEGINS = b'{"kind":"settle","row":'
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _CHECKSUM = 9  # characters, with the space
 
 
 def encode(record: Record) -> bytes:
     """The line of a record, with its line break."""
-    body = json.dumps(_document(record), separators=(",", ":")).encode()
+    body = _ENCODER.encode(_document(record)).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 

@@ -79,17 +79,8 @@ class _Request:
 
     def to_json(self) -> dict[str, Any]:
         """As `from_json` reads it."""
-        document: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            match value:
-                case Usage():
-                    value = value.to_json()
-                case tuple():
-                    value = list(value)
-                case Mapping():
-                    value = dict(value)
-            document[field.name] = value
+        document = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        document["wallets"] = list(self.wallets)
         return document
 
 
@@ -149,6 +140,16 @@ class Row(_Request):
             InvalidRow: a field is missing or has the wrong type.
         """
         return cls(**_read(cls, document))
+
+    def to_json(self) -> dict[str, Any]:
+        """As `from_json` reads it."""
+        document = _Request.to_json(self)
+        document["usage"] = self.usage.to_json()
+        document["flags"] = list(self.flags)
+        document["prices"] = dict(self.prices)
+        if self.raw_usage is not None:
+            document["raw_usage"] = dict(self.raw_usage)
+        return document
 
 
 def settle(
@@ -270,7 +271,7 @@ def _row(
 ) -> Row:
     priced = price(usage, versions, multiplier, _day(hold))
     cost, flag = _bounded(priced.cost, settlement, hold.amount)
-    request = {field.name: getattr(hold, field.name) for field in dataclasses.fields(_Request)}
+    request = {name: getattr(hold, name) for name in _Request.__dataclass_fields__}
     return Row(
         **request,
         hold_nanodollars=hold.amount,

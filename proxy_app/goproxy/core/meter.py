@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +25,11 @@ from goproxy.core.usage import Usage
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a JSON body that are kept until it ends: many times what the longest answer takes."""
+
+DELTA = b'"delta"'
+_UNREAD = 4 * 1024
+_UNCOUNTED = 12 * 1024
+"""Bytes of a stream that are kept to be read, and to be counted, together with what comes after them."""
 
 FLAGS: Mapping[str, str] = {
     "audio_tokens": "Some of the tokens are audio, which the provider prices differently; priced as text.",
@@ -96,6 +101,9 @@ class Meter(ABC):
     content: ClassVar[re.Pattern[bytes]]
     """Finds the strings that are generated content: their name and their text (see `content_of`)."""
 
+    plain_content: ClassVar[Set[bytes]]
+    """The names that tell nothing twice."""
+
     def __init__(self, *, stream: bool) -> None:
         self._events = EventReader() if stream else None
         self._has_events = False
@@ -108,11 +116,19 @@ class Meter(ABC):
         self._generated_bytes = 0
         self._generated_at = 0
         """How long the body was when that was counted."""
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
+        self._uncounted: list[bytes] = []
+        self._uncounted_bytes = 0
+        """Events of nothing but content, which are counted when that is wanted, or when they are many."""
 
     def feed(self, data: bytes) -> None:
         """The next piece of the body."""
         if self._events is not None:
-            self._take(self._events.feed(data))
+            self._unread.append(data)
+            self._unread_bytes += len(data)
+            if self._unread_bytes >= _UNREAD:
+                self._read()
         elif len(self._body) + len(data) <= MAX_BODY:
             self._body += data
         else:
@@ -122,6 +138,7 @@ class Meter(ABC):
     def end(self) -> None:
         """The body ended as HTTP says: it is whole. To be called once."""
         if self._events is not None:
+            self._read()
             self._take(self._events.end())
             if not self._has_events:
                 self._flags.add("no_event")
@@ -131,8 +148,14 @@ class Meter(ABC):
                 self._ended = True
                 self._on_body(document)
 
-    def reading(self) -> Reading:
-        """What is known by now."""
+    def usage(self) -> Usage | None:
+        """The usage that was told by now."""
+        self._read()
+        return self._usage(set()) if self._told.tokens else None
+
+    def reading(self, *, counts_exact: bool = True) -> Reading:
+        """What is known by now. `counts_exact`: what was generated is counted where the usage is exact, too."""
+        self._read()
         flags = set(self._flags)
         told = self._told
         usage = self._usage(flags) if told.tokens else None
@@ -143,15 +166,16 @@ class Meter(ABC):
             flags.add("invalid_usage")
         if told.was_trimmed:
             flags.add("raw_usage_trimmed")
+        exact = is_final and not told.invalid and "incomplete_usage" not in flags
         return Reading(
             usage=usage,
             raw_usage=told.document or None,
-            exact=is_final and not told.invalid and "incomplete_usage" not in flags,
+            exact=exact,
             ended=self._ended,
             error=self._error,
             flags=tuple(sorted(flags)),
             model=self._model,
-            generated_bytes=self._generated_bytes if self._events is not None else self._generated_in_body(),
+            generated_bytes=self._generated_by_now() if counts_exact or not exact else 0,
         )
 
     @abstractmethod
@@ -169,6 +193,61 @@ class Meter(ABC):
     @abstractmethod
     def _usage(self, flags: set[str]) -> Usage:
         """The told counts as kinds of tokens; adds what is to be flagged."""
+
+    @abstractmethod
+    def _pick(self, events: list[bytes]) -> Sequence[bytes] | None:
+        """Those of these whole events that say more than content. None: look at each of them in the long way.
+
+        The events are as they came, without the blank line after them, and no CR is among their bytes.
+        """
+
+    def _read(self) -> None:
+        """Read what was fed. Nearly all of a stream is content, which is told apart without looking into it."""
+        if not self._unread or self._events is None:
+            return
+        data = self._unread[0] if len(self._unread) == 1 else b"".join(self._unread)
+        self._unread, self._unread_bytes = [], 0
+        if b"\r" not in data and self._events.is_between_events and self._events.begin(data):
+            events = data.split(b"\n\n")
+            rest = events.pop()
+            others = self._pick(events)
+            if others is not None:
+                if others:
+                    self._take(self._events.feed(b"\n\n".join(others) + b"\n\n"))
+                if len(others) < len(events):
+                    self._has_events = True
+                    self._leave_uncounted(events, others)
+                data = rest
+        if data:
+            self._take(self._events.feed(data))
+
+    def _leave_uncounted(self, events: Sequence[bytes], others: Sequence[bytes]) -> None:
+        left = set(others)
+        self._uncounted += events if not left else [event for event in events if event not in left]
+        self._uncounted_bytes += sum(map(len, events))
+        if self._uncounted_bytes >= _UNCOUNTED:
+            self._generated_by_now()
+
+    def _generated_by_now(self) -> int:
+        if self._events is None:
+            return self._generated_in_body()
+        if self._uncounted:
+            alike = self._generated_alike(self._uncounted)
+            self._generated_bytes += sum(map(self._generated, self._uncounted)) if alike is None else alike
+            self._uncounted, self._uncounted_bytes = [], 0
+        return self._generated_bytes
+
+    def _generated_alike(self, events: Sequence[bytes]) -> int | None:
+        """What `_generated` finds in all of these, in one go. None: they do not begin alike, or need a closer look."""
+        start = events[0][: events[0].find(DELTA) + len(DELTA)]
+        text = b"\n\n".join(events)
+        if not start.endswith(DELTA) or text.count(b"\n\n" + start) != len(events) - 1 or b"\\" in text:
+            return None
+        found = self.content.findall(text)
+        if self.content.search(start) or not {name for name, _ in found} <= self.plain_content:
+            return None
+        generated = b"".join([string for _, string in found])
+        return None if b"\n" in generated else len(generated)
 
     def _take(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -192,7 +271,7 @@ class Meter(ABC):
     def _generated(self, data: bytes | bytearray) -> int:
         """Bytes of generated content in an event's data."""
         total = 0
-        for _, text in self.content.findall(data, max(data.find(b'"delta"'), 0)):
+        for _, text in self.content.findall(data, max(data.find(DELTA), 0)):
             total += string_bytes(text)
         return total
 

@@ -14,11 +14,11 @@ whole JSON body is final.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goproxy.core.anthropic_meter import CACHE_READ, CACHE_WRITE, CACHE_WRITE_1H, CACHE_WRITE_5M, cache_writes
-from goproxy.core.meter import Meter, content_of, string_bytes
+from goproxy.core.meter import DELTA, Meter, content_of, string_bytes
 from goproxy.core.raw_usage import Path, RawUsage, value_at
 from goproxy.core.sse import Event
 from goproxy.core.usage import Usage
@@ -53,6 +53,7 @@ class OpenAIMeter(Meter):
 
     counts = COUNTS
     content = content_of("content", "reasoning_content", "reasoning", "refusal", "arguments")
+    plain_content = frozenset({b"content", b"refusal", b"arguments"})
 
     def __init__(self, *, stream: bool) -> None:
         super().__init__(stream=stream)
@@ -81,6 +82,18 @@ class OpenAIMeter(Meter):
         self._name_model(document.get("model"))
         self._take_usage(document)
         self._take_error(document, is_error=event.name == b"error")
+
+    def _pick(self, events: list[bytes]) -> Sequence[bytes] | None:
+        if self._model is None or self._told.tokens:
+            return None
+        text = b"\n\n".join(events)
+        if b'"error"' in text or (b'"usage"' in text and _TELLS_USAGE.search(text) is not None):
+            return None
+        return [
+            event
+            for event in events
+            if not (event.startswith(b"data: {") and b'"choices"' in event and b"\n" not in event)
+        ]
 
     def _must_be_parsed(self, data: bytes) -> bool:
         """Whether a chunk says more than its content. Events are parsed, too, until one has named the model."""
@@ -111,7 +124,7 @@ class OpenAIMeter(Meter):
     def _generated(self, data: bytes | bytearray) -> int:
         """Bytes of generated content. Some upstreams tell the reasoning twice, by both of its names."""
         total = reasoning = reasoning_content = 0
-        for name, text in self.content.findall(data, max(data.find(b'"delta"'), 0)):
+        for name, text in self.content.findall(data, max(data.find(DELTA), 0)):
             length = string_bytes(text)
             total += length
             if name == b"reasoning":

@@ -1,7 +1,8 @@
 """What tokens cost: list price by kind and day and length of the prompt, times the upstream's multiplier.
 
 Money is integer nano-dollars (10⁻⁹ USD). Prices and multipliers are `Decimal` as they were written; every sum is exact
-(`Fraction`), and one rounding at the end, half to even, makes it nano-dollars. No float comes near it.
+(integers over a common denominator), and one rounding at the end, half to even, makes it nano-dollars. No float comes
+near it.
 
 A kind that the price book does not name is never free: writing to a cache for an hour costs what writing for five
 minutes costs, writing to and reading from a cache cost what input costs, and reasoning costs what output costs.
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from fractions import Fraction
+from functools import cached_property
 
 from goproxy.core.usage import Usage
 
@@ -38,7 +39,7 @@ _INSTEAD = {
 """Whose price holds where a kind has none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tier:
     """List prices in USD per million tokens, for prompts of up to so many tokens (None: of any length)."""
 
@@ -50,6 +51,22 @@ class Tier:
         while kind not in self.prices:
             kind = _INSTEAD[kind]
         return self.prices[kind]
+
+    @cached_property
+    def written(self) -> Mapping[str, str]:
+        """The price of each of `KINDS`, as a decimal string."""
+        return {kind: written(self.price(kind)) for kind in KINDS}
+
+    @cached_property
+    def denominator(self) -> int:
+        """What makes an integer of every price here."""
+        return math.lcm(*(self.price(kind).as_integer_ratio()[1] for kind in KINDS))
+
+    @cached_property
+    def numerators(self) -> Mapping[str, int]:
+        """The price of each of `KINDS`, times `denominator`."""
+        ratios = {kind: self.price(kind).as_integer_ratio() for kind in KINDS}
+        return {kind: numerator * (self.denominator // over) for kind, (numerator, over) in ratios.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +108,12 @@ def tier_for(version: PriceVersion, prompt_tokens: int) -> Tier:
 
 def cost(usage: Usage, tier: Tier, multiplier: Decimal) -> int:
     """The cost in nano-dollars, rounded once, half to even."""
-    dollars_per_million = sum(tokens * Fraction(tier.price(kind)) for kind, tokens in _by_kind(usage))
-    return round(dollars_per_million * Fraction(multiplier) * _PER_TOKEN)
+    prices = tier.numerators
+    dollars_per_million = sum(tokens * prices[kind] for kind, tokens in _by_kind(usage) if tokens)
+    numerator, denominator = multiplier.as_integer_ratio()
+    denominator *= tier.denominator
+    whole, rest = divmod(dollars_per_million * numerator * _PER_TOKEN, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))
 
 
 def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, day: date) -> Priced:
@@ -102,7 +123,7 @@ def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, d
     return Priced(
         cost=cost(usage, tier, multiplier),
         price_version=version.effective_from,
-        prices={kind: written(tier.price(kind)) for kind in KINDS},
+        prices=tier.written,
         tier_up_to=tier.up_to_prompt_tokens,
         multiplier=written(multiplier),
     )
@@ -114,22 +135,32 @@ def worst_case(version: PriceVersion, multiplier: Decimal, input_tokens: int, ou
     The prompt may be shorter than `input_tokens`, so that every tier that begins below them counts, with the part of
     them that fits into it; each token at the dearest price that its side of the request has there.
     """
-    dearest = Fraction(0)
+    dearest, over = 0, 1
     for tier in version.tiers:
-        limit = tier.up_to_prompt_tokens
+        limit, prices = tier.up_to_prompt_tokens, tier.numerators
         prompt = input_tokens if limit is None else min(input_tokens, limit)
-        a_prompt_token = max(tier.price(kind) for kind in ("input", "cache_write_5m", "cache_write_1h", "cache_read"))
-        an_output_token = max(tier.price("output"), tier.price("reasoning"))
-        dearest = max(dearest, prompt * Fraction(a_prompt_token) + output_tokens * Fraction(an_output_token))
+        a_prompt_token = max(prices[kind] for kind in ("input", "cache_write_5m", "cache_write_1h", "cache_read"))
+        an_output_token = max(prices["output"], prices["reasoning"])
+        here = prompt * a_prompt_token + output_tokens * an_output_token
+        if here * over > dearest * tier.denominator:
+            dearest, over = here, tier.denominator
         if limit is not None and input_tokens <= limit:
             break
-    return math.ceil(dearest * Fraction(multiplier) * _PER_TOKEN)
+    numerator, denominator = multiplier.as_integer_ratio()
+    return -(-dearest * numerator * _PER_TOKEN // (over * denominator))
 
 
 def written(number: Decimal) -> str:
     """A number without exponent and without zeros that say nothing: 5.40 and 5.4 are one price."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def dollars(nanodollars: int) -> str:
+    """An amount as people read it: to the nano-dollar, without zeros that say nothing."""
+    whole, rest = divmod(nanodollars, NANODOLLARS)
+    decimals = f"{rest:09}".rstrip("0")
+    return f"${whole}.{decimals:0<2}"
 
 
 def _by_kind(usage: Usage) -> Iterator[tuple[str, int]]:

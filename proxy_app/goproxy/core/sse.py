@@ -44,6 +44,19 @@ class EventReader:
         self._data: bytes | bytearray | None = None
         self._is_too_long = False
 
+    @property
+    def is_between_events(self) -> bool:
+        """Nothing of the next event has come."""
+        return not (self._mark or self._is_after_cr or self._line or self._is_skipping) and (
+            self._data is None and not self._name and not self._is_too_long
+        )
+
+    def begin(self, data: bytes) -> bool:
+        """Whether the stream has begun, or begins with `data` and without a byte order mark."""
+        if self._mark == b"" and data[:1] != _MARK[:1]:
+            self._mark = None
+        return self._mark is None
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that end in this piece."""
         if self._mark is not None:

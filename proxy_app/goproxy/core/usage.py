@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 MAX_TOKENS = 1_000_000_000
@@ -35,7 +35,14 @@ class Usage:
 
     def to_json(self) -> dict[str, int]:
         """The counts by name."""
-        return asdict(self)
+        return {
+            "input": self.input,
+            "cache_write_5m": self.cache_write_5m,
+            "cache_write_1h": self.cache_write_1h,
+            "cache_read": self.cache_read,
+            "output": self.output,
+            "reasoning": self.reasoning,
+        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Usage:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import date
 
 from aiohttp import web
-from multidict import CIMultiDictProxy
 
 from goproxy.config import Config, Endpoint, Model
+from goproxy.core.headers import Headers
 from goproxy.core.key_snapshot import LimitedKey
 from goproxy.core.ledger import Hold
-from goproxy.core.pricing import NANODOLLARS, version_in_force, worst_case
+from goproxy.core.pricing import dollars, version_in_force, worst_case
 from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable
@@ -35,7 +35,7 @@ class Admitted:
     """By us, and not by the client, who must not see it."""
 
 
-def authenticate(headers: CIMultiDictProxy[str], books: Books, staleness_seconds: float) -> LimitedKey:
+def authenticate(headers: Headers, books: Books, staleness_seconds: float) -> LimitedKey:
     """The key that this request shows.
 
     Raises:
@@ -123,17 +123,15 @@ def _whose(wallet: str) -> str:
     return "your key's spending limit" if wallet.startswith("key:") else "your account"
 
 
-def dollars(nanodollars: int) -> str:
-    """An amount as people read it: to the nano-dollar, without zeros that say nothing."""
-    whole, rest = divmod(nanodollars, NANODOLLARS)
-    decimals = f"{rest:09}".rstrip("0")
-    return f"${whole}.{decimals:0<2}"
-
-
-def _presented(headers: CIMultiDictProxy[str]) -> set[str]:
+def _presented(headers: Headers) -> set[str]:
     """The keys that a request shows. Clients configured twice (a key and a token) send both headers."""
-    keys = headers.getall("x-api-key", [])
-    bearers = headers.getall("authorization", [])
+    keys, bearers = [], []
+    for name, value in headers:
+        match name.lower():
+            case "x-api-key":
+                keys.append(value)
+            case "authorization":
+                bearers.append(value)
     if len(keys) > 1 or len(bearers) > 1:
         return set()
     tokens = [value[len(_BEARER) :] for value in bearers if value[: len(_BEARER)].lower() == _BEARER]
@@ -197,20 +195,36 @@ def admit(body: bytes, config: Config, *, asks_for_usage: bool = False) -> Admit
     return Admitted(model, asked.stream, body, asked, usage_was_asked_for=wanted is not asked)
 
 
+def check_encoding(headers: Headers) -> None:
+    """Take a body only as it is.
+
+    Raises:
+        Refusal: it is packed.
+    """
+    for name, value in headers:
+        if name.lower() == "content-encoding" and value.lower() != "identity":
+            raise Refusal(
+                Fault.INVALID_REQUEST, "The request body is compressed. Send it plain, without Content-Encoding."
+            )
+
+
+def check_size(size: int, limit: int) -> None:
+    """Take a body of at most `limit` bytes.
+
+    Raises:
+        Refusal: it is longer.
+    """
+    if size > limit:
+        raise Refusal(Fault.TOO_LARGE, f"The request body is larger than {limit} bytes, which is the limit here.")
+
+
 async def read_body(request: web.Request, limit: int, patience: float) -> bytes:
     """The whole body of a request.
 
     Raises:
-        Refusal: it is larger than `limit` bytes, packed, cut short, or pauses for longer than `patience` seconds.
+        Refusal: it is larger than `limit` bytes, cut short, or pauses for longer than `patience` seconds.
     """
-    too_large = Refusal(Fault.TOO_LARGE, f"The request body is larger than {limit} bytes, which is the limit here.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(
-            Fault.INVALID_REQUEST,
-            "The request body is compressed. Send it plain, without Content-Encoding.",
-        )
-    if (request.content_length or 0) > limit:
-        raise too_large
+    check_size(request.content_length or 0, limit)
     body = bytearray()
     try:
         while True:
@@ -219,8 +233,7 @@ async def read_body(request: web.Request, limit: int, patience: float) -> bytes:
             if not piece:
                 return bytes(body)
             body += piece
-            if len(body) > limit:
-                raise too_large
+            check_size(len(body), limit)
     except TimeoutError:
         raise Refusal(Fault.SLOW_UPLOAD, f"The request body paused for more than {patience:g} s.") from None
     except web.RequestPayloadError:

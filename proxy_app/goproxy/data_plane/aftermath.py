@@ -11,12 +11,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-import aiohttp
-
 from goproxy.core.ledger import Row
 from goproxy.core.wire import Refusal
 from goproxy.data_plane.drain import Drains
 from goproxy.data_plane.exchange import Exchange
+from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord, log, told
 
 _SETTLING = 3.0
@@ -41,7 +40,7 @@ class Aftermath:
         self._told_of = told_of
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def of_answer(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
+    def of_answer(self, exchange: Exchange, answer: Answer) -> None:
         """The handler is done with an answer that had begun, in whatever way."""
         if exchange.record.outcome in _LEFT and not exchange.is_whole:
             self._start(self._drain(exchange, answer))
@@ -49,7 +48,7 @@ class Aftermath:
             answer.close()
             self._start(self._settle(exchange))
 
-    def of_sending(self, exchange: Exchange, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
+    def of_sending(self, exchange: Exchange, sending: asyncio.Task[Answer]) -> None:
         """The handler is done before an answer had begun, and the upstream may have the request."""
         self._start(self._await_answer(exchange, sending))
 
@@ -74,7 +73,7 @@ class Aftermath:
         if self._tasks:  # their holds are in the journal: the next start makes rows of them
             log("leaving with requests that could not be settled", level=logging.ERROR, exchanges=len(self._tasks))
 
-    async def _await_answer(self, exchange: Exchange, sending: asyncio.Task[aiohttp.ClientResponse]) -> None:
+    async def _await_answer(self, exchange: Exchange, sending: asyncio.Task[Answer]) -> None:
         record = exchange.record
         outcome = record.outcome
         answer = None
@@ -95,7 +94,7 @@ class Aftermath:
             exchange.begin(answer)
             await self._drain(exchange, answer)
 
-    async def _drain(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> None:
+    async def _drain(self, exchange: Exchange, answer: Answer) -> None:
         try:
             ended = await self._drains.drain(answer, exchange.take)
             if ended.is_whole:

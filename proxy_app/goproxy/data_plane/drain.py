@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import aiohttp
-from aiohttp.http import HttpProcessingError
+from goproxy.data_plane.upstream_connection import Answer
 
 T = TypeVar("T")
 
@@ -27,14 +26,6 @@ class DrainEnd(StrEnum):
     def is_whole(self) -> bool:
         """Whether all of the body was read."""
         return self is DrainEnd.WHOLE
-
-
-class Answer(Protocol):
-    """What of an aiohttp.ClientResponse is needed. Its owner closes it."""
-
-    @property
-    def content(self) -> aiohttp.StreamReader:
-        """The body."""
 
 
 class Drains:
@@ -64,7 +55,7 @@ class Drains:
         self._limits.add(limit)
         try:
             async with limit:
-                return await self._read(answer.content, feed)
+                return await _Reading(answer, feed, self._bytes).run()
         except TimeoutError:
             return DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_LONG
         finally:
@@ -93,17 +84,37 @@ class Drains:
             if not limit.expired():
                 limit.reschedule(now)
 
-    async def _read(self, body: aiohttp.StreamReader, feed: Callable[[bytes], object]) -> DrainEnd:
-        left = self._bytes
-        while left > 0:
-            try:
-                piece = await body.readany()
-            except (aiohttp.ClientError, HttpProcessingError, OSError):
-                # What arrived before the break is in the reader, which refuses to give it out (as in relay.py).
-                feed(body._read_nowait(-1))
-                return DrainEnd.BROKEN
-            if not piece:
-                return DrainEnd.WHOLE
-            feed(piece)
-            left -= len(piece)
-        return DrainEnd.WHOLE if body.at_eof() else DrainEnd.TOO_LARGE
+
+class _Reading:
+    """One answer, read for the count alone."""
+
+    def __init__(self, answer: Answer, feed: Callable[[bytes], object], most: int) -> None:
+        self._answer = answer
+        self._feed = feed
+        self._left = most
+        self._over: asyncio.Future[DrainEnd] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> DrainEnd:
+        self._answer.resume()
+        self._answer.pass_to(self)
+        try:
+            return await self._over
+        finally:
+            self._answer.pass_to(None)
+
+    def take(self, piece: bytes) -> None:
+        self._feed(piece)
+        self._left -= len(piece)
+        if self._left <= 0:
+            self._answer.pause()  # if it is over by now, that shows before anything else does
+            asyncio.get_running_loop().call_soon(self._end, DrainEnd.TOO_LARGE)
+
+    def ended(self) -> None:
+        self._end(DrainEnd.WHOLE)
+
+    def broke_off(self) -> None:
+        self._end(DrainEnd.BROKEN)
+
+    def _end(self, how: DrainEnd) -> None:
+        if not self._over.done():
+            self._over.set_result(how)

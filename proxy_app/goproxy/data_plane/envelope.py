@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from goproxy.config import Config
+from goproxy.core.headers import Headers
 from goproxy.core.protocols import ANTHROPIC, OPENAI
 from goproxy.core.wire import Fault, Refusal, WireProtocol, compact
+from goproxy.data_plane.client import Client
 from goproxy.data_plane.observer import Observer
-from goproxy.hosting import PRIVATE_PATHS, Stay, is_gone, new_request_id
+from goproxy.hosting import PRIVATE_PATHS, Stay, new_request_id
 from goproxy.observe import Outcome, RequestRecord, log, told
-
-RECORD = web.RequestKey("record", RequestRecord)
 
 _CLIENT_CLOSED = 499
 """nginx's word in the log for a client that left before there was an answer."""
@@ -33,77 +34,126 @@ def shape_for(request: web.Request) -> WireProtocol:
     return ANTHROPIC if "anthropic-version" in request.headers else OPENAI
 
 
-def id_headers(record: RequestRecord) -> dict[str, str]:
+def id_headers(record: RequestRecord) -> Headers:
     """The request's id, under the names that clients look for."""
-    ids = {"X-Request-Id": record.request_id}
-    return ids | {"request-id": record.request_id} if record.protocol == ANTHROPIC.name else ids
+    ids = [("X-Request-Id", record.request_id)]
+    return [*ids, ("request-id", record.request_id)] if record.protocol == ANTHROPIC.name else ids
 
 
-def envelope(config: Config, observer: Observer, stay: Stay) -> Middleware:
-    """The middleware around everything that clients can reach."""
+class Envelope:
+    """Surrounds the requests of one proxy."""
 
-    @web.middleware
-    async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in PRIVATE_PATHS:
-            return await handler(request)
-        route = request.match_info.route.name or "none"
-        record = RequestRecord(new_request_id(), route, shape_for(request).name)
-        request[RECORD] = record
-        observer.begin(record)
+    def __init__(self, config: Config, observer: Observer, stay: Stay) -> None:
+        self._config = config
+        self._observer = observer
+        self._stay = stay
+
+    async def around(
+        self,
+        client: Client,
+        route: str,
+        protocol: WireProtocol,
+        serve: Callable[[RequestRecord], Awaitable[None]],
+    ) -> None:
+        """Serve a request whose answer is written to `client`; a refusal is written here."""
+        record = RequestRecord(new_request_id(), route, protocol.name)
+        self._observer.begin(record)
         try:
-            response = await _answer(request, handler)
+            try:
+                if self._stay.leaving:
+                    raise Refusal(Fault.UNAVAILABLE, "The gateway is being restarted. Try again.")
+                await serve(record)
+            except Refusal as refusal:
+                body = _refusal(refusal, record, protocol)
+                headers = [("Content-Type", "application/json"), *refusal.headers.items(), *id_headers(record)]
+                client.whole(record.status, headers, body)
+            except Exception as error:
+                body = _failure(error, record, protocol)
+                if client.has_begun:
+                    client.break_off()
+                else:
+                    headers = [("Content-Type", "application/json"), *id_headers(record)]
+                    client.whole(record.status, headers, body)
         except asyncio.CancelledError:
             if not record.status:
                 record.status = _CLIENT_CLOSED
-                record.outcome = Outcome.CLIENT_GONE if is_gone(request) else Outcome.SHUTDOWN
+                record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
             raise
         finally:
             if not record.is_paid:  # otherwise aftermath.py, once it is settled
-                observer.end(record)
-        return response
+                self._observer.end(record)
 
-    async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        record = request[RECORD]
+    def middleware(self, but: Collection[str]) -> Middleware:
+        """The same around what aiohttp answers; the routes in `but` are surrounded by `around`."""
+
+        @web.middleware
+        async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
+            route = request.match_info.route.name or "none"
+            if request.path in PRIVATE_PATHS or route in but:
+                return await handler(request)
+            protocol = shape_for(request)
+            record = RequestRecord(new_request_id(), route, protocol.name)
+            self._observer.begin(record)
+            try:
+                response = await self._answer(request, handler, record, protocol)
+            except asyncio.CancelledError:
+                record.status, record.outcome = _CLIENT_CLOSED, Outcome.CLIENT_GONE
+                raise
+            finally:
+                self._observer.end(record)
+            return response
+
+        return surround
+
+    async def _answer(
+        self, request: web.Request, handler: Handler, record: RequestRecord, protocol: WireProtocol
+    ) -> web.StreamResponse:
+        headers: dict[str, str] = {}
         try:
-            if stay.leaving:
+            if self._stay.leaving:
                 raise Refusal(Fault.UNAVAILABLE, "The gateway is being restarted. Try again.")
             response = await handler(request)
-        except Refusal as refusal:
-            return _refused(refusal, request)
-        except web.HTTPMethodNotAllowed as wrong:
-            allowed = ", ".join(sorted(wrong.allowed_methods))
-            message = f"{request.method} does not work here. Allowed: {allowed}."
-            return _refused(Refusal(Fault.WRONG_METHOD, message, headers={"Allow": allowed}), request)
-        except web.HTTPNotFound:
-            return _refused(Refusal(Fault.UNKNOWN_PATH, _where_to(config, request)), request)
-        except Exception as error:
-            log("request failed", level=logging.ERROR, request_id=record.request_id, **told(error))
-            return _refused(
-                Refusal(Fault.INTERNAL, "The gateway failed. The request id tells its operator more."),
-                request,
-            )
-        if not response.prepared:
             record.status, record.outcome = response.status, Outcome.OK
             record.bytes_out = response.content_length or 0
-            response.headers.update(id_headers(record))
+            record.account = request.get(ACCOUNT)
+        except Refusal as refusal:
+            headers = refusal.headers
+            response = _response(_refusal(refusal, record, protocol), record)
+        except web.HTTPMethodNotAllowed as wrong:
+            allowed = ", ".join(sorted(wrong.allowed_methods))
+            headers = {"Allow": allowed}
+            message = f"{request.method} does not work here. Allowed: {allowed}."
+            response = _response(_refusal(Refusal(Fault.WRONG_METHOD, message), record, protocol), record)
+        except web.HTTPNotFound:
+            nowhere = Refusal(Fault.UNKNOWN_PATH, _where_to(self._config, request))
+            response = _response(_refusal(nowhere, record, protocol), record)
+        except Exception as error:
+            response = _response(_failure(error, record, protocol), record)
+        response.headers.update({**headers, **dict(id_headers(record))})
         return response
 
-    return surround
+
+ACCOUNT = web.RequestKey("account", str)
 
 
-def _refused(refusal: Refusal, request: web.Request) -> web.Response:
-    record = request[RECORD]
+def _response(body: bytes, record: RequestRecord) -> web.Response:
+    return web.Response(status=record.status, body=body, content_type="application/json")
+
+
+def _refusal(refusal: Refusal, record: RequestRecord, protocol: WireProtocol) -> bytes:
+    """The body that says so."""
     record.status = refusal.fault.status
     if record.outcome is Outcome.INTERNAL_ERROR and refusal.fault is not Fault.INTERNAL:
         record.outcome = Outcome.REFUSED
-    body = compact(shape_for(request).error(refusal.fault, refusal.message, record.request_id))
+    body = compact(protocol.error(refusal.fault, refusal.message, record.request_id))
     record.bytes_out = len(body)
-    return web.Response(
-        status=record.status,
-        body=body,
-        content_type="application/json",
-        headers={**refusal.headers, **id_headers(record)},
-    )
+    return body
+
+
+def _failure(error: Exception, record: RequestRecord, protocol: WireProtocol) -> bytes:
+    log("request failed", level=logging.ERROR, request_id=record.request_id, **told(error))
+    refusal = Refusal(Fault.INTERNAL, "The gateway failed. The request id tells its operator more.")
+    return _refusal(refusal, record, protocol)
 
 
 def _where_to(config: Config, request: web.Request) -> str:

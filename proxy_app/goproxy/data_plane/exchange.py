@@ -11,14 +11,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
-import aiohttp
-
 from goproxy.config import Model
 from goproxy.core.ledger import Hold, Row, settle
 from goproxy.core.meter import Meter
 from goproxy.core.usage import Usage
 from goproxy.core.usage_chunk import UsageChunkFilter
 from goproxy.core.wire import WireProtocol
+from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import RequestRecord
 
 EVENT_STREAM = "text/event-stream"
@@ -66,7 +65,7 @@ class Exchange:
         self._note_at = 0.0
         self._piece_at = 0.0
 
-    def begin(self, answer: aiohttp.ClientResponse) -> None:
+    def begin(self, answer: Answer) -> None:
         """The head of the answer is there."""
         is_stream = answer.content_type == EVENT_STREAM
         self._meter = self._protocol.meter(stream=is_stream)
@@ -96,7 +95,7 @@ class Exchange:
         """The settlement, from what was seen by now."""
         return settle(
             self.hold,
-            reading=self._meter.reading(),
+            reading=self._meter.reading(counts_exact=False),
             drained=self.drained,
             status=self.record.upstream_status,
             outcome=self.record.outcome,
@@ -109,7 +108,7 @@ class Exchange:
         )
 
     def _note(self) -> None:
-        usage = self._meter.reading().usage
+        usage = self._meter.usage()
         if usage is not None and usage != self._noted:
             self._noted = usage
             self._notes.progress(self.hold.id, usage)

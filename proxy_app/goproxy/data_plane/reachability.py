@@ -10,9 +10,8 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from goproxy.config import Config, Endpoint
+from goproxy.data_plane.upstream_connection import InvalidAnswer, NoAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,6 @@ async def _try(endpoint: Endpoint, config: Config, tls: ssl.SSLContext) -> Reach
 
 def why(error: BaseException) -> str:
     """A failed connection in a few words, without addresses and without a library's vocabulary."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        error = error.certificate_error
-    elif isinstance(error, aiohttp.ClientConnectorError):
-        error = error.os_error
     match error:
         case socket.gaierror():
             return "its name does not resolve"
@@ -67,9 +62,9 @@ def why(error: BaseException) -> str:
             return "no connection in time"
         case ConnectionRefusedError():
             return "connection refused"
-        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | aiohttp.ClientOSError():
+        case NoAnswer() | ConnectionResetError():
             return "it closed the connection without an answer"
-        case aiohttp.ClientResponseError():
+        case InvalidAnswer():
             return "its answer is not valid HTTP"
         case OSError() if error.errno:
             return os.strerror(error.errno).lower()

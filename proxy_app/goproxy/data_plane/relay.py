@@ -1,32 +1,23 @@
-"""The path of the bytes of an answer: every piece goes to the client as it came, and waits until it is taken.
+"""The path of the bytes of an answer: every piece goes to the client as it came, in the callback that brought it.
 
-An end is only written where the upstream wrote one. An answer that breaks off breaks off at the client too; one that
-stalls ends in the protocol's own error event, if it is an event stream, and then breaks off as well. Beside the path
-stands a `Tap`, which sees every piece before the client gets it.
+Nothing runs between two pieces, and no more is read while the client is slow. An end is only written where the
+upstream wrote one. An answer that breaks off breaks off at the client too; one that stalls ends in the protocol's own
+error event, if it is an event stream, and then breaks off as well. Beside the path stands a `Tap`, which sees every
+piece before the client gets it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
-from collections.abc import Mapping
-from contextlib import suppress
 from typing import Protocol
 
-import aiohttp
-from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpVersion11
-
-from goproxy.core.headers import to_client
+from goproxy.core.headers import Headers, to_client
 from goproxy.core.wire import Fault, WireProtocol
+from goproxy.data_plane.client import Client
 from goproxy.data_plane.exchange import EVENT_STREAM
-from goproxy.data_plane.upstream import Patience
-from goproxy.hosting import is_gone
+from goproxy.data_plane.patience import Patience
+from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord
-
-_LAST_PIECE = 5.0
-"""Seconds for a client to take what was on its way when the answer broke off."""
 
 
 class Tap(Protocol):
@@ -50,42 +41,42 @@ class Unmetered:
 
 
 async def relay(
-    request: web.Request,
-    answer: aiohttp.ClientResponse,
+    client: Client,
+    answer: Answer,
     protocol: WireProtocol,
     patience: Patience,
     record: RequestRecord,
-    own_headers: Mapping[str, str],
+    own_headers: Headers,
     tap: Tap,
-) -> web.StreamResponse:
-    """Pass `answer` on to the client of `request`; how that ended stands in the record afterwards."""
-    response = web.StreamResponse(status=answer.status, headers=to_client(answer.headers.items()))
-    response.headers.update(own_headers)
+) -> None:
+    """Pass `answer` on to the client; how that ended stands in the record afterwards."""
     is_event_stream = answer.content_type == EVENT_STREAM
-    if is_event_stream:
-        response.headers["X-Accel-Buffering"] = "no"  # nginx: pass each event on at once
-        response.headers.pop("Content-Length", None)  # a tap may withhold a chunk
     record.status = answer.status
-    path = _Path(request, response, patience, record, tap)
+    path = _Path(client, answer, patience, record, tap)
     ended = Outcome.INTERNAL_ERROR
     try:
-        await response.prepare(request)
-        ended = await path.run(answer)
-        if ended is Outcome.OK:
-            await response.write_eof()
-            return response
-    except ConnectionError:
-        ended = Outcome.CLIENT_GONE
+        client.begin(answer.status, _headers(answer, own_headers, is_event_stream=is_event_stream))
+        ended = await path.run()
     except asyncio.CancelledError:
-        ended = Outcome.CLIENT_GONE if is_gone(request) else Outcome.SHUTDOWN
+        ended = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
         raise
     finally:
+        path.stop()
         if ended is not Outcome.OK:
             record.outcome = ended
             if is_event_stream and (reason := _reason(ended, patience, has_begun=record.bytes_out > 0)):
-                await path.last_words(protocol.error_event(*reason, record.request_id))
-            path.break_off()
-    return response
+                path.last_words(protocol.error_event(*reason, record.request_id))
+            client.break_off()
+
+
+def _headers(answer: Answer, own_headers: Headers, *, is_event_stream: bool) -> Headers:
+    headers = to_client(answer.headers)
+    if is_event_stream:  # nginx: pass each event on at once; and no length, since a tap may withhold a chunk
+        headers = [
+            (name, value) for name, value in headers if name.lower() not in ("x-accel-buffering", "content-length")
+        ]
+        headers.append(("X-Accel-Buffering", "no"))
+    return headers + own_headers
 
 
 def _reason(ended: Outcome, patience: Patience, *, has_begun: bool) -> tuple[Fault, str] | None:
@@ -106,76 +97,108 @@ def _reason(ended: Outcome, patience: Patience, *, has_begun: bool) -> tuple[Fau
 class _Path:
     """From one upstream connection to one client connection."""
 
-    def __init__(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        patience: Patience,
-        record: RequestRecord,
-        tap: Tap,
-    ) -> None:
-        self._tap = tap
-        self._request = request
-        self._response = response
+    def __init__(self, client: Client, answer: Answer, patience: Patience, record: RequestRecord, tap: Tap) -> None:
+        self._client = client
+        self._answer = answer
         self._patience = patience
         self._record = record
+        self._tap = tap
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[Outcome] = self._loop.create_future()
+        self._moved_at = self._loop.time()
+        """When a piece came last, or the client took what was waiting for it."""
+        self._ended: Outcome | None = None
+        """The answer is over, and the client has not taken all of it."""
+        self._timer: asyncio.TimerHandle | None = None
         self._last = b"\n"
-        """The last byte that was written; a stream begins on a new line."""
+        """What was written last; a stream begins on a new line."""
 
-    async def run(self, answer: aiohttp.ClientResponse) -> Outcome:
-        """Pass on every piece of `answer`, to its end or to where it stops.
+    async def run(self) -> Outcome:
+        """Pass on every piece of the answer, to its end or to where it stops."""
+        self._client.watcher = self
+        self._watch()
+        self._answer.pass_to(self)
+        self._client.flush()
+        return await self._over
 
-        Raises:
-            ConnectionError: the client is gone.
-        """
-        while True:
-            deadline = self._patience.for_piece(first=self._record.bytes_out == 0)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    piece = await answer.content.readany()
-            except TimeoutError:
-                is_over = self._patience.is_over()
-                return Outcome.UPSTREAM_TIMEOUT if is_over else Outcome.UPSTREAM_STALLED
-            except (aiohttp.ClientError, HttpProcessingError, OSError):
-                # What arrived before the break waits in the reader, which refuses to give it out any more: the one
-                # place where a private name of aiohttp is needed (tests/test_truncation.py holds it in place).
-                rest = answer.content._read_nowait(-1)
-                return await self._write(self._tap.take(rest)) or Outcome.UPSTREAM_TRUNCATED
-            if not piece:
-                return await self._write(self._tap.end()) or Outcome.OK
-            if stopped := await self._write(self._tap.take(piece)):
-                return stopped
+    def stop(self) -> None:
+        """Pass on no more."""
+        self._client.watcher = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._answer.pass_to(None)
 
-    async def last_words(self, event: bytes) -> None:
+    def last_words(self, event: bytes) -> None:
         """Write an event into a stream that ends here, on a line of its own."""
-        with suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(1):
-                await self._response.write(event if self._last == b"\n" else b"\n" + event)
+        if not self._client.is_gone:
+            self._client.write(event if self._last.endswith(b"\n") else b"\n" + event)
 
-    def break_off(self) -> None:
-        """Close the client's connection without the end that HTTP would want, so that nobody takes it for one."""
-        transport = self._request.transport
-        if transport is None:
-            return
-        if self._request.version < HttpVersion11:
-            # In HTTP/1.0 a closed connection is how a whole answer ends. Only a reset can say that it is not.
-            connection = transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            transport.abort()
-            return
-        transport.close()
-        asyncio.get_running_loop().call_later(_LAST_PIECE, transport.abort)
+    # From the upstream.
 
-    async def _write(self, piece: bytes) -> Outcome | None:
-        if not piece:
-            return None
-        if not self._record.bytes_out:
-            self._record.first_byte_ms = self._record.age_ms()
-        try:
-            async with asyncio.timeout_at(self._patience.for_client()):
-                await self._response.write(piece)
-        except TimeoutError:
-            return Outcome.CLIENT_STALLED
-        self._record.bytes_out += len(piece)
-        self._last = piece[-1:]
-        return None
+    def take(self, piece: bytes) -> None:
+        self._moved_at = self._loop.time()
+        self._write(self._tap.take(piece))
+
+    def ended(self) -> None:
+        self._write(self._tap.end())
+        self._end(Outcome.OK)
+
+    def broke_off(self) -> None:
+        self._end(Outcome.UPSTREAM_TRUNCATED)
+
+    # From the client.
+
+    def client_is_full(self) -> None:
+        self._moved_at = self._loop.time()
+        self._answer.pause()
+        self._watch()
+
+    def client_takes_more(self) -> None:
+        self._moved_at = self._loop.time()
+        if self._ended is not None:
+            self._finish(self._ended)
+        else:
+            self._answer.resume()
+
+    def _write(self, piece: bytes) -> None:
+        if not piece or self._over.done():
+            return
+        record = self._record
+        if not record.bytes_out:
+            record.first_byte_ms = record.age_ms()
+        record.bytes_out += len(piece)
+        self._last = piece
+        self._client.write(piece)
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._client.is_full:
+            self._ended = outcome
+        else:
+            self._finish(outcome)
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self._over.done():
+            return
+        if outcome is Outcome.OK:
+            self._client.finish()
+        self._over.set_result(outcome)
+
+    def _watch(self) -> None:
+        """Look at the clock when something must have moved by then. A piece moves the deadline, and not the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline(), self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() < self._deadline():
+            self._watch()
+        elif self._client.is_full:
+            self._finish(Outcome.CLIENT_STALLED)
+        else:
+            is_over = self._patience.is_over()
+            self._finish(Outcome.UPSTREAM_TIMEOUT if is_over else Outcome.UPSTREAM_STALLED)
+
+    def _deadline(self) -> float:
+        if self._client.is_full:
+            return self._patience.for_client(self._moved_at)
+        return self._patience.for_piece(self._moved_at, first=self._record.bytes_out == 0)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
-import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from yarl import URL
 
 from goproxy.config import Config, Endpoint
 from goproxy.core.headers import Headers, UnsendableHeader, to_upstream
 from goproxy.core.key_snapshot import LimitedKey
-from goproxy.core.protocols import OPENAI
+from goproxy.core.protocols import ANTHROPIC, OPENAI
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.admission import (
     Admitted,
     admit,
     authenticate,
+    check_encoding,
     check_permission,
+    check_size,
     endpoint_for,
     hold_for,
     model_for,
@@ -28,14 +30,55 @@ from goproxy.data_plane.admission import (
 )
 from goproxy.data_plane.aftermath import Aftermath
 from goproxy.data_plane.books import Books
-from goproxy.data_plane.envelope import RECORD, id_headers, shape_for
+from goproxy.data_plane.client import Client
+from goproxy.data_plane.envelope import ACCOUNT, Envelope, id_headers, shape_for
 from goproxy.data_plane.exchange import Exchange
+from goproxy.data_plane.front import Connection, Serve
 from goproxy.data_plane.observer import Observer
+from goproxy.data_plane.patience import Patience
+from goproxy.data_plane.plain_request import PlainRequest
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.relay import Unmetered, relay
-from goproxy.data_plane.upstream import Patience, Upstream
-from goproxy.hosting import Stay, is_gone
+from goproxy.data_plane.upstream import Upstream
+from goproxy.data_plane.upstream_connection import Answer
+from goproxy.hosting import Stay
 from goproxy.observe import Outcome, RequestRecord
+
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path whose requests are passed to the upstream's endpoint of a protocol, or to a path below it.
+
+    What is below an endpoint (counting tokens) costs nothing: it is limited, and not billed.
+    """
+
+    name: str
+    protocol: WireProtocol
+    below: str = ""
+
+    @property
+    def path(self) -> str:
+        return self.protocol.path + self.below
+
+
+ROUTES = (
+    Route("messages", ANTHROPIC),
+    Route("count_tokens", ANTHROPIC, "/count_tokens"),
+    Route("chat_completions", OPENAI),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client asks, by whichever lane it came."""
+
+    query: str
+    headers: Headers
+    body: Callable[[], Awaitable[bytes]]
+    client: Client
+    record: RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,44 +92,82 @@ class Gateway:
     aftermath: Aftermath
     observer: Observer
     stay: Stay
+    envelope: Envelope
 
-    def forwarding(self, protocol: WireProtocol, below: str = "") -> Handler:
-        """The handler that passes requests to the upstream's endpoint of a protocol, or to a path below it.
+    def plain(self) -> Mapping[str, Serve]:
+        """Who serves the plain requests, by path."""
+        return {route.path: self._serving(route) for route in ROUTES}
 
-        What is below an endpoint (counting tokens) costs nothing: it is limited, and not billed.
-        """
+    def _serving(self, route: Route) -> Serve:
+        async def serve(request: PlainRequest, client: Client) -> None:
+            async def body() -> bytes:
+                return request.body
 
-        async def handler(request: web.Request) -> web.StreamResponse:
-            record = request[RECORD]
-            key = self._authenticate(request)
-            endpoint = endpoint_for(protocol, self.config)
-            self.limits.admit(key)
-            body = await read_body(request, self.config.max_body_bytes, self.config.timeouts.idle)
-            record.bytes_in = len(body)
-            admitted = admit(body, self.config, asks_for_usage=protocol is OPENAI and self.config.include_usage)
-            record.model, record.stream = admitted.model.id, admitted.stream
-            check_permission(key, self.config.upstream, admitted.model)
-            sending = _Sending(endpoint, _target(endpoint, below, request), self._headers(request, endpoint), admitted)
-            if below:
-                return await self._forward(request, sending)
-            return await self._forward_paid(request, sending, key)
+            async def forward(record: RequestRecord) -> None:
+                await self._forward(route, Asked(request.query, request.headers, body, client, record))
 
-        return handler
+            await self.envelope.around(client, route.name, route.protocol, forward)
 
-    async def _forward(self, request: web.Request, sending: _Sending) -> web.StreamResponse:
+        return serve
+
+    def handler(self, route: Route) -> Handler:
+        """The same for aiohttp. Its answer is written already when it returns."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            connection = request.transport.get_protocol() if request.transport is not None else None
+            if not isinstance(connection, Connection):  # the client has left
+                raise asyncio.CancelledError
+            client = connection.client_for(is_http_1_0=request.version < (1, 1), keeps_alive=request.keep_alive)
+            query = quote(
+                request.raw_path.partition("?")[2].partition("#")[0], safe=_PRINTABLE, errors="surrogateescape"
+            )
+
+            async def body() -> bytes:
+                return await read_body(request, self.config.max_body_bytes, self.config.timeouts.idle)
+
+            async def forward(record: RequestRecord) -> None:
+                asked = Asked(f"?{query}" if query else "", list(request.headers.items()), body, client, record)
+                await self._forward(route, asked)
+
+            await self.envelope.around(client, route.name, route.protocol, forward)
+            return _Written(client)
+
+        return handle
+
+    async def _forward(self, route: Route, asked: Asked) -> None:
+        """Check a request, pass it to the upstream, and relay the answer."""
+        record, protocol = asked.record, route.protocol
+        key = authenticate(asked.headers, self.books, self.config.staleness_seconds)
+        record.account = key.account
+        endpoint = endpoint_for(protocol, self.config)
+        self.limits.admit(key)
+        check_encoding(asked.headers)
+        body = await asked.body()
+        record.bytes_in = len(body)
+        check_size(len(body), self.config.max_body_bytes)
+        admitted = admit(body, self.config, asks_for_usage=protocol is OPENAI and self.config.include_usage)
+        record.model, record.stream = admitted.model.id, admitted.stream
+        check_permission(key, self.config.upstream, admitted.model)
+        sending = _Sending(endpoint, route.below + asked.query, self._headers(asked.headers, endpoint), admitted)
+        if route.below:
+            await self._pass_on(asked, sending)
+        else:
+            await self._pass_on_paid(asked, sending, key)
+
+    async def _pass_on(self, asked: Asked, sending: _Sending) -> None:
         """Send a request that costs nothing, and relay its answer."""
-        record = request[RECORD]
+        record = asked.record
         patience = Patience(self.config.timeouts)
         answer = await self._send(sending, patience, record)
         try:
             protocol = sending.endpoint.protocol
-            return await relay(request, answer, protocol, patience, record, id_headers(record), Unmetered())
+            await relay(asked.client, answer, protocol, patience, record, id_headers(record), Unmetered())
         finally:
             answer.close()
 
-    async def _forward_paid(self, request: web.Request, sending: _Sending, key: LimitedKey) -> web.StreamResponse:
+    async def _pass_on_paid(self, asked: Asked, sending: _Sending, key: LimitedKey) -> None:
         """Set the worst case aside, send the request, relay its answer; whatever happens, it is settled once."""
-        record = request[RECORD]
+        client, record = asked.client, asked.record
         admitted, protocol = sending.admitted, sending.endpoint.protocol
         hold = hold_for(admitted, self.config, key, sending.endpoint, record.request_id)
         await set_aside(hold, self.books)
@@ -108,7 +189,7 @@ class Gateway:
             self.aftermath.of_refusal(exchange)
             raise
         except asyncio.CancelledError:
-            record.outcome = Outcome.CLIENT_GONE if is_gone(request) else Outcome.SHUTDOWN
+            record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
             self.aftermath.of_sending(exchange, asking)
             raise
         except BaseException:
@@ -116,37 +197,36 @@ class Gateway:
             raise
         exchange.begin(answer)
         try:
-            return await relay(request, answer, protocol, patience, record, id_headers(record), exchange)
+            await relay(client, answer, protocol, patience, record, id_headers(record), exchange)
         finally:
             self.aftermath.of_answer(exchange, answer)
 
-    async def _send(self, sending: _Sending, patience: Patience, record: RequestRecord) -> aiohttp.ClientResponse:
+    async def _send(self, sending: _Sending, patience: Patience, record: RequestRecord) -> Answer:
         return await self.upstream.send(
             sending.endpoint, sending.target, sending.headers, sending.admitted.body, patience, record
         )
 
-    def _authenticate(self, request: web.Request) -> LimitedKey:
-        key = authenticate(request.headers, self.books, self.config.staleness_seconds)
-        request[RECORD].account = key.account
-        return key
-
-    def _headers(self, request: web.Request, endpoint: Endpoint) -> Headers:
+    def _headers(self, headers: Headers, endpoint: Endpoint) -> Headers:
         try:
-            return to_upstream(request.headers.items(), self.upstream.credential(endpoint))
+            return to_upstream(headers, self.upstream.credential(endpoint))
         except UnsendableHeader as error:
             raise Refusal(Fault.INVALID_REQUEST, f"The header {error} holds bytes that are not text.") from None
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/models: the models of the configuration, in the shape that the client knows."""
-        self._authenticate(request)
+        self._identify(request)
         offered = [model.offered for model in self.config.models]
         return web.json_response(shape_for(request).models(offered))
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/models/{id}: one of them, by id or alias."""
-        self._authenticate(request)
+        self._identify(request)
         model = model_for(request.match_info["id"], self.config)
         return web.json_response(shape_for(request).model(model.offered))
+
+    def _identify(self, request: web.Request) -> None:
+        key = authenticate(list(request.headers.items()), self.books, self.config.staleness_seconds)
+        request[ACCOUNT] = key.account
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +234,26 @@ class _Sending:
     """A request as the upstream shall have it."""
 
     endpoint: Endpoint
-    target: URL
+    target: str
     headers: Headers
     admitted: Admitted
 
 
-def _target(endpoint: Endpoint, below: str, request: web.Request) -> URL:
-    query = request.raw_path.partition("?")[2].partition("#")[0]
-    return URL(endpoint.base_url + below + (f"?{query}" if query else ""), encoded=True)
+class _Written(web.StreamResponse):
+    """Tells aiohttp that the answer has been written, below it."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        if not client.keeps_alive:
+            self.force_close()
+        self._is_reusable = client.keeps_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._is_reusable
+
+    async def prepare(self, request: web.BaseRequest) -> None:  # noqa: ARG002 - aiohttp's
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - aiohttp's
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from aiohttp import web
 
 from goproxy.config import Config
 from goproxy.core.ledger import Row
-from goproxy.core.protocols import ANTHROPIC, OPENAI
 from goproxy.data_plane.aftermath import Aftermath
 from goproxy.data_plane.books import Books, books_for
 from goproxy.data_plane.drain import Drains
-from goproxy.data_plane.envelope import envelope
+from goproxy.data_plane.envelope import Envelope
+from goproxy.data_plane.front import Front
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.rate_limits import RateLimits
-from goproxy.data_plane.request import Gateway
+from goproxy.data_plane.request import ROUTES, Gateway
 from goproxy.data_plane.upstream import Upstream, reach
 from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, new_application
 from goproxy.observe import RequestRecord
@@ -32,19 +32,19 @@ _FOR_KEYS = 5.0
 def make_app(gateway: Gateway) -> web.Application:
     """Everything that clients and the private network can ask of one goproxy."""
     config, stay, observer = gateway.config, gateway.stay, gateway.observer
-    app = new_application(stay, envelope(config, observer, stay))
-
-    messages = gateway.forwarding(ANTHROPIC)
-    count_tokens = gateway.forwarding(ANTHROPIC, "/count_tokens")
-    chat_completions = gateway.forwarding(OPENAI)
-    app.router.add_post("/v1/messages", messages, name="messages")
-    app.router.add_post("/v1/messages/count_tokens", count_tokens, name="count_tokens")
-    app.router.add_post("/v1/chat/completions", chat_completions, name="chat_completions")
+    app = new_application(stay, gateway.envelope.middleware(but={route.name for route in ROUTES}))
+    for route in ROUTES:
+        app.router.add_post(route.path, gateway.handler(route), name=route.name)
     app.router.add_get("/v1/models", gateway.models, name="models")
     app.router.add_get("/v1/models/{id:.+}", gateway.model, name="model")
 
     add_private_routes(app, stay, lambda: readiness(config, gateway.books), observer.metrics)
     return app
+
+
+def front_of(gateway: Gateway) -> Callable[[web.Server], Front]:
+    """What stands before aiohttp's server."""
+    return lambda server: Front(server, gateway.plain(), gateway.stay)
 
 
 def readiness(config: Config, books: Books) -> Readiness:
@@ -74,7 +74,8 @@ async def gateway_for(
     drains = Drains(seconds=policy.seconds, bytes=policy.bytes, concurrent=concurrent)
     aftermath = Aftermath(books, drains, settled)
     try:
-        yield Gateway(config, books, limits, upstream, aftermath, observer, stay)
+        envelope = Envelope(config, observer, stay)
+        yield Gateway(config, books, limits, upstream, aftermath, observer, stay, envelope)
     finally:
         await aftermath.finish(stay.left_of(grace))
 
@@ -103,7 +104,7 @@ async def serve(
         observer = Observer(config.upstream, books)
         async with gateway_for(config, books, upstream, observer, stay, grace) as gateway:
             await _first_keys(books)
-            await host(make_app(gateway), stay, sockets, grace)
+            await host(make_app(gateway), stay, sockets, grace, front_of(gateway))
 
 
 async def _first_keys(books: Books) -> None:

@@ -1,4 +1,4 @@
-"""The provider's side: how it is trusted, reached, paid with our key, and how long it may take."""
+"""The provider's side: how it is trusted, reached, and paid with our key."""
 
 from __future__ import annotations
 
@@ -9,34 +9,19 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
-import aiohttp
-from aiohttp import hdrs
 from yarl import URL
 
 from goproxy.config import Endpoint, Timeouts
 from goproxy.core.headers import Headers
 from goproxy.core.wire import Fault, Refusal
+from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.reachability import why
+from goproxy.data_plane.upstream_connection import Answer, AnswerBroken
+from goproxy.data_plane.upstream_pool import UpstreamPool
 from goproxy.observe import Outcome, RequestRecord, log
 
-_READ_BUFFER = 64 * 1024
-"""aiohttp stops reading from the upstream when twice this much waits for the client."""
-
-_PIECE = 256 * 1024
-"""Bytes of a body that are written at once; a larger one waits for the upstream to take each piece."""
-
-_HEADER_LINE = 64 * 1024
-"""Bytes in a header line of an answer; aiohttp's own 8 KiB are less than what some gateways put into one."""
-
-_KEPT_ALIVE = 15.0
-"""Seconds an idle connection is kept: well below what providers' load balancers allow, so that a request seldom meets
-a connection that is just being closed. (A POST that met one is not repeated: the upstream may have run it.)"""
-
 _SECRET = re.compile(r"[!-~]+")
-
-_ADDED_BY_AIOHTTP = (hdrs.ACCEPT, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
 
 
 class UnusableSecret(Exception):
@@ -75,46 +60,16 @@ def trust(ca_directory: Path) -> ssl.SSLContext:
     return context
 
 
-class Patience:
-    """How much longer one exchange may wait. All points in time are on the event loop's clock."""
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self.timeouts = timeouts
-        self._now = asyncio.get_running_loop().time
-        self._first_byte = self._now() + timeouts.first_byte
-        self._total = self._now() + timeouts.total
-
-    def for_connection(self) -> float:
-        """Until when all must be over, while aiohttp limits the connecting itself."""
-        return self._total
-
-    def for_answer(self) -> float:
-        """The request has just been sent: until when its answer must have begun."""
-        self._first_byte = self._now() + self.timeouts.first_byte
-        return min(self._first_byte, self._total)
-
-    def for_piece(self, *, first: bool) -> float:
-        """Until when the next piece of the answer must be there."""
-        idle = self._now() + self.timeouts.idle
-        return min(max(idle, self._first_byte) if first else idle, self._total)
-
-    def for_client(self) -> float:
-        """Until when the client must have taken a piece."""
-        return min(self._now() + self.timeouts.idle, self._total)
-
-    def is_over(self) -> bool:
-        """Whether the exchange has had all the time that there is."""
-        return self._now() >= self._total
-
-
 class Upstream:
-    """One provider, reached over one pool of connections."""
+    """One provider."""
 
-    def __init__(self, name: str, secret: str, timeouts: Timeouts, session: aiohttp.ClientSession) -> None:
+    def __init__(self, name: str, secret: str, timeouts: Timeouts, tls: ssl.SSLContext) -> None:
         self.name = name
         self.timeouts = timeouts
         self._secret = secret
-        self._session = session
+        self._tls = tls
+        self._pools: dict[URL, UpstreamPool] = {}
+        self._places: dict[str, _Place] = {}
 
     def credential(self, endpoint: Endpoint) -> tuple[str, str]:
         """The header that pays at this endpoint."""
@@ -123,28 +78,26 @@ class Upstream:
     async def send(
         self,
         endpoint: Endpoint,
-        target: URL,
+        target: str,
         headers: Headers,
         body: bytes,
         patience: Patience,
         record: RequestRecord,
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send a request and wait for the head of its answer, which the caller must close.
+
+        `target`: what comes after the endpoint's own path.
 
         Raises:
             Refusal: there is no answer, or none that a client of ours should see.
         """
+        place = self._place(endpoint)
         try:
-            async with asyncio.timeout_at(patience.for_connection()) as limit:
-                answer = await self._session.post(
-                    target,
-                    headers=[*headers, ("Content-Length", str(len(body)))],
-                    data=body if len(body) <= _PIECE else _in_pieces(body),
-                    skip_auto_headers=_ADDED_BY_AIOHTTP,
-                    allow_redirects=False,
-                    trace_request_ctx=(limit, patience),
-                )
-        except aiohttp.ConnectionTimeoutError:
+            connection = place.pool.idle()
+            if connection is None:
+                async with asyncio.timeout_at(patience.for_connection()):
+                    connection = await place.pool.connect()
+        except TimeoutError:
             self._tell("upstream does not accept connections", endpoint, record)
             record.outcome = Outcome.UPSTREAM_UNREACHABLE
             raise Refusal(
@@ -152,6 +105,10 @@ class Upstream:
                 f"The upstream {self.name} did not accept a connection within "
                 f"{self.timeouts.connect:g} s. Nothing was sent to it; try again later.",
             ) from None
+        except OSError as error:
+            raise self._unreachable(error, endpoint, record) from None
+        try:
+            answer = await connection.send(place.head(target, headers, body), body, patience.for_answer())
         except TimeoutError:
             self._tell("upstream does not answer", endpoint, record)
             record.outcome = Outcome.UPSTREAM_TIMEOUT
@@ -160,11 +117,8 @@ class Upstream:
                 f"The upstream {self.name} did not begin to answer within "
                 f"{min(self.timeouts.first_byte, self.timeouts.total):g} s.",
             ) from None
-        except (aiohttp.ClientError, OSError) as error:
-            reason = why(error)
-            self._tell("upstream cannot be reached", endpoint, record, reason=reason)
-            record.outcome = Outcome.UPSTREAM_UNREACHABLE
-            raise Refusal(Fault.UPSTREAM_BROKEN, f"The upstream {self.name} cannot be reached: {reason}.") from None
+        except AnswerBroken as error:
+            raise self._unreachable(error, endpoint, record) from None
         try:
             self._check(answer, endpoint, record)
         except Refusal:
@@ -172,9 +126,28 @@ class Upstream:
             raise
         return answer
 
-    def _check(self, answer: aiohttp.ClientResponse, endpoint: Endpoint, record: RequestRecord) -> None:
+    def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            pool.close()
+
+    def _place(self, endpoint: Endpoint) -> _Place:
+        if endpoint.name not in self._places:
+            url = URL(endpoint.base_url, encoded=True)
+            if (origin := url.origin()) not in self._pools:
+                self._pools[origin] = UpstreamPool(origin, self._tls)
+            self._places[endpoint.name] = _Place(self._pools[origin], url)
+        return self._places[endpoint.name]
+
+    def _unreachable(self, error: Exception, endpoint: Endpoint, record: RequestRecord) -> Refusal:
+        reason = why(error)
+        self._tell("upstream cannot be reached", endpoint, record, reason=reason)
+        record.outcome = Outcome.UPSTREAM_UNREACHABLE
+        return Refusal(Fault.UPSTREAM_BROKEN, f"The upstream {self.name} cannot be reached: {reason}.")
+
+    def _check(self, answer: Answer, endpoint: Endpoint, record: RequestRecord) -> None:
         record.upstream_status = answer.status
-        record.upstream_request_id = answer.headers.get("request-id") or answer.headers.get("x-request-id")
+        record.upstream_request_id = answer.header("request-id") or answer.header("x-request-id")
         record.outcome = Outcome.UPSTREAM_ERROR
         if answer.status in (401, 402, 403):
             self._tell("upstream refuses our key", endpoint, record, status=answer.status)
@@ -204,30 +177,28 @@ class Upstream:
         )
 
 
+class _Place:
+    """Where an endpoint is: over which connections, and what every request to it begins with."""
+
+    def __init__(self, pool: UpstreamPool, url: URL) -> None:
+        self.pool = pool
+        port = "" if url.is_default_port() else f":{url.explicit_port}"
+        host = url.host_subcomponent or ""
+        self._path = url.raw_path
+        self._host = f"Host: {host}{port}\r\n"
+
+    def head(self, target: str, headers: Headers, body: bytes) -> bytes:
+        """The head of a request."""
+        fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        head = f"POST {self._path}{target} HTTP/1.1\r\n{self._host}{fields}Content-Length: {len(body)}\r\n\r\n"
+        return head.encode()
+
+
 @asynccontextmanager
 async def reach(name: str, secret: str, timeouts: Timeouts, tls: ssl.SSLContext) -> AsyncIterator[Upstream]:
-    """Open the pool of connections to an upstream."""
-    tracing = aiohttp.TraceConfig()
-    tracing.on_request_headers_sent.append(_sent)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=_KEPT_ALIVE),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, connect=timeouts.connect),
-        trace_configs=[tracing],
-        auto_decompress=False,
-        read_bufsize=_READ_BUFFER,
-        max_line_size=_HEADER_LINE,
-        max_field_size=_HEADER_LINE,
-    ) as session:
-        yield Upstream(name, secret, timeouts, session)
-
-
-async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:
-    for at in range(0, len(body), _PIECE):
-        yield body[at : at + _PIECE]
-
-
-async def _sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    """The connection stands and the request's head is on its way: from here on the first byte is waited for."""
-    limit, patience = context.trace_request_ctx
-    limit.reschedule(patience.for_answer())
+    """Be ready to reach an upstream, until the end of the block."""
+    upstream = Upstream(name, secret, timeouts, tls)
+    try:
+        yield upstream
+    finally:
+        upstream.close()

@@ -1,0 +1,146 @@
+"""The client's end of one request: the bytes of an answer, written below any framework.
+
+Whoever accepted the request, the fast lane or aiohttp (see front.py), the answer is written here, so that there is one
+way in which it can be framed. An answer that breaks off is closed without the end that HTTP would want, so that nobody
+takes it for a whole one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import socket
+import struct
+import time
+from email.utils import formatdate
+from typing import Protocol
+
+from goproxy.core.headers import Headers
+
+_LAST_PIECE = 5.0
+"""Seconds for a client to take what was on its way when the answer broke off."""
+
+_NO_BODY = frozenset({204, 304})
+_REASONS = {status.value: status.phrase for status in http.HTTPStatus}
+
+
+class Watcher(Protocol):
+    """Who writes to a client, and wants to know how fast that goes."""
+
+    def client_is_full(self) -> None:
+        """More waits for the client than it should: write no more."""
+
+    def client_takes_more(self) -> None:
+        """Go on."""
+
+
+class Client:
+    """Where one answer goes."""
+
+    def __init__(self, transport: asyncio.Transport, *, is_http_1_0: bool, keeps_alive: bool) -> None:
+        self._transport = transport
+        self._is_http_1_0 = is_http_1_0
+        self.keeps_alive = keeps_alive and not is_http_1_0
+        """The connection is used again after this answer."""
+        self.has_begun = False
+        """The status is on its way: there is no other answer any more."""
+        self.is_full = False
+        self.watcher: Watcher | None = None
+        self._is_chunked = False
+        self._head = b""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left."""
+        return self._transport.is_closing()
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Make the head, which goes out with the first piece, or when it is flushed.
+
+        A body without a length is chunked, or for HTTP/1.0 ended by the connection's end.
+        """
+        names = {name.lower() for name, _ in headers}
+        self._is_chunked = "content-length" not in names and status not in _NO_BODY and not self._is_http_1_0
+        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", *(f"{name}: {value}" for name, value in headers)]
+        if self._is_chunked:
+            lines.append("Transfer-Encoding: chunked")
+        if "content-type" not in names and status not in _NO_BODY:
+            lines.append("Content-Type: application/octet-stream")
+        if "date" not in names:
+            lines.append(f"Date: {_Clock.date()}")
+        if not self.keeps_alive:
+            lines.append("Connection: close")
+        lines.append("Server: goproxy\r\n\r\n")
+        self.has_begun = True
+        self._head = "\r\n".join(lines).encode()
+
+    def flush(self) -> None:
+        """Write the head, if nothing has been written yet."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def write(self, piece: bytes) -> None:
+        """Write a piece of the body; it is on its way when this returns."""
+        if self._is_chunked:
+            piece = b"%b%x\r\n%b\r\n" % (self._head, len(piece), piece)
+        elif self._head:
+            piece = self._head + piece
+        self._head = b""
+        self._transport.write(piece)
+
+    def finish(self) -> None:
+        """The body is whole."""
+        if self._is_chunked:
+            self._transport.write(self._head + b"0\r\n\r\n")
+        elif self._head:
+            self._transport.write(self._head)
+        self._head = b""
+        if not self.keeps_alive:
+            self._transport.close()
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Write a whole answer."""
+        self.begin(status, [*headers, ("Content-Length", str(len(body)))])
+        self.write(body)
+        self.finish()
+
+    def break_off(self) -> None:
+        """Close the connection in the middle of an answer."""
+        self.keeps_alive = False
+        self.flush()
+        if self._is_http_1_0:
+            # In HTTP/1.0 a closed connection is how a whole answer ends. Only a reset can say that it is not.
+            connection = self._transport.get_extra_info("socket")
+            if connection is not None and not self._transport.is_closing():
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._transport.abort()
+            return
+        self._transport.close()
+        asyncio.get_running_loop().call_later(_LAST_PIECE, self._transport.abort)
+
+    # From the connection.
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        if self.watcher is not None:
+            self.watcher.client_is_full()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        if self.watcher is not None:
+            self.watcher.client_takes_more()
+
+
+class _Clock:
+    """The date as HTTP writes it, made once a second."""
+
+    _second = 0
+    _date = ""
+
+    @classmethod
+    def date(cls) -> str:
+        now = int(time.time())
+        if now != cls._second:
+            cls._second, cls._date = now, formatdate(now, usegmt=True)
+        return cls._date

@@ -1,0 +1,186 @@
+"""The connections of clients. A plain request takes the fast lane; every other one is aiohttp's.
+
+The fast lane is a look at the bytes (plain_request.py) and a task. Nothing of a request has been acted upon before it
+is known to be plain and whole, so that up to there the connection can still be given to aiohttp with every byte that
+came, for good. In both lanes the same code serves the request and writes the answer (request.py, client.py); a
+differential test holds them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, cast
+
+from aiohttp import web
+
+from goproxy.data_plane.client import Client
+from goproxy.data_plane.plain_request import PlainRequest, read_plain
+from goproxy.hosting import Stay
+
+_IDLE = 75.0
+"""Seconds that a connection may be idle; the edge closes its own earlier."""
+
+_SLOW = 1.0
+"""Seconds for a request to arrive whole; a slower one is aiohttp's."""
+
+_PIPELINED = 64 * 1024
+"""Bytes that may come before the answer to what came before them is written."""
+
+Serve = Callable[[PlainRequest, Client], Coroutine[Any, Any, None]]
+
+
+class Front:
+    """Makes the protocol of each connection: what asyncio's `create_server` wants."""
+
+    def __init__(self, aiohttp_server: web.Server, routes: Mapping[str, Serve], stay: Stay) -> None:
+        """`routes`: who serves plain requests, by path."""
+        self.aiohttp_server = aiohttp_server
+        self.routes = routes
+        self.stay = stay
+        self.connections: set[Connection] = set()
+
+    def __call__(self) -> Connection:
+        return Connection(self)
+
+    def close_idle(self) -> None:
+        """The process leaves: nothing more will be asked."""
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a client."""
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._aiohttp: web.RequestHandler | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._came = b""
+        """What has come and is not served yet."""
+        self._needs = 1
+        """With fewer bytes than this a look is in vain."""
+        self._is_reading = True
+        self._timer: asyncio.TimerHandle | None = None
+        self.client: Client | None = None
+        """Who is being answered."""
+
+    def client_for(self, *, is_http_1_0: bool, keeps_alive: bool) -> Client:
+        """Whom to answer next."""
+        self.client = Client(
+            self._transport,
+            is_http_1_0=is_http_1_0,
+            keeps_alive=keeps_alive and not self._front.stay.leaving,
+        )
+        return self.client
+
+    def close_if_idle(self) -> None:
+        if self._aiohttp is None and self._task is None:
+            self._transport.close()
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._front.connections.add(self)
+        self._wait(_IDLE)
+
+    def data_received(self, data: bytes) -> None:
+        if self._aiohttp is not None:
+            self._aiohttp.data_received(data)
+            return
+        self._came = self._came + data if self._came else data
+        if self._task is None:
+            self._look()
+        elif len(self._came) > _PIPELINED:
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """A client that has closed its side has left."""
+        if self._aiohttp is not None:
+            self._aiohttp.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._front.connections.discard(self)
+        self._stop_timer()
+        if self._task is not None:
+            self._task.cancel()
+        if self._aiohttp is not None:
+            self._aiohttp.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        if self._aiohttp is not None:
+            self._aiohttp.pause_writing()
+        if self.client is not None:
+            self.client.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._aiohttp is not None:
+            self._aiohttp.resume_writing()
+        if self.client is not None:
+            self.client.resume_writing()
+
+    # The fast lane.
+
+    def _look(self) -> None:
+        """Serve the request that has come, if it has."""
+        if len(self._came) < self._needs:
+            return
+        found = read_plain(self._came, self._front.routes)
+        if found is None:
+            self._give_to_aiohttp()
+        elif isinstance(found, int):
+            if self._needs == 1:
+                self._wait(_SLOW)
+            self._needs = found
+        else:
+            request, length = found
+            self._came, self._needs = self._came[length:], 1
+            self._stop_timer()
+            client = self.client_for(is_http_1_0=False, keeps_alive=request.keeps_alive)
+            task = self._loop.create_task(self._front.routes[request.path](request, client))
+            self._task = task
+            self._front.stay.track(task)
+            task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        client, self.client = self.client, None
+        if not task.cancelled():
+            task.exception()  # it has been logged
+        if client is None or not client.keeps_alive or self._front.stay.leaving or self._transport.is_closing():
+            self._transport.close()
+            return
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
+        self._wait(_IDLE)
+        if self._came:
+            self._look()
+
+    def _give_to_aiohttp(self) -> None:
+        self._stop_timer()
+        self._aiohttp = handler = self._front.aiohttp_server()
+        handler.connection_made(self._transport)
+        came, self._came = self._came, b""
+        if came:
+            handler.data_received(came)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self._loop.call_later(seconds, self._waited)
+
+    def _waited(self) -> None:
+        self._timer = None
+        if self._came:
+            self._give_to_aiohttp()
+        else:
+            self._transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,40 @@
+"""How much longer one exchange with the upstream may take. All points in time are on the event loop's clock."""
+
+from __future__ import annotations
+
+import asyncio
+
+from goproxy.config import Timeouts
+
+
+class Patience:
+    """The limits of one exchange."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self.timeouts = timeouts
+        self._now = asyncio.get_running_loop().time
+        now = self._now()
+        self._first_byte = now + timeouts.first_byte
+        self._total = now + timeouts.total
+
+    def for_connection(self) -> float:
+        """Until when there must be a connection."""
+        return min(self._now() + self.timeouts.connect, self._total)
+
+    def for_answer(self) -> float:
+        """The request is being sent: until when its answer must have begun."""
+        self._first_byte = self._now() + self.timeouts.first_byte
+        return min(self._first_byte, self._total)
+
+    def for_piece(self, since: float, *, first: bool) -> float:
+        """Until when the next piece of the answer must be there, when the last one came at `since`."""
+        idle = since + self.timeouts.idle
+        return min(max(idle, self._first_byte) if first else idle, self._total)
+
+    def for_client(self, since: float) -> float:
+        """Until when the client must have taken what waits for it since then."""
+        return min(since + self.timeouts.idle, self._total)
+
+    def is_over(self) -> bool:
+        """Whether the exchange has had all the time that there is."""
+        return self._now() >= self._total

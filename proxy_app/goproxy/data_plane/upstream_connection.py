@@ -1,0 +1,376 @@
+"""One connection to the upstream, on asyncio's protocols: a request goes out, an answer comes in piece by piece.
+
+The parser is llhttp (httptools), which is strict about what ends a body; nothing here frames by itself but the one case
+that llhttp cannot see, a body that the end of the connection ends (RFC 9112, 6.3). The pieces of a body are pushed to
+whoever takes the answer, in the callback that read them: an event costs no task and no future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+from goproxy.core.headers import Headers
+from goproxy.observe import log, told
+
+HEAD_BYTES = 256 * 1024
+"""Bytes of an answer's head, interim answers included. Some gateways put 30 KB of policy into one header."""
+
+_HEADERS = 512
+_INTERIM = 16
+"""Headers of an answer, and interim answers (1xx) before it."""
+
+_KEPT = 128 * 1024
+"""Bytes of a body that wait for a taker, or for a request's body to be written, before reading pauses."""
+
+_PIECE = 256 * 1024
+"""Bytes of a request's body that are written at once; a larger one waits for the upstream to take each piece."""
+
+_NO_BODY = frozenset({204, 304})
+
+
+class AnswerBroken(Exception):
+    """There is no answer."""
+
+
+class NoAnswer(AnswerBroken):
+    """The connection was closed before one began."""
+
+
+class InvalidAnswer(AnswerBroken):
+    """What came is not HTTP."""
+
+
+class Taker(Protocol):
+    """Who gets the body of an answer. Exactly one of `ended` and `broke_off` comes, and comes last."""
+
+    def take(self, piece: bytes) -> None:
+        """The next piece."""
+
+    def ended(self) -> None:
+        """The body is whole, as HTTP says."""
+
+    def broke_off(self) -> None:
+        """There will not be more of it."""
+
+
+class Answer:
+    """The head of an answer, and its body as it comes. Its owner closes it."""
+
+    def __init__(self, connection: UpstreamConnection, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+        self._connection = connection
+        self._taker: Taker | None = None
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._is_paused = False
+        self._is_over = False
+        self.is_whole = False
+        """The body has come to its end, as HTTP says."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the upstream did what it was asked for."""
+        return self.status < 400
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header; `name` in small letters."""
+        return next((value for each, value in self.headers if each.lower() == name), None)
+
+    @property
+    def content_type(self) -> str:
+        """The media type in small letters, without parameters; empty if none was told."""
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+    def pass_to(self, taker: Taker | None) -> None:
+        """Give what has come and what comes to this taker; None: keep it, within a bound."""
+        self._taker = taker
+        if taker is None:
+            return
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        if kept:
+            taker.take(b"".join(kept))
+        if self._taker is not taker:  # it went away over that
+            return
+        if self._is_over:
+            self._tell_end()
+        elif not self._is_paused:
+            self._connection.resume()
+
+    def pause(self) -> None:
+        """Read no more for now; the upstream waits."""
+        self._is_paused = True
+        self._connection.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._is_paused = False
+        self._connection.resume()
+
+    def close(self) -> None:
+        """Nobody wants more of it. A connection that is not at its end cannot be used again."""
+        self._taker = None
+        if not self._is_over:
+            self._is_over = True
+            self._connection.abort()
+
+    # From the connection.
+
+    def on_piece(self, piece: bytes) -> None:
+        if self._is_over:
+            return
+        if self._taker is not None:
+            self._taker.take(piece)
+            return
+        self._kept.append(piece)
+        self._kept_bytes += len(piece)
+        if self._kept_bytes > _KEPT:
+            self._connection.pause()
+
+    def on_end(self, *, is_whole: bool) -> None:
+        if self._is_over:
+            return
+        self._is_over, self.is_whole = True, is_whole
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        if self._taker is None:
+            return
+        taker, self._taker = self._taker, None
+        if self.is_whole:
+            taker.ended()
+        else:
+            taker.broke_off()
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection: one request at a time."""
+
+    def __init__(
+        self, released: Callable[[UpstreamConnection], None], lost: Callable[[UpstreamConnection], None]
+    ) -> None:
+        """`released`: it can be used again. `lost`: it is closed."""
+        self._released = released
+        self._lost = lost
+        self._transport: asyncio.Transport
+        self._parser: httptools.HttpResponseParser | None = None
+        self._answering: asyncio.Future[Answer] | None = None
+        self._answer: Answer | None = None
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._interim = 0
+        self._is_interim = False
+        self._is_ended_by_close = False
+        self._is_written = True
+        self._is_lost = False
+        self._is_paused = False
+        self._room: asyncio.Future[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.idle_since = 0.0
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another request can be sent."""
+        return not self._is_lost and self._answer is None and not self._transport.is_closing()
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS session's object, where there is TLS."""
+        return cast("ssl.SSLObject | None", self._transport.get_extra_info("ssl_object"))
+
+    def send(self, head: bytes, body: bytes, until: float) -> asyncio.Future[Answer]:
+        """Send a request; done with the head of its answer. Cancelled: the connection is given up.
+
+        Raises (the future):
+            AnswerBroken: there is no answer.
+            TimeoutError: its head was not there at `until`, on the loop's clock.
+        """
+        loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._head_bytes = self._interim = 0
+        self._is_ended_by_close = False
+        answering: asyncio.Future[Answer] = loop.create_future()
+        self._answering = answering
+        answering.add_done_callback(self._given_up)
+        self._timer = loop.call_at(until, self._too_late)
+        if len(body) <= _PIECE:
+            self._transport.write(head + body)
+        else:
+            self._is_written = False
+            self._transport.write(head)
+            self._writing = asyncio.create_task(self._write(body))
+        return answering
+
+    def pause(self) -> None:
+        if not self._is_paused and not self._is_lost:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._is_paused and not self._is_lost:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:  # nothing was asked for
+            self.abort()
+            return
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail()
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, InvalidAnswer):  # a fault of ours
+                log("reading an answer failed", level=logging.ERROR, **told(error.__context__ or error))
+            self._fail()
+        except httptools.HttpParserError:
+            self._fail()
+        if self._answering is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._fail()
+
+    def eof_received(self) -> None:
+        """The transport closes itself, and says so in `connection_lost`."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_lost = True
+        self._lost(self)
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if self._answer is not None:
+            is_whole = self._is_ended_by_close and error is None
+            answer, self._answer = self._answer, None
+            self._parser = None
+            answer.on_end(is_whole=is_whole)
+        else:
+            self._refuse(NoAnswer)
+
+    def pause_writing(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._room = None
+
+    # llhttp's callbacks.
+
+    def on_message_begin(self) -> None:
+        if self._answering is None:
+            raise InvalidAnswer
+        self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answer is not None:
+            return  # a trailer: nobody waits for it
+        if len(self._headers) >= _HEADERS:
+            raise InvalidAnswer
+        self._headers.append((name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")))
+
+    def on_headers_complete(self) -> None:
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        self._is_interim = 100 <= status < 200
+        if self._is_interim:
+            self._interim += 1
+            if status == 101 or self._interim > _INTERIM:
+                raise InvalidAnswer
+            return
+        answering = self._answering
+        if answering is None or answering.done():
+            raise InvalidAnswer
+        self._is_ended_by_close = status not in _NO_BODY and not _is_framed(self._headers)
+        self._answer = Answer(self, status, self._headers)
+        self._answering = None
+        self._stop_timer()
+        answering.set_result(self._answer)
+
+    def on_body(self, piece: bytes) -> None:
+        if self._answer is not None:
+            self._answer.on_piece(piece)
+
+    def on_message_complete(self) -> None:
+        if self._is_interim or self._answer is None:
+            return
+        assert self._parser is not None
+        keeps = self._parser.should_keep_alive() and self._is_written and not self._is_lost
+        answer, self._answer = self._answer, None
+        self._parser = None
+        if keeps and not self._transport.is_closing():
+            self.resume()
+            self._released(self)
+        else:
+            self.abort()
+        answer.on_end(is_whole=True)
+
+    # The rest.
+
+    async def _write(self, body: bytes) -> None:
+        """A long body, as fast as the upstream takes it; an upstream that has answered need not take the rest."""
+        for at in range(0, len(body), _PIECE):
+            while self._room is not None:
+                await asyncio.shield(self._room)
+            if self._transport.is_closing() or self._parser is None:
+                return
+            self._transport.write(body[at : at + _PIECE])
+        self._is_written = True
+
+    def _given_up(self, answering: asyncio.Future[Answer]) -> None:
+        if answering.cancelled():
+            self._answering = None
+            self._stop_timer()
+            self.abort()
+        elif answering.exception() is not None:
+            self.abort()
+
+    def _too_late(self) -> None:
+        self._refuse(TimeoutError)
+
+    def _fail(self) -> None:
+        """The bytes make no sense: what came before them counts, and the connection is no more to be used."""
+        if self._answer is not None:
+            answer, self._answer = self._answer, None
+            self._parser = None
+            answer.on_end(is_whole=False)
+        self._refuse(InvalidAnswer)
+        self.abort()
+
+    def _refuse(self, error: type[Exception]) -> None:
+        self._stop_timer()
+        answering, self._answering = self._answering, None
+        if answering is not None and not answering.done():
+            answering.set_exception(error())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _is_framed(headers: Headers) -> bool:
+    """Whether the body's end is told by its length or by its last chunk (RFC 9112, 6.3)."""
+    for name, value in headers:
+        match name.lower():
+            case "content-length":
+                return True
+            case "transfer-encoding":
+                return value.lower().rstrip().endswith("chunked")
+    return False

@@ -1,0 +1,118 @@
+"""The connections to one upstream: kept warm between requests, made when there is none.
+
+A connection is kept for less time than providers' load balancers keep it, and one that the upstream closes leaves the
+pool at that moment: a request seldom meets a connection that is just being closed. (A POST that meets one is not
+repeated: the upstream may have run it.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import aiohappyeyeballs
+from yarl import URL
+
+from goproxy.data_plane.upstream_connection import UpstreamConnection
+
+_KEPT_ALIVE = 15.0
+"""Seconds that an idle connection is kept."""
+
+_NAMES_KEPT = 10.0
+"""Seconds that a resolved name is believed."""
+
+_HAPPY_EYEBALLS = 0.25
+"""Seconds before the next address is tried beside the last one (RFC 8305, 5)."""
+
+_Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
+
+
+class UpstreamPool:
+    """Connections to one origin."""
+
+    def __init__(self, origin: URL, tls: ssl.SSLContext) -> None:
+        self._host = origin.host or ""
+        self._port = origin.port or 0
+        self._tls = tls if origin.scheme == "https" else None
+        self._addresses: _Addresses = ()
+        self._resolved_at = float("-inf")
+        self._idle: deque[UpstreamConnection] = deque()
+        self._all: set[UpstreamConnection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def idle(self) -> UpstreamConnection | None:
+        """A connection that can be used at once: the one that was used last."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable:
+                return connection
+            self._all.discard(connection)
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """A new one.
+
+        Raises:
+            OSError, ssl.SSLError: there is none to be had.
+        """
+        loop = asyncio.get_running_loop()
+        connected = await aiohappyeyeballs.start_connection(
+            await self._resolve(), happy_eyeballs_delay=_HAPPY_EYEBALLS, interleave=1
+        )
+        try:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            host = self._host.rstrip(".") if self._tls else None
+            _, connection = await loop.create_connection(
+                lambda: UpstreamConnection(self._released, self._lost),
+                sock=connected,
+                ssl=self._tls,
+                server_hostname=host,
+            )
+        except BaseException:
+            connected.close()
+            raise
+        self._all.add(connection)
+        return connection
+
+    def close(self) -> None:
+        """Close all of them."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in self._all:
+            connection.abort()
+
+    async def _resolve(self) -> _Addresses:
+        now = time.monotonic()
+        if now - self._resolved_at > _NAMES_KEPT:
+            self._addresses = await resolve(self._host, self._port)
+            self._resolved_at = now
+        return self._addresses
+
+    def _released(self, connection: UpstreamConnection) -> None:
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_KEPT_ALIVE, self._close_idle)
+
+    def _lost(self, connection: UpstreamConnection) -> None:
+        self._all.discard(connection)
+
+    def _close_idle(self) -> None:
+        """Close what was idle for long; look again when the next will have been."""
+        now = time.monotonic()
+        while self._idle and (self._idle[0].idle_since + _KEPT_ALIVE <= now or not self._idle[0].is_usable):
+            self._idle.popleft().abort()
+        self._sweep = None
+        if self._idle:
+            pause = max(0.1, self._idle[0].idle_since + _KEPT_ALIVE - now)
+            self._sweep = asyncio.get_running_loop().call_later(pause, self._close_idle)
+
+
+async def resolve(host: str, port: int) -> _Addresses:
+    """The addresses of a name, in the system's order."""
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
