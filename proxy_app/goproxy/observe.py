@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from goproxy.core.compact_json import compact
+
 _log = logging.getLogger("goproxy")
 
 
@@ -75,7 +77,10 @@ def metric(name: str, kind: str, text: str, samples: Iterable[tuple[dict[str, st
 
 def log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Write one line: what happened, and what there is to know about it."""
-    _log.log(level, event, extra={"fields": fields})
+    if _log.isEnabledFor(level):
+        record = logging.LogRecord(_log.name, level, "", 0, event, (), None)
+        record.fields = fields
+        _log.handle(record)
 
 
 class JsonLines(logging.Formatter):
@@ -83,7 +88,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": _time(record.created),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
@@ -92,7 +97,14 @@ class JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             line |= told(record.exc_info[1])
-        return json.dumps(line, default=str)
+        try:
+            return compact(line).decode()
+        except TypeError:
+            return json.dumps(line, default=str)
+
+
+def _time(created: float) -> str:
+    return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
 
 
 def told(error: BaseException) -> dict[str, Any]:
@@ -106,6 +118,7 @@ def told(error: BaseException) -> dict[str, Any]:
 
 def start_logging() -> None:
     """Send every log line to standard output, as JSON."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nobody reads them here
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

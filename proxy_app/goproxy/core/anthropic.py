@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goproxy.core.anthropic_meter import AnthropicMeter
+from goproxy.core.compact_json import compact
 from goproxy.core.meter import Meter
-from goproxy.core.wire import Fault, OfferedModel, WireProtocol, compact
+from goproxy.core.wire import Fault, OfferedModel, WireProtocol
 
 _ERROR_TYPE: Mapping[Fault, str] = {
     Fault.INVALID_REQUEST: "invalid_request_error",

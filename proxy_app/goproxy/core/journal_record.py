@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from goproxy.core.compact_json import compact
 from goproxy.core.ledger import Hold, InvalidRow, Row
 from goproxy.core.usage import Usage
 
@@ -94,13 +95,12 @@ class UnreadableRecord(ValueError):
 
 
 _ROW_BEGINS = b'{"kind":"settle","row":'
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _CHECKSUM = 9  # characters, with the space
 
 
 def encode(record: Record) -> bytes:
     """The line of a record, with its line break."""
-    body = _ENCODER.encode(_document(record)).encode()
+    body = compact(_document(record))
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 

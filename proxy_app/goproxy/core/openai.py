@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from goproxy.core.compact_json import compact
 from goproxy.core.meter import Meter
 from goproxy.core.openai_meter import OpenAIMeter
-from goproxy.core.wire import Fault, OfferedModel, WireProtocol, compact
+from goproxy.core.wire import Fault, OfferedModel, WireProtocol
 
 
 class _Kind(NamedTuple):

@@ -157,10 +157,10 @@ def written(number: Decimal) -> str:
 
 
 def dollars(nanodollars: int) -> str:
-    """An amount as people read it: to the nano-dollar, without zeros that say nothing."""
-    whole, rest = divmod(nanodollars, NANODOLLARS)
+    """An amount as people read it: exact, at least the cents, without zeros that say nothing; -$0.50 below 0."""
+    whole, rest = divmod(abs(nanodollars), NANODOLLARS)
     decimals = f"{rest:09}".rstrip("0")
-    return f"${whole}.{decimals:0<2}"
+    return f"{'-' if nanodollars < 0 else ''}${whole}.{decimals:0<2}"
 
 
 def _by_kind(usage: Usage) -> Iterator[tuple[str, int]]:

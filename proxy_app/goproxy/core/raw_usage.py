@@ -15,6 +15,10 @@ from goproxy.core.usage import is_count
 MAX_BYTES = 64 * 1024
 """Of the merged object as JSON: a hundred iterations of a server tool fit in twice."""
 
+_FEW = 16
+_SHORT = 64
+"""Fields of an object, and characters of a name or a word, that are surely within MAX_BYTES with all the others."""
+
 MAX_DEPTH = 8
 """Objects and lists within one another; the providers need four."""
 
@@ -44,7 +48,8 @@ class RawUsage:
             self.was_invalid = True
             return False
         for path in self._counts:
-            self._count(path, value_at(told, path))
+            if path[0] in told:
+                self._count(path, value_at(told, path))
         self.document = _replaced(self.document, told)
         self._trim()
         return bool(told)
@@ -66,6 +71,8 @@ class RawUsage:
 
     def _trim(self) -> None:
         """Keep the counts only of an object that no store would like: very long or deep, or not ASCII."""
+        if len(self.document) <= _FEW and _is_plain(self.document):
+            return
         if _is_shallow(self.document, MAX_DEPTH):
             text = json.dumps(self.document)
             if len(text) <= MAX_BYTES and "\\u" not in text:
@@ -87,6 +94,22 @@ def value_at(document: Mapping[str, Any], path: Path) -> Any:
             return None
         value = value.get(name)
     return value
+
+
+def _is_plain(document: Mapping[str, Any], depth: int = 2) -> bool:
+    """Whether this is so small that it need not be measured: a few counts and words, and objects of such."""
+    for name, value in document.items():
+        if not (name.isascii() and name.isprintable() and len(name) <= _SHORT):
+            return False
+        if isinstance(value, str):
+            if not (value.isascii() and value.isprintable() and len(value) <= _SHORT):
+                return False
+        elif isinstance(value, dict):
+            if depth == 0 or len(value) > _FEW or not _is_plain(value, depth - 1):
+                return False
+        elif isinstance(value, list):
+            return False
+    return True
 
 
 def _is_shallow(value: object, depth: int) -> bool:

@@ -12,11 +12,10 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from goproxy.core.ledger import Row
 from goproxy.core.usage import Usage, is_count
 
 _ID_COLUMNS = ("request_id", "upstream_request_id", "id")
@@ -49,8 +48,21 @@ columns, the first one here counts."""
 _DIGITS = re.compile(r"\s*[0-9]{1,12}\s*")
 
 
+_MOST_LINES = 500_000
+"""They are in memory."""
+
+
 class InvalidExport(ValueError):
     """An export that cannot be read; the text says where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """What the ledger says of one request, as far as a provider's record can."""
+
+    id: str
+    upstream_request_id: str | None
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +102,14 @@ class Reconciliation:
     """Sums over everything, of the kinds that the export has."""
 
 
-def reconcile(rows: Iterable[Row], export: Iterable[ExportLine]) -> Reconciliation:
+def reconcile(rows: Iterable[Booked], export: Iterable[ExportLine]) -> Reconciliation:
     """Compare the rows of a time with the export of the same time."""
     told: dict[str, Counter[str]] = {}
     for line in export:
         told.setdefault(line.request_id, Counter()).update(line.tokens)
     kinds = sorted({kind for tokens in told.values() for kind in tokens})
 
-    booked: dict[str, list[Row]] = {}
+    booked: dict[str, list[Booked]] = {}
     unnamed = []
     for row in rows:
         if row.upstream_request_id is not None:
@@ -146,10 +158,15 @@ def read_export(data: bytes) -> list[ExportLine]:
     except UnicodeDecodeError as error:
         raise InvalidExport(f"it is not UTF-8 at byte {error.start}") from None
     records = _json_records(text) if text.lstrip()[:1] in ("[", "{") else _csv_records(text)
-    return [_line(record, number) for number, record in enumerate(records, 1)]
+    lines = []
+    for number, record in enumerate(records, 1):
+        if number > _MOST_LINES:
+            raise InvalidExport(f"it has more than {_MOST_LINES} lines: choose fewer days")
+        lines.append(_line(record, number))
+    return lines
 
 
-def _counted(rows: Iterable[Row]) -> Counter[str]:
+def _counted(rows: Iterable[Booked]) -> Counter[str]:
     tokens: Counter[str] = Counter()
     for row in rows:
         usage = row.usage
@@ -169,9 +186,9 @@ def _json_records(text: str) -> list[Any]:
     return records
 
 
-def _csv_records(text: str) -> list[Any]:
+def _csv_records(text: str) -> Iterator[Any]:
     try:
-        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        yield from csv.DictReader(io.StringIO(text, newline=""), strict=True)
     except csv.Error as error:
         raise InvalidExport(f"it is not valid CSV: {error}") from None
 

@@ -5,7 +5,6 @@ Nothing here knows a particular protocol (see anthropic.py and openai.py) or how
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,8 +115,3 @@ class WireProtocol(ABC):
     @abstractmethod
     def models(self, models: Sequence[OfferedModel]) -> dict[str, Any]:
         """The body that lists the models."""
-
-
-def compact(body: Mapping[str, Any]) -> bytes:
-    """JSON as both providers write it: no spaces, one line."""
-    return json.dumps(body, separators=(",", ":")).encode()

@@ -10,9 +10,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from goproxy.config import Config
+from goproxy.core.compact_json import compact
 from goproxy.core.headers import Headers
 from goproxy.core.protocols import ANTHROPIC, OPENAI
-from goproxy.core.wire import Fault, Refusal, WireProtocol, compact
+from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.observer import Observer
 from goproxy.hosting import PRIVATE_PATHS, Stay, new_request_id

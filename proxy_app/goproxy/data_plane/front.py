@@ -76,6 +76,11 @@ class Connection(asyncio.Protocol):
         )
         return self.client
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether aiohttp has nothing to do with it yet."""
+        return self._aiohttp is None
+
     def close_if_idle(self) -> None:
         if self._aiohttp is None and self._task is None:
             self._transport.close()

@@ -16,10 +16,12 @@ import logging
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from goproxy.core.journal_record import (
     Leased,
@@ -101,9 +103,10 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
-        self._wake = threading.Condition()  # guards the next three
-        self._queue: list[_Entry] = []
-        self._is_urgent = False
+        # From the event loop to the thread: a record each, and a token where one shall not wait.
+        self._queue: deque[_Entry] = deque()
+        self._tokens: SimpleQueue[None] = SimpleQueue()
+        self._is_called = False
         self._is_closing = False
 
         # What follows is the writing thread's alone, once it runs.
@@ -173,9 +176,8 @@ class Journal:
 
     async def close(self) -> None:
         """Write what there is to write, and leave the directory to others."""
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify()
+        self._is_closing = True
+        self._tokens.put(None)
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
         self._shelf.release()
@@ -184,14 +186,13 @@ class Journal:
         written: asyncio.Future[bytes] = self._loop.create_future()
         written.add_done_callback(lambda done: done.cancelled() or done.exception())  # not everybody looks
         entry = _Entry(record, encode(record), written if wait else None)
-        with self._wake:
-            if self._is_closing:
-                _resolve([entry], JournalUnwritable("The journal is closed."))
-                return written
-            self._queue.append(entry)
-            self._is_urgent |= wait
-            if wait or len(self._queue) == 1:
-                self._wake.notify()
+        if self._is_closing:
+            _resolve([entry], JournalUnwritable("The journal is closed."))
+            return written
+        self._queue.append(entry)
+        if wait and not self._is_called:
+            self._is_called = True
+            self._tokens.put(None)
         return written
 
     # The thread.
@@ -236,14 +237,13 @@ class Journal:
 
     def _run(self) -> None:
         while True:
-            with self._wake:
-                while not self._is_urgent and not self._is_closing:
-                    patience = _LINGER if self._queue else self._until_retry()
-                    if not self._wake.wait(patience):
-                        break
-                batch, self._queue = self._queue, []
-                self._is_urgent = False
-                is_closing = self._is_closing
+            with suppress(Empty):
+                self._tokens.get(timeout=self._until_retry())
+            is_closing = self._is_closing
+            self._is_called = False  # before the queue is emptied: what comes from here on calls again
+            batch = [self._queue.popleft() for _ in range(len(self._queue))]
+            if not (batch or is_closing or self._retry_at):
+                continue
             if is_closing:
                 self._retry_at = min(self._retry_at, time.monotonic())
             self._commit(batch)
@@ -251,8 +251,8 @@ class Journal:
                 self._leave()
                 return
 
-    def _until_retry(self) -> float | None:
-        return max(0.01, self._retry_at - time.monotonic()) if self._retry_at else None
+    def _until_retry(self) -> float:
+        return max(0.01, self._retry_at - time.monotonic()) if self._retry_at else _LINGER
 
     def _commit(self, batch: Sequence[_Entry]) -> None:
         for entry in batch:

@@ -27,6 +27,7 @@ class Observer:
     def __init__(self, upstream: str, books: Books) -> None:
         self._upstream = upstream
         self._open: dict[int, RequestRecord] = {}
+        self._children: dict[tuple[int, tuple[str, ...]], Counter] = {}
         self._registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -65,7 +66,7 @@ class Observer:
     def end(self, record: RequestRecord, row: Row | None = None) -> None:
         """It is over, and settled if it was paid for: count it, and write its line."""
         del self._open[id(record)]
-        self._requests.labels(self._upstream, record.protocol, str(record.status), record.outcome).inc()
+        self._child(self._requests, record.protocol, str(record.status), record.outcome).inc()
         if record.first_byte_ms is not None:
             self._first_byte.observe(record.first_byte_ms / 1000)
         log(
@@ -92,17 +93,24 @@ class Observer:
         return generate_latest(self._registry).decode()
 
     def _settled(self, row: Row) -> dict[str, Any]:
-        self._rows.labels(self._upstream, row.settlement).inc()
-        self._cost.labels(self._upstream).inc(row.cost_nanodollars)
+        self._child(self._rows, row.settlement).inc()
+        self._child(self._cost).inc(row.cost_nanodollars)
         tokens = {kind: count for kind, count in row.usage.to_json().items() if kind in KINDS and count}
         for kind, count in tokens.items():
-            self._tokens.labels(self._upstream, kind).inc(count)
+            self._child(self._tokens, kind).inc(count)
         return {
             "settlement": row.settlement,
             "cost_nanodollars": row.cost_nanodollars,
             "tokens": tokens,
             "flags": row.flags,
         }
+
+    def _child(self, counter: Counter, *labels: str) -> Counter:
+        """The counter with these labels; to find it anew each time is most of what counting costs."""
+        key = (id(counter), labels)
+        if key not in self._children:
+            self._children[key] = counter.labels(self._upstream, *labels)
+        return self._children[key]
 
     def _streams(self) -> int:
         return sum(record.stream for record in self._open.values())

@@ -253,8 +253,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
         self._lost(self)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self.resume_writing()
         if self._answer is not None:
             is_whole = self._is_ended_by_close and error is None
             answer, self._answer = self._answer, None
@@ -326,8 +325,8 @@ class UpstreamConnection(asyncio.Protocol):
     async def _write(self, body: bytes) -> None:
         """A long body, as fast as the upstream takes it; an upstream that has answered need not take the rest."""
         for at in range(0, len(body), _PIECE):
-            while self._room is not None:
-                await asyncio.shield(self._room)
+            if self._room is not None:
+                await self._room
             if self._transport.is_closing() or self._parser is None:
                 return
             self._transport.write(body[at : at + _PIECE])

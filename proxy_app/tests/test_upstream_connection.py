@@ -1,0 +1,207 @@
+"""What upstreams may do on a connection, and what comes of the connection after it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from goproxy.data_plane import upstream_connection, upstream_pool
+from tests.conftest import Lines
+from tests.gateway import ALICE, config_document, endpoints_at, running_gateway
+from tests.provider import ANTHROPIC_EVENTS, ANTHROPIC_MESSAGE, Provider, Received, Wire
+
+ASK = {"model": "claude-opus-4-5-20251101", "max_tokens": 9, "messages": []}
+WHOLE = json.dumps(ANTHROPIC_MESSAGE).encode()
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture
+def ask(client: aiohttp.ClientSession) -> Callable[..., Any]:
+    async def asking(body: dict[str, Any] | bytes = ASK) -> tuple[int, bytes]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with client.post("v1/messages", data=data) as answer:
+            return answer.status, await answer.read()
+
+    return asking
+
+
+async def whole(_: Received, wire: Wire) -> None:
+    await wire.whole(WHOLE)
+
+
+async def test_a_connection_is_used_again(provider: Provider, ask: Any) -> None:
+    provider.script = whole
+    assert [await ask() for _ in range(5)] == [(200, WHOLE)] * 5
+    assert provider.connections == 1
+
+
+async def test_one_after_a_stream_too(provider: Provider, ask: Any) -> None:
+    async def stream(_: Received, wire: Wire) -> None:
+        await wire.stream(ANTHROPIC_EVENTS)
+
+    provider.script = stream
+    assert [await ask() for _ in range(3)] == [(200, b"".join(ANTHROPIC_EVENTS))] * 3
+    assert provider.connections == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", id="close"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n", id="http/1.0"),
+    ],
+)
+async def test_it_is_not_used_again_when_the_upstream_says_so(provider: Provider, ask: Any, head: bytes) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.send(head % len(WHOLE) + WHOLE)
+
+    provider.script = script
+    assert [await ask() for _ in range(2)] == [(200, WHOLE)] * 2
+    assert provider.connections == 2
+
+
+async def test_it_is_not_used_again_when_more_came_than_an_answer(
+    provider: Provider, ask: Any, eventually: Eventually
+) -> None:
+    """A second answer that nobody asked for must not become the answer to the next request."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        one = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b"
+        await wire.send(one % (len(WHOLE), WHOLE) + one % (5, b"wrong"))
+
+    provider.script = script
+    assert [await ask() for _ in range(3)] == [(200, WHOLE)] * 3
+    assert provider.connections == 3
+
+
+async def test_nor_when_it_comes_later(provider: Provider, ask: Any) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(WHOLE)
+        await asyncio.sleep(0.02)
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong")
+
+    provider.script = script
+    assert await ask() == (200, WHOLE)
+    await asyncio.sleep(0.1)
+    provider.script = whole
+    assert await ask() == (200, WHOLE)
+    assert provider.connections == 2
+
+
+async def test_one_that_the_upstream_closed_meanwhile_is_not_used(
+    provider: Provider, ask: Any, eventually: Eventually
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(WHOLE)
+        wire.hang_up()
+
+    provider.script = script
+    for _ in range(3):
+        assert await ask() == (200, WHOLE)
+        await eventually(lambda: provider.open_connections == 0)
+        await asyncio.sleep(0.02)
+    assert provider.connections == 3
+
+
+async def test_an_idle_one_is_closed(
+    provider: Provider, ask: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(upstream_pool, "_KEPT_ALIVE", 0.05)
+    provider.script = whole
+    assert await ask() == (200, WHOLE)
+    await eventually(lambda: provider.open_connections == 0)
+
+
+@pytest.mark.parametrize("status", [b"100 Continue", b"102 Processing", b"103 Early Hints\r\nLink: </x>"])
+async def test_interim_answers_are_passed_over(provider: Provider, ask: Any, status: bytes) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        for _n in range(3):
+            await wire.send(b"HTTP/1.1 " + status + b"\r\n\r\n")
+        await wire.whole(WHOLE)
+
+    provider.script = script
+    assert [await ask() for _ in range(2)] == [(200, WHOLE)] * 2
+    assert provider.connections == 1
+
+
+FLOODS = {
+    "interim answers": b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+    "a header without end": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000,
+    "headers without end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000,
+    "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "a length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a header in two lines": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_what_is_no_answer_is_502(provider: Provider, ask: Any, flood: bytes, eventually: Eventually) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        try:
+            await wire.send(flood)
+            await wire.until_closed()
+        except ConnectionError:
+            pass
+
+    provider.script = script
+    status, body = await ask()
+    assert (status, b"its answer is not valid HTTP" in body) == (502, True)
+    await eventually(lambda: provider.open_connections == 0)
+
+
+async def test_a_trailer_is_not_passed_on_and_hurts_nothing(provider: Provider, ask: Any) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await wire.send(b"0\r\nX-Late: yes\r\n\r\n")
+
+    provider.script = script
+    assert [await ask() for _ in range(2)] == [(200, ANTHROPIC_EVENTS[0])] * 2
+
+
+async def test_chunks_with_extensions(provider: Provider, ask: Any) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.send(b"5;a=b;c\r\nhello\r\n0;x\r\n\r\n")
+
+    provider.script = script
+    assert await ask() == (200, b"hello")
+
+
+async def test_a_body_that_the_connection_ends(provider: Provider, ask: Any, lines: Lines) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.head(200, ("Content-Type", "application/json"))
+        await wire.send(WHOLE)
+        wire.hang_up()
+
+    provider.script = script
+    assert await ask() == (200, WHOLE)
+    assert (await lines.request())["settlement"] == "exact"
+
+
+async def test_an_answer_before_the_request_was_taken(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too large, says the upstream, and reads no further: its answer passes, and the connection is given up."""
+    monkeypatch.setattr(upstream_connection, "_PIECE", 1024)
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
+        assert len(await reader.read()) < len(body) - 1000
+        writer.close()
+
+    body = json.dumps(ASK | {"messages": ["x" * 9_000_000]}).encode()
+    async with await asyncio.start_server(early, "127.0.0.1", 0, limit=4096) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        document = config_document(endpoints=endpoints_at(url), max_body_bytes=10_000_000)
+        async with running_gateway(document, keys) as gateway, aiohttp.ClientSession() as session:
+            headers = {"x-api-key": ALICE}
+            async with session.post(f"{gateway.url}/v1/messages", data=io.BytesIO(body), headers=headers) as answer:
+                assert (answer.status, await answer.read()) == (413, b"{}")
