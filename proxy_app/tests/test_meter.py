@@ -17,6 +17,7 @@ from goproxy.core.protocols import ANTHROPIC, OPENAI, PROTOCOLS
 from goproxy.core.sse import MAX_EVENT
 from goproxy.core.usage import Usage
 from goproxy.core.wire import WireProtocol
+from tests.provider import ANTHROPIC_EVENTS, OPENAI_EVENTS
 from tests.slicing import one_by_one, sliced
 from tests.streams import (
     ANSWERS,
@@ -100,6 +101,50 @@ def test_every_slicing_reads_the_same(protocol: WireProtocol, pieces: list[bytes
     told = reading(protocol, pieces, ends=ends)
     assert told == reading(protocol, [b"".join(pieces)], ends=ends)
     assert is_sound(told)
+
+
+def the_long_way(protocol: WireProtocol, pieces: list[bytes], *, ends: bool) -> Reading:
+    """What is read when no event is set aside unread."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(protocol.meter(stream=True)), "_set_content_aside", lambda _, data, __: data)
+        return reading(protocol, pieces, ends=ends)
+
+
+@BOTH
+@pytest.mark.parametrize("kept", [1, 100, 1000])
+@settings(max_examples=60)
+@given(pieces=sliced(STREAM), ends=st.booleans())
+def test_what_is_set_aside_unread_changes_nothing(
+    protocol: WireProtocol, kept: int, pieces: list[bytes], ends: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("goproxy.core.meter._UNREAD", kept)
+        patch.setattr("goproxy.core.meter._UNCOUNTED", kept)
+        told = reading(protocol, pieces, ends=ends)
+    assert told == the_long_way(protocol, [b"".join(pieces)], ends=ends)
+
+
+@pytest.mark.parametrize("kept", [1, 100, 1000])
+@pytest.mark.parametrize("answer", STREAMS, ids=str)
+def test_the_truth_is_read_however_much_is_read_at_once(
+    answer: Answer, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goproxy.core.meter._UNREAD", kept)
+    monkeypatch.setattr("goproxy.core.meter._UNCOUNTED", kept)
+    told = reading(PROTOCOLS[answer.protocol], list(answer.pieces))
+    assert told == true_reading(answer, told)
+
+
+@BOTH
+def test_plain_content_is_set_aside(protocol: WireProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else the tests above would compare the long way with itself."""
+    meter = protocol.meter(stream=True)
+    seen: list[bytes] = []
+    monkeypatch.setattr(meter, "_leave_uncounted", seen.append)
+    events = ANTHROPIC_EVENTS if protocol is ANTHROPIC else OPENAI_EVENTS
+    meter.feed(b"".join(events))
+    meter.end()
+    assert seen == [b"".join(events[3:5]) if protocol is ANTHROPIC else events[1]]
 
 
 @BOTH

@@ -15,12 +15,13 @@ The usage is final once a `message_delta` has told `output_tokens`, and it or a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from goproxy.core.meter import Meter, content_of
 from goproxy.core.raw_usage import RawUsage, value_at
-from goproxy.core.sse import Event
+from goproxy.core.sse import Event, EventReader
 from goproxy.core.usage import MAX_TOKENS, Usage
 
 INPUT = ("input_tokens",)
@@ -32,8 +33,10 @@ CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
 THINKING = ("output_tokens_details", "thinking_tokens")
 COUNTS = (INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, THINKING)
 
-_CONTENT = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
-"""How an event of nothing but content begins, as the provider writes it."""
+_CONTENT = re.compile(
+    rb'(?:\A|(?<=\n\n))(?:event: content_block_delta\ndata: {"type":"content_block_delta"[^\n]*+\n\n)++'
+)
+"""Events of nothing but content, as the provider writes them."""
 
 _NOTHING = Usage()
 _TIERS = {"priority": "service_tier_priority", "batch": "service_tier_batch"}
@@ -79,16 +82,14 @@ class AnthropicMeter(Meter):
                 if other == "error" or (document or {}).get("error"):
                     self._fail(value_at(document or {}, ("error", "type")))
 
-    def _pick(self, events: list[bytes]) -> Sequence[bytes] | None:
-        others = [event for event in events if not event.startswith(_CONTENT)]
-        text = b"\n\n".join(events)
-        lines = text.count(b"\n") - 2 * (len(events) - 1)
-        if lines - sum(event.count(b"\n") for event in others) != len(events) - len(others):
-            return None  # an event of more lines
-        names = text.count(b'"message_')
-        if names and names != sum(event.count(b'"message_') for event in others):
-            return None
-        return others
+    def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:  # noqa: ARG002
+        rest, at = [], 0
+        for run in _CONTENT.finditer(data):
+            if b'"message_' not in run[0]:
+                rest.append(data[at : run.start()])
+                at = run.end()
+                self._leave_uncounted(run[0])
+        return b"".join([*rest, data[at:]])
 
     def _on_delta(self, document: Mapping[str, Any]) -> None:
         usage = document.get("usage")

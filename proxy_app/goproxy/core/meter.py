@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from goproxy.core import sse
 from goproxy.core.raw_usage import Path, RawUsage
 from goproxy.core.sse import Event, EventReader
 from goproxy.core.usage import Usage
@@ -120,7 +121,7 @@ class Meter(ABC):
         self._unread_bytes = 0
         self._uncounted: list[bytes] = []
         self._uncounted_bytes = 0
-        """Events of nothing but content, which are counted when that is wanted, or when they are many."""
+        """Runs of events of nothing but content, which are counted when that is wanted, or when they are many."""
 
     def feed(self, data: bytes) -> None:
         """The next piece of the body."""
@@ -195,10 +196,10 @@ class Meter(ABC):
         """The told counts as kinds of tokens; adds what is to be flagged."""
 
     @abstractmethod
-    def _pick(self, events: list[bytes]) -> Sequence[bytes] | None:
-        """Those of these whole events that say more than content. None: look at each of them in the long way.
+    def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:
+        """Give the whole events in `data` that tell nothing but content to `_leave_uncounted`; the result is the rest.
 
-        The events are as they came, without the blank line after them, and no CR is among their bytes.
+        `data` begins between two events, and holds no CR. `events` has read what came before it.
         """
 
     def _read(self) -> None:
@@ -207,43 +208,39 @@ class Meter(ABC):
             return
         data = self._unread[0] if len(self._unread) == 1 else b"".join(self._unread)
         self._unread, self._unread_bytes = [], 0
-        if b"\r" not in data and self._events.is_between_events and self._events.begin(data):
-            events = data.split(b"\n\n")
-            rest = events.pop()
-            others = self._pick(events)
-            if others is not None:
-                if others:
-                    self._take(self._events.feed(b"\n\n".join(others) + b"\n\n"))
-                if len(others) < len(events):
-                    self._has_events = True
-                    self._leave_uncounted(events, others)
-                data = rest
+        if (
+            len(data) <= sse.MAX_EVENT
+            and b"\r" not in data
+            and self._events.is_between_events
+            and self._events.begin(data)
+        ):
+            data = self._set_content_aside(data, self._events)
         if data:
             self._take(self._events.feed(data))
 
-    def _leave_uncounted(self, events: Sequence[bytes], others: Sequence[bytes]) -> None:
-        left = set(others)
-        self._uncounted += events if not left else [event for event in events if event not in left]
-        self._uncounted_bytes += sum(map(len, events))
+    def _leave_uncounted(self, run: bytes) -> None:
+        """Events of nothing but content, one after the other, each with the blank line that ends it."""
+        self._has_events = True
+        self._uncounted.append(run)
+        self._uncounted_bytes += len(run)
         if self._uncounted_bytes >= _UNCOUNTED:
             self._generated_by_now()
 
     def _generated_by_now(self) -> int:
         if self._events is None:
             return self._generated_in_body()
-        if self._uncounted:
-            alike = self._generated_alike(self._uncounted)
-            self._generated_bytes += sum(map(self._generated, self._uncounted)) if alike is None else alike
-            self._uncounted, self._uncounted_bytes = [], 0
+        for run in self._uncounted:
+            alike = self._generated_alike(run)
+            self._generated_bytes += sum(map(self._generated, run.split(b"\n\n"))) if alike is None else alike
+        self._uncounted, self._uncounted_bytes = [], 0
         return self._generated_bytes
 
-    def _generated_alike(self, events: Sequence[bytes]) -> int | None:
-        """What `_generated` finds in all of these, in one go. None: they do not begin alike, or need a closer look."""
-        start = events[0][: events[0].find(DELTA) + len(DELTA)]
-        text = b"\n\n".join(events)
-        if not start.endswith(DELTA) or text.count(b"\n\n" + start) != len(events) - 1 or b"\\" in text:
+    def _generated_alike(self, run: bytes) -> int | None:
+        """What `_generated` finds in all of these events, in one go. None: they need a closer look."""
+        start = run[: run.find(DELTA) + len(DELTA)]
+        if not start.endswith(DELTA) or run.count(b"\n\n" + start) != run.count(b"\n\n") - 1 or b"\\" in run:
             return None
-        found = self.content.findall(text)
+        found = self.content.findall(run)
         if self.content.search(start) or not {name for name, _ in found} <= self.plain_content:
             return None
         generated = b"".join([string for _, string in found])

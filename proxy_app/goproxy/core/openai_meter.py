@@ -14,13 +14,13 @@ whole JSON body is final.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from goproxy.core.anthropic_meter import CACHE_READ, CACHE_WRITE, CACHE_WRITE_1H, CACHE_WRITE_5M, cache_writes
 from goproxy.core.meter import DELTA, Meter, content_of, string_bytes
 from goproxy.core.raw_usage import Path, RawUsage, value_at
-from goproxy.core.sse import Event
+from goproxy.core.sse import Event, EventReader
 from goproxy.core.usage import Usage
 
 PROMPT = ("prompt_tokens",)
@@ -41,6 +41,9 @@ COUNTS: tuple[Path, ...] = (
     *(PROMPT, COMPLETION, TOTAL, CACHED, WRITTEN, REASONING, AUDIO_IN, AUDIO_OUT),
     *(CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, CREATED, CREATED_5M, CREATED_1H),
 )
+
+_CONTENT = re.compile(rb'(?:\A|(?<=\n\n))(?:data: {[^\n]*?"choices"[^\n]*+\n\n)++')
+"""Events that may be content only."""
 
 _TELLS_USAGE = re.compile(rb'"usage"\s*+:\s*+(?!null)')
 _TIERS = {"priority": "service_tier_priority", "flex": "service_tier_flex", "batch": "service_tier_batch"}
@@ -83,17 +86,26 @@ class OpenAIMeter(Meter):
         self._take_usage(document)
         self._take_error(document, is_error=event.name == b"error")
 
-    def _pick(self, events: list[bytes]) -> Sequence[bytes] | None:
+    def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:
+        if self._model is None:
+            first = data.find(b"\n\n") + 2
+            self._take(events.feed(data[:first]))
+            data = data[first:]
         if self._model is None or self._told.tokens:
-            return None
-        text = b"\n\n".join(events)
-        if b'"error"' in text or (b'"usage"' in text and _TELLS_USAGE.search(text) is not None):
-            return None
-        return [
-            event
-            for event in events
-            if not (event.startswith(b"data: {") and b'"choices"' in event and b"\n" not in event)
-        ]
+            return data
+        rest, at = [], 0
+        for run in _CONTENT.finditer(data):
+            content = run[0]
+            if b'"usage"' in content and (usage := _TELLS_USAGE.search(content)) is not None:
+                before, end, _ = content[: usage.start()].rpartition(b"\n\n")
+                content = before + end
+            if content and b'"error"' not in content:
+                rest.append(data[at : run.start()])
+                at = run.start() + len(content)
+                self._leave_uncounted(content)
+            if content != run[0]:
+                break  # what comes after usage has a meaning by where it stands
+        return b"".join([*rest, data[at:]])
 
     def _must_be_parsed(self, data: bytes) -> bool:
         """Whether a chunk says more than its content. Events are parsed, too, until one has named the model."""

@@ -6,9 +6,15 @@ computed elsewhere.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from goproxy.core.ledger import Row
 from goproxy.core.pricing import KINDS
@@ -19,6 +25,29 @@ _FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Gaps(Collector):
+    """The time between two pieces of an answer: a histogram that is cheap enough to see every piece."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream
+        self._counts = [0] * (len(_GAP_SECONDS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(_GAP_SECONDS, seconds)] += 1
+        self._sum += seconds
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """For Prometheus, whose buckets hold all that is below them."""
+        bounds = [*map(floatToGoString, _GAP_SECONDS), "+Inf"]
+        family = HistogramMetricFamily(
+            "goproxy_event_gap_seconds", "Between two pieces of an answer.", labels=["upstream"]
+        )
+        family.add_metric([self._upstream], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
+        yield family
 
 
 class Observer:
@@ -47,7 +76,8 @@ class Observer:
         self._first_byte = histogram(
             "first_byte_seconds", "From a request's arrival to the first byte of its answer.", _FIRST_BYTE_SECONDS
         )
-        self.gaps = histogram("event_gap_seconds", "Between two pieces of an answer.", _GAP_SECONDS)
+        self.gaps = Gaps(upstream)
+        registry.register(self.gaps)
         gauge("requests_in_flight", "Requests that are served, drained or settled.", lambda: len(self._open))
         gauge("streams_in_flight", "Those of them that asked for a stream.", self._streams)
         gauge("holds", "Requests that money is held for.", lambda: books.standing.open_requests)
