@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from goproxy.admin_client import AdminClient, AdminError, read_token
-from goproxy.tables import dollars, nanodollars, table
+from goproxy.tables import amount, nanodollars, table
 
 _URL = "http://127.0.0.1:8000"
 
@@ -82,6 +82,10 @@ def run(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
     Raises:
         AdminError: it was not done.
     """
+    for name, value in vars(chosen).items():
+        texts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+        if any("\ud800" <= each <= "\udfff" for each in "".join(texts)):  # how Python writes what is no UTF-8
+            raise AdminError(f"{name}: {value!r} is not UTF-8")
     url = chosen.url or environment.get("BACKEND_URL") or _URL
     document, text = chosen.admin_verb(AdminClient(url, _token(environment)), chosen)
     print(json.dumps(document, indent=2) if chosen.json else text)
@@ -91,9 +95,11 @@ def run(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
 def _token(environment: Mapping[str, str]) -> str:
     if path := environment.get("OPERATOR_TOKEN_FILE"):
         return read_token(Path(path))
-    if sys.stdin.isatty():
-        return getpass.getpass("Operator token: ").strip()
-    return sys.stdin.readline().strip()
+    try:
+        token = getpass.getpass("Operator token: ") if sys.stdin.isatty() else sys.stdin.readline()
+    except (EOFError, ValueError):
+        raise AdminError("no operator token came on standard input; or set OPERATOR_TOKEN_FILE to its file") from None
+    return token.strip()
 
 
 def _verbs(nouns: Any, name: str, text: str) -> Any:
@@ -282,7 +288,7 @@ def _rerate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     asked = {name: value for name, value in _choice(chosen).items() if value is not None}
     done = api.post("/rerate", asked | {"multiplier": chosen.multiplier, "apply": chosen.apply})
     text = table(done["differences"], ("id", "account", "before_nanodollars", "after_nanodollars"))
-    sums = f"{done['rows']} rows, {done['differing']} differ by {dollars(done['difference_nanodollars'])} USD"
+    sums = f"{done['rows']} rows, {done['differing']} differ by {amount(done['difference_nanodollars'])} USD"
     unpriced = f", {done['unpriced']} have no price today" if done["unpriced"] else ""
     applied = "settled" if done["applied"] else "nothing was changed: add --apply to settle them"
     return done, f"{text}\n{sums}{unpriced}; {applied}"

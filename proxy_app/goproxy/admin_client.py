@@ -28,8 +28,12 @@ class AdminClient:
         Raises:
             AdminError: this is no URL, or no token.
         """
-        self._url = urlsplit(url)
-        if self._url.scheme not in ("http", "https") or not self._url.hostname:
+        try:
+            self._url = urlsplit(url)
+            is_one = self._url.scheme in ("http", "https") and bool(self._url.hostname) and self._url.port != 0
+        except ValueError:
+            is_one = False
+        if not is_one:
             raise AdminError(f"{url}: expected the backend's URL, such as http://127.0.0.1:8000")
         if not token or not token.isascii() or not token.isprintable():
             raise AdminError("this is no operator token")
@@ -96,7 +100,7 @@ class AdminClient:
             if answer.status < 400:
                 return connection, answer
             refusal = answer.read(64 * 1024)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: of a name that is none
             connection.close()
             raise AdminError(f"{self._url.geturl()}: no answer: {error}") from None
         connection.close()

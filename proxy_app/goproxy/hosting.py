@@ -181,6 +181,8 @@ def listen(port: int) -> list[socket.socket]:
         sockets = [_listen_on(socket.AF_INET, "0.0.0.0", port)]  # noqa: S104 - the container's network is the boundary
     except OSError as error:
         raise CannotListen(f"port {port} cannot be listened on: {error.strerror}") from None
+    except OverflowError:
+        raise CannotListen(f"port {port} cannot be listened on: expected a number from 0 to 65535") from None
     try:
         sockets.append(_listen_on(socket.AF_INET6, "::", port))
     except OSError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
-_NANODOLLARS = 10**9
+from goproxy.core.pricing import NANODOLLARS, dollars
+
 _SUFFIX = "_nanodollars"
+_AMOUNT = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?", re.ASCII)
+_MOST = 10**17
 
 
 def table(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -39,17 +42,14 @@ def shown(column: str, value: Any) -> str:
     if value is None or value == []:
         return "-"
     if column.endswith(_SUFFIX):
-        return dollars(value)
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return str(value)
+        return amount(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)  # a terminal obeys what does not print
 
 
-def dollars(nanodollars: int) -> str:
-    """An amount in dollars, exact: at least the cents, and whatever else there is."""
-    whole, rest = divmod(abs(nanodollars), _NANODOLLARS)
-    cents, finer = divmod(rest, _NANODOLLARS // 100)
-    return f"{'-' if nanodollars < 0 else ''}{whole}.{cents:02}{f'{finer:07}'.rstrip('0') if finer else ''}"
+def amount(nanodollars: int) -> str:
+    """An amount under a heading that says USD."""
+    return dollars(nanodollars).replace("$", "")
 
 
 def nanodollars(text: str) -> int:
@@ -58,11 +58,9 @@ def nanodollars(text: str) -> int:
     Raises:
         ValueError: it is none, or finer than a nano-dollar.
     """
-    try:
-        amount = Decimal(text) * _NANODOLLARS
-        whole = int(amount)
-    except (InvalidOperation, ValueError, OverflowError):
-        raise ValueError(f"{text!r} is no amount in dollars") from None
-    if whole != amount or not 0 < whole <= 10**17:
-        raise ValueError(f"{text!r} is no amount in dollars above 0, with at most nine decimals")
+    if not (found := _AMOUNT.fullmatch(text)):
+        raise ValueError(f"{text!r} is no amount in dollars, such as 10 or 0.25; at most nine decimals")
+    whole = int(found[1]) * NANODOLLARS + int(found[2].ljust(9, "0") if found[2] else 0)
+    if not 0 < whole <= _MOST:
+        raise ValueError(f"{text!r}: expected an amount above 0 and up to {amount(_MOST)} dollars")
     return whole

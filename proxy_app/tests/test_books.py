@@ -31,6 +31,7 @@ from goproxy.data_plane.books import (
 )
 from goproxy.data_plane.control_client import ControlClient
 from goproxy.data_plane.journal import Journal
+from goproxy.data_plane.observer import Observer
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
 from tests.control import TOKEN, Control, key_entry, running_control
@@ -378,9 +379,11 @@ async def test_what_was_open_becomes_one_interrupted_row(tmp_path: Path, control
         await books.open(a_hold("req_2", 3000))
         books.progress("req_2", Usage(output=1))
         books.progress("req_2", Usage(input=1, output=20))
-    for _ in range(2):
-        async with kept(tmp_path, control):
-            pass
+    for interrupted_ids in (["req_1", "req_2"], []):
+        async with kept(tmp_path, control) as books:
+            assert [row.id for row in books.interrupted] == interrupted_ids
+            metrics = Observer("openhands", books).metrics()
+            assert ('settlement="interrupted"' in metrics) == bool(interrupted_ids)
     rows = {id_: row for id_, (_, row) in control.rows.items()}
     assert {id_: row.settlement for id_, row in rows.items()} == dict.fromkeys(
         ("req_1", "req_2"), Settlement.INTERRUPTED

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 
-from goproxy.core.ledger import Row
-from goproxy.core.reconcile import Difference, ExportLine, InvalidExport, read_export, reconcile
+from goproxy.core.reconcile import Booked, Difference, ExportLine, InvalidExport, read_export, reconcile
 from goproxy.core.usage import Usage
-from tests.test_ledger import WHOLE, settled
 
 
-def row(id_: str, upstream_id: str | None, usage: Usage) -> Row:
-    return dataclasses.replace(settled(WHOLE), id=id_, upstream_request_id=upstream_id, usage=usage)
+def row(id_: str, upstream_id: str | None, usage: Usage) -> Booked:
+    return Booked(id_, upstream_id, usage)
 
 
 def test_every_request_is_found_on_its_side() -> None:
@@ -107,3 +104,11 @@ def test_an_export_is_read(data: bytes, lines: list[ExportLine]) -> None:
 def test_an_export_that_cannot_be_read(data: bytes, complaint: str) -> None:
     with pytest.raises(InvalidExport, match=f"^{complaint}"):
         read_export(data)
+
+
+def test_an_export_of_too_many_lines_is_refused_before_the_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goproxy.core.reconcile._MOST_LINES", 3)
+    lines = ["request_id,input", *(f"up{number},1" for number in range(4))]
+    assert len(read_export("\n".join(lines[:4]).encode())) == 3
+    with pytest.raises(InvalidExport, match="more than 3 lines: choose fewer days"):
+        read_export("\n".join(lines).encode())

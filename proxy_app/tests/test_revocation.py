@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -11,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from goproxy.config import parse_config
 from goproxy.data_plane.books import books_for
 from goproxy.data_plane.observer import Observer
-from goproxy.data_plane.server import gateway_for, make_app
+from goproxy.data_plane.server import front_of, gateway_for, make_app
 from goproxy.data_plane.upstream import reach
-from goproxy.hosting import Stay, make_runner
+from goproxy.hosting import Stay, make_runner, serving
 from goproxy.watched_file import LOOK_EVERY
 from tests.gateway import ALICE, BOB, Running, running_gateway, write_keys
 from tests.raw import RawClient, connected
@@ -115,10 +115,10 @@ async def test_requests_are_503_and_not_401_before_the_backend_has_told_any_keys
         reach(config.upstream, "secret", config.timeouts, ssl.create_default_context()) as upstream,
         gateway_for(config, books, upstream, Observer(config.upstream, books), Stay(), 1) as gateway,
     ):
-        runner = make_runner(make_app(gateway))
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with connected(runner.addresses[0][1]) as raw:
+        listener = socket.create_server(("127.0.0.1", 0))
+        async with (
+            serving(make_runner(make_app(gateway)), [listener], front_of(gateway)),
+            connected(listener.getsockname()[1]) as raw,
+        ):
             await raw.post(ASK)
             assert (await raw.answer())[0] == 503
-        await runner.cleanup()

@@ -6,10 +6,12 @@ sent again: a credit has an id of the caller's choice, and a row that was rerate
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
+from sqlalchemy import Connection
 
 from goproxy.control_plane import asking, documents
 from goproxy.control_plane.answers import Refusal
@@ -18,6 +20,8 @@ from goproxy.control_plane.openapi import describe
 from goproxy.control_plane.operations import Call, Operation, serve
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import accounts, keys, leases, rows, usage, wallets
+from goproxy.control_plane.store.refusals import Conflict
+from goproxy.control_plane.store.walk import Place
 from goproxy.control_plane.upkeep import GZIP, Upkeep
 from goproxy.core.keys import digest, new_key
 
@@ -109,7 +113,7 @@ class AdminApi:
 
     async def list_accounts(self, _: Call) -> documents.Accounts:
         """All accounts."""
-        found = await self._store.run("list accounts", accounts.all_of_them)
+        found = await self._store.read("list accounts", accounts.all_of_them)
         return documents.Accounts(accounts=[documents.Account(**each) for each in found])
 
     async def create_account(self, call: Call) -> documents.Account:
@@ -120,7 +124,7 @@ class AdminApi:
 
     async def show_account(self, call: Call) -> documents.Account:
         """An account."""
-        found = await self._store.run("show account", lambda store: accounts.get(store, call.path["account"]))
+        found = await self._store.read("show account", lambda store: accounts.get(store, call.path["account"]))
         return documents.Account(**found)
 
     async def disable_account(self, call: Call) -> documents.Account:
@@ -163,12 +167,12 @@ class AdminApi:
     async def list_keys(self, call: Call) -> documents.Keys:
         """All keys, or those of an account."""
         asked: documents.OfAccount = call.query
-        found = await self._store.run("list keys", lambda store: keys.all_of_them(store, asked.account))
+        found = await self._store.read("list keys", lambda store: keys.all_of_them(store, asked.account))
         return documents.Keys(keys=[documents.Key(**each) for each in found])
 
     async def show_key(self, call: Call) -> documents.Key:
         """A key, without the key itself."""
-        found = await self._store.run("show key", lambda store: keys.get(store, call.path["key"]))
+        found = await self._store.read("show key", lambda store: keys.get(store, call.path["key"]))
         return documents.Key(**found)
 
     async def revoke_key(self, call: Call) -> documents.Key:
@@ -192,7 +196,7 @@ class AdminApi:
     async def list_wallets(self, call: Call) -> documents.Wallets:
         """All wallets, or those of an account, and where their credits are."""
         asked: documents.OfAccount = call.query
-        found = await self._store.run("list wallets", lambda store: wallets.show(store, asked.account))
+        found = await self._store.read("list wallets", lambda store: wallets.show(store, asked.account))
         return documents.Wallets(wallets=[documents.Wallet(**each) for each in found])
 
     async def create_credit(self, call: Call) -> documents.Credit:
@@ -203,8 +207,10 @@ class AdminApi:
         """
         new: documents.NewCredit = call.body
         amount = new.amount_nanodollars if new.kind == "grant" else -new.amount_nanodollars
+        if new.id.startswith(wallets.OWN_ENTRIES):
+            raise Conflict(f"{new.id!r}: ids that begin with {', '.join(wallets.OWN_ENTRIES)} are the store's own")
 
-        def work(store: Any) -> dict[str, Any]:
+        def work(store: Connection) -> dict[str, Any]:
             wallets.settle_in(store, new.wallet)
             return wallets.credit(store, new.id, new.wallet, new.kind, amount, new.note)[0]
 
@@ -213,24 +219,32 @@ class AdminApi:
     async def sum_usage(self, call: Call) -> documents.UsageTable:
         """Requests, tokens and cost, summed up by account, key, upstream, model and day as asked."""
         asked: documents.UsageAsked = call.query
-        limit = documents.LINES + 1
-        found = await self._store.run(
-            "sum usage", lambda store: usage.usage(store, list(dict.fromkeys(asked.by)), asked.chosen, limit)
-        )
-        lines = [documents.UsageLine(**line) for line in found[: documents.LINES]]
-        return documents.UsageTable(usage=lines, complete=len(found) < limit)
+        by = list(dict.fromkeys(asked.by))
+        summary = usage.Summary(by, documents.LINES)
+        chosen = asked.chosen
+        async for lines in self._store.read_in_steps("sum usage", lambda s, after: usage.step(s, by, chosen, after)):
+            summary.add(lines)
+        found = summary.lines()
+        return documents.UsageTable(usage=[documents.UsageLine(**line) for line in found], complete=summary.complete)
 
     async def list_rows(self, call: Call) -> documents.Rows:
         """The ledger: requests and credits, the newest first."""
         asked: documents.RowsAsked = call.query
-        before = None
+        place = None
         if asked.before is not None:
             moment, _, row_id = asked.before.partition("~")
-            before = (moment, row_id)
-        found = await self._store.run(
-            "list rows",
-            lambda store: rows.page(store, asked.chosen, kind=asked.kind, before=before, limit=asked.limit),
-        )
+            place = moment, row_id
+        records: list[Any] = []
+
+        def page(store: Connection, before: Place | None) -> tuple[list[Any], Place | None]:
+            left = asked.limit - len(records)
+            return rows.page(store, asked.chosen, kind=asked.kind, before=before, limit=left)
+
+        async for found_now in self._store.read_in_steps("list rows", page, place):
+            records += found_now
+            if len(records) == asked.limit:
+                break
+        found = await asyncio.to_thread(rows.documents, records)
         last = found[-1] if len(found) == asked.limit else None
         return documents.Rows(
             rows=[_of_ledger(each) for each in found],
@@ -239,7 +253,7 @@ class AdminApi:
 
     async def list_leases(self, _: Call) -> documents.Leases:
         """What proxies were lent of which wallets."""
-        found = await self._store.run("list leases", leases.all_of_them)
+        found = await self._store.read("list leases", leases.all_of_them)
         return documents.Leases(leases=[documents.Lease(**each) for each in found])
 
     async def retire_instance(self, call: Call) -> documents.Retired:

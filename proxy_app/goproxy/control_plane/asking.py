@@ -30,9 +30,9 @@ def bearer(request: web.Request) -> str:
     """
     shown = request.headers.getall("Authorization", [])
     scheme, _, token = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
-    if scheme.lower() != "bearer" or not token:
+    if scheme.lower() != "bearer" or not (token := token.strip()):
         raise unauthorized()
-    return token.strip()
+    return token
 
 
 def unauthorized() -> Refusal:

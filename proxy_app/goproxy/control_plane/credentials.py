@@ -16,6 +16,7 @@ from goproxy.observe import log
 from goproxy.watched_file import WatchedFile
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_OF_NOTHING = hashlib.sha256(b"").hexdigest()
 
 
 class TokenFile:
@@ -40,7 +41,9 @@ class TokenFile:
         if content is None:
             return self._digest
         text = content.decode("ascii", "replace").strip()
-        if _DIGEST.fullmatch(text):
+        if text == _OF_NOTHING:
+            self._is_broken("is the SHA-256 of an empty token, which nobody has")
+        elif _DIGEST.fullmatch(text):
             self._digest, self._problem = text, None
         else:
             self._is_broken("must be 64 lower-case hexadecimal digits: the SHA-256 of the token")

@@ -95,12 +95,14 @@ class KeyFeed:
 
     def _news(self, instance: str, after: int) -> News | None:
         now = asyncio.get_running_loop().time()
-        recalls = self._recalls[instance]
+        recalls = self._recalls.get(instance, {})
         for wallet in [wallet for wallet, recall in recalls.items() if now - recall.asked_at > _RECALL_FOR]:
             del recalls[wallet]
         wanted = sorted(wallet for wallet, recall in recalls.items() if not recall.told)
         for wallet in wanted:
             recalls[wallet].told = True
+        if not recalls:
+            self._recalls.pop(instance, None)
         if wanted or self._keys.version != after:
             return News(self._keys, wanted)
         return None

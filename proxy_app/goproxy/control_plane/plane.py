@@ -105,15 +105,16 @@ class ControlPlane:
 
         def work(connection: Connection) -> tuple[Totals, keys.Snapshot | None]:
             version = keys.version(connection)
-            return totals(connection), None if version == self.feed.version else keys.snapshot(connection)
+            return totals(connection), None if version == known else keys.snapshot(connection)
 
+        known = self.feed.version
         try:
-            found, snapshot = await self.database.run("count", work)
+            found, snapshot = await self.database.read("count", work)
         except StoreUnavailable:
             self.metrics.stands(available=False, totals=None)
             return
         self.metrics.stands(available=True, totals=found)
-        if snapshot is not None:
+        if snapshot is not None and self.feed.version == known:  # else it may be older than what is told by now
             self.feed.publish(snapshot)
 
     def keep_up(self, stay: Stay) -> Callable[[web.Application], AsyncIterator[None]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from decimal import Decimal
+from functools import partial
 from typing import IO
 
 from aiohttp import web
-from sqlalchemy import Connection
+from sqlalchemy import RowMapping
 
 from goproxy.control_plane import asking, documents
 from goproxy.control_plane.answers import Refusal
@@ -19,7 +20,8 @@ from goproxy.control_plane.operations import Call
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import backup, rows
 from goproxy.core import ledger
-from goproxy.core.reconcile import InvalidExport, read_export, reconcile
+from goproxy.core.reconcile import Booked, InvalidExport, read_export, reconcile
+from goproxy.core.usage import Usage
 
 GZIP = "application/gzip"
 
@@ -32,6 +34,9 @@ _RECONCILED_ROWS = 200_000
 _BACKUP_LIMIT = 64 * 1024**3
 _PIECE = 256 * 1024
 _SHOWN = 100
+
+_AT_ONCE = 500
+"""Rows whose corrections are written in one transaction."""
 
 
 class Upkeep:
@@ -52,23 +57,28 @@ class Upkeep:
         def rated(row: ledger.Row) -> ledger.Row | None:
             return self._rated(row, asked.multiplier)
 
-        def page(store: Connection) -> rows.Repriced:
-            return rows.rerate(store, asked.chosen, end, rated, apply=asked.apply)
-
-        found = documents.Rerated(
+        told = documents.Rerated(
             rows=0, differing=0, unpriced=0, difference_nanodollars=0, applied=asked.apply, differences=[]
         )
-        end: rows.Cursor | None = None
-        while True:
-            priced = await self._store.run("rerate", page)
-            found.rows += priced.rows
-            found.unpriced += priced.unpriced
-            found.differing += len(priced.corrections)
-            found.difference_nanodollars += sum(each.difference for each in priced.corrections)
-            found.differences += [_rerated(each) for each in priced.corrections[: _SHOWN - len(found.differences)]]
-            end = priced.end
-            if end is None:
-                return found
+        chosen = asked.chosen
+        async for records in self._store.read_in_steps("rerate", lambda s, after: rows.step(s, chosen, after)):
+            corrections, unpriced = await asyncio.to_thread(rows.corrections_of, records, rated)
+            if asked.apply:
+                corrections = await self._apply(corrections, rated)
+            told.rows += len(records)
+            told.unpriced += unpriced
+            told.differing += len(corrections)
+            told.difference_nanodollars += sum(each.difference for each in corrections)
+            told.differences += [_rerated(each) for each in corrections[: _SHOWN - len(told.differences)]]
+        return told
+
+    async def _apply(self, corrections: Sequence[rows.Correction], rated: rows.Rate) -> list[rows.Correction]:
+        """Write corrections down, some at a time; those that it still came to."""
+        applied: list[rows.Correction] = []
+        for begin in range(0, len(corrections), _AT_ONCE):
+            ids = [each.row.id for each in corrections[begin : begin + _AT_ONCE]]
+            applied += await self._store.run("apply rerate", partial(rows.correct, ids=ids, rated=rated))
+        return applied
 
     async def reconcile(self, call: Call) -> documents.Reconciled:
         """Hold the rows of an upstream against the provider's own record, by request id and kind of token.
@@ -82,19 +92,22 @@ class Upkeep:
         except InvalidExport as problem:
             raise Refusal(400, f"the export: {problem}") from None
         chosen = rows.Chosen(upstream=asked.upstream, since=asked.since, until=asked.until)
-        found = await self._store.run("reconcile", lambda store: rows.some(store, chosen, _RECONCILED_ROWS + 1))
-        if len(found) > _RECONCILED_ROWS:
-            raise Refusal(400, f"these are more than {_RECONCILED_ROWS} rows: choose fewer days")
+        found: list[Booked] = []
+        async for records in self._store.read_in_steps("reconcile", lambda s, after: rows.booked(s, chosen, after)):
+            found += map(_booked, records)
+            if len(found) > _RECONCILED_ROWS:
+                raise Refusal(400, f"these are more than {_RECONCILED_ROWS} rows: choose fewer days")
         return documents.Reconciled.model_validate(asdict(await asyncio.to_thread(reconcile, found, export)))
 
     async def make_backup(self, call: Call) -> web.StreamResponse:
         """A copy of the whole store, as gzipped lines of JSON.
 
-        It is of one moment. SQLite can take in nothing while it is copied; the proxies bridge that.
+        It is of one moment, and everything goes on meanwhile. Of SQLite a copy is made first, beside it: the disk must
+        have room for that.
         """
         with self._spool() as file:
             with _room():
-                await asyncio.to_thread(self._store.transact, "back up", lambda store: backup.dump(store, file))
+                await self._store.at_one_moment("back up", lambda store: backup.dump(store, file))
                 file.flush()
             answer = web.StreamResponse(headers={"Content-Type": GZIP, "Content-Length": str(file.tell())})
             await answer.prepare(call.request)
@@ -151,6 +164,11 @@ def _room() -> Iterator[None]:
         yield
     except OSError as error:
         raise Refusal(503, f"the copy cannot be written here: {error.strerror}") from None
+
+
+def _booked(record: RowMapping) -> Booked:
+    usage = Usage(**{kind: record[kind] for kind in Usage().to_json()})
+    return Booked(record["id"], record["upstream_request_id"], usage)
 
 
 def _rerated(correction: rows.Correction) -> documents.RowRerated:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -93,6 +93,8 @@ class Books:
         self._lease_wait = lease_wait
         self._idle_after = idle_after
         self._backlog_bytes = backlog_bytes
+        self.interrupted: Sequence[Row] = ()
+        """Requests that a former process left open."""
         self._open: dict[str, Hold] = {}
         self._unsettled: dict[str, tuple[Row, asyncio.Future[bytes]]] = {}
         """Rows that are on their way to the disk."""
@@ -111,6 +113,7 @@ class Books:
         recovered = await self._journal.start()
         spent = dict(recovered.spent_totals)
         left_open = [self._interrupt(hold, progress) for hold, progress in recovered.holds]
+        self.interrupted = left_open
         for row in left_open:
             for wallet in row.wallets:
                 spent[wallet] = spent.get(wallet, 0) + row.cost_nanodollars

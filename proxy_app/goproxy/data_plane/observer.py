@@ -89,6 +89,10 @@ class Observer:
         gauge("journal_damaged", "Records that could not be read.", lambda: books.standing.journal_damaged)
         gauge("keys_age_seconds", "Since the backend told the keys.", lambda: books.standing.keys_age)
 
+        for row in books.interrupted:
+            self._child(self._requests, row.protocol, str(row.status), row.outcome).inc()
+            self._settled(row)
+
     def begin(self, record: RequestRecord) -> None:
         """A request came."""
         self._open[id(record)] = record

@@ -114,9 +114,10 @@ class Gateway:
         """The same for aiohttp. Its answer is written already when it returns."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            connection = request.transport.get_protocol() if request.transport is not None else None
-            if not isinstance(connection, Connection):  # the client has left
+            if request.transport is None:  # the client has left
                 raise asyncio.CancelledError
+            connection = request.transport.get_protocol()
+            assert isinstance(connection, Connection), "this application is served behind a Front"
             client = connection.client_for(is_http_1_0=request.version < (1, 1), keeps_alive=request.keep_alive)
             query = quote(
                 request.raw_path.partition("?")[2].partition("#")[0], safe=_PRINTABLE, errors="surrogateescape"

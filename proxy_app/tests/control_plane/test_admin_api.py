@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from multidict import CIMultiDict
 from psycopg import sql
 
+from goproxy.control_plane.store import keys
 from goproxy.core.keys import digest, is_well_formed
 from tests.control_plane.backend import DOLLAR, OPERATOR, Backend
 from tests.control_plane.conftest import on_sqlite
@@ -330,21 +332,22 @@ async def test_what_there_is_not(backend: Backend, method: str, path: str, statu
 
 
 @on_sqlite
-async def test_a_change_of_keys_is_told_even_if_the_one_who_asked_for_it_has_left(backend: Backend) -> None:
+async def test_a_change_of_keys_is_told_even_if_the_one_who_asked_for_it_has_left(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await backend.account()
     key = await backend.key()
     version = (await backend.poll()).json["version"]
     began = asyncio.Event()
-    transact = backend.plane.database.transact
+    revoke = keys.revoke
 
-    def slow(name: str, work: Any) -> Any:
-        if name == "revoke key":
-            loop.call_soon_threadsafe(began.set)
-            time.sleep(0.2)
-        return transact(name, work)
+    def slow(store: Any, key_id: str) -> Any:
+        loop.call_soon_threadsafe(began.set)
+        time.sleep(0.2)
+        return revoke(store, key_id)
 
     loop = asyncio.get_running_loop()
-    backend.plane.database.transact = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(keys, "revoke", slow)
     asking = asyncio.create_task(backend.ask("POST", f"/admin/v1/keys/{key['id']}/revoke"))
     await began.wait()
     asking.cancel()
@@ -358,7 +361,7 @@ async def test_a_mistake_of_ours_is_told_in_json_and_in_the_log(backend: Backend
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("CANARY")
 
-    backend.plane.database.transact = broken  # type: ignore[assignment,method-assign]
+    backend.plane.database.read = broken  # type: ignore[assignment,method-assign]
     answer = await backend.ask("GET", "/admin/v1/accounts")
     assert (answer.status, answer.json["error"]["type"]) == (500, "api_error")
     assert "CANARY" not in answer.text
@@ -386,3 +389,36 @@ def test_a_sqlite_store_is_durable_and_not_in_wal_mode(url: str, backend: Backen
     found = backend.plane.database.transact("look", look)
     assert found == {"journal_mode": "truncate", "synchronous": 2, "foreign_keys": 1}
     assert sqlite3.connect(url.removeprefix("sqlite:///")).execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+async def test_a_key_that_has_expired_is_not_rotated(backend: Backend) -> None:
+    await backend.account()
+    key = await backend.key(expires_at="2020-01-01T00:00:00Z")
+    answer = await backend.ask("POST", f"/admin/v1/keys/{key['id']}/rotate", json={})
+    assert answer.status == 409
+    assert "has expired (2020-01-01T00:00:00.000Z); add a key instead" in answer.error
+
+
+@on_sqlite
+@pytest.mark.parametrize("entry_id", ["opening:bob", "limit:key_0123456789abcdef", "rerate_1"])
+async def test_an_operator_does_not_take_the_ids_of_the_stores_own_entries(backend: Backend, entry_id: str) -> None:
+    """Or the opening credit of an account that comes later would never be granted."""
+    await backend.account()
+    new = {"id": entry_id, "wallet": "alice", "kind": "grant", "amount_nanodollars": 1}
+    answer = await backend.ask("POST", "/admin/v1/credits", json=new)
+    assert answer.status == 409
+    assert "the store's own" in answer.error
+
+
+@on_sqlite
+async def test_an_empty_token_lets_nobody_in(backend: Backend, lines: Any) -> None:
+    assert (await backend.ask("GET", "/admin/v1/accounts")).status == 200
+    (backend.directory / "operator_token").write_text(hashlib.sha256(b"").hexdigest())
+    (backend.directory / "proxy_tokens" / "openhands").write_text(hashlib.sha256(b"").hexdigest())
+    for token in ("\u00a0", "\u2003"):
+        headers = {"Authorization": f"Bearer {token}"}
+        for method, path in (("GET", "/admin/v1/accounts"), ("POST", "/proxy/v1/rows")):
+            async with backend.session.request(method, backend.url + path, headers=headers) as answer:
+                assert answer.status in (401, 503)
+    assert (await backend.ask("GET", "/admin/v1/accounts")).status == 200  # the last good one stays
+    assert "empty token" in lines.all("token file is broken")[0]["problem"]

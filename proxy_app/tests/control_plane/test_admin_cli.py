@@ -16,7 +16,8 @@ import pytest
 
 from goproxy.cli import main
 from goproxy.core.keys import is_well_formed
-from goproxy.tables import dollars, nanodollars, table
+from goproxy.core.pricing import dollars
+from goproxy.tables import amount, nanodollars, table
 from tests.control_plane.backend import DOLLAR, OPERATOR, Backend, row
 from tests.control_plane.conftest import on_sqlite
 
@@ -162,14 +163,29 @@ async def test_the_token_comes_from_standard_input_where_there_is_no_file(
     assert "no operator token" in (await admin("account", "list")).err
 
 
-@pytest.mark.parametrize("amount", ["0", "-1", "ten", "0.0000000001", "1e99", "NaN", "Infinity"])
-async def test_an_amount_that_is_none(url: str, amount: str) -> None:
+NO_AMOUNTS = [
+    "0",
+    "-1",
+    "ten",
+    "0.0000000001",
+    "1e99",
+    "NaN",
+    "Infinity",
+    "1e9999999999999999999",
+    "1_000",
+    "100000001",
+]
+
+
+@pytest.mark.parametrize("text", [*NO_AMOUNTS, "1.0000000000000000000000000000000001", "\uff11"])
+async def test_an_amount_that_is_none(url: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["admin", "credit", "grant", "alice", amount])
+        main(["admin", "credit", "grant", "alice", text])
+    assert repr(text) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("amount", "text"),
+    ("given", "text"),
     [
         (0, "0.00"),
         (1, "0.000000001"),
@@ -179,10 +195,11 @@ async def test_an_amount_that_is_none(url: str, amount: str) -> None:
         (123, "0.000000123"),
     ],
 )
-def test_dollars_are_exact(url: str, amount: int, text: str) -> None:
-    assert dollars(amount) == text
-    if amount > 0:
-        assert nanodollars(text) == amount
+def test_dollars_are_exact(url: str, given: int, text: str) -> None:
+    assert amount(given) == text
+    assert dollars(given) == (f"-${text[1:]}" if given < 0 else f"${text}")
+    if given > 0:
+        assert nanodollars(text) == given
 
 
 def test_a_table(url: str) -> None:
@@ -198,3 +215,41 @@ def test_asking_the_admin_api_loads_neither_plane(url: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], input=b"x\n", capture_output=True, timeout=10, check=False)
     assert done.returncode == 0, done.stderr
+
+
+HOSTILE_COMMANDS: dict[str, tuple[list[str], str]] = {
+    "a port that is none": (["--url", "http://h:99999", "account", "list"], "expected the backend's URL"),
+    "a port in letters": (["--url", "http://h:http", "account", "list"], "expected the backend's URL"),
+    "an address that is none": (["--url", "http://[::1", "account", "list"], "expected the backend's URL"),
+    "a name that is none": (["--url", f"http://{'a' * 70}.x", "account", "list"], "no answer"),
+    "an account in no encoding": (["account", "show", "\udcff"], "account: '\\udcff' is not UTF-8"),
+    "a choice in no encoding": (["rows", "--model", "\udcff"], "model: '\\udcff' is not UTF-8"),
+    "one of several": (["key", "add", "alice", "--model", "m", "--model", "\udcff"], "is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_COMMANDS)
+async def test_what_is_typed_wrong_is_one_clear_line(admin: Admin, case: str) -> None:
+    arguments, told = HOSTILE_COMMANDS[case]
+    said = await admin(*arguments)
+    assert (said.code, said.out) == (1, "")
+    assert told in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+async def test_a_token_that_is_no_text_is_one_clear_line(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OPERATOR_TOKEN_FILE", raising=False)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), "utf-8"))
+    assert await asyncio.to_thread(main, ["admin", "--url", backend.url, "account", "list"]) == 1
+    assert "no operator token came on standard input" in capsys.readouterr().err
+
+
+async def test_nothing_that_somebody_called_something_is_obeyed_by_the_terminal(backend: Backend, admin: Admin) -> None:
+    await backend.account()
+    await backend.post("i1", row(1, model="\x1b[2Jevil\u009b1m\rü"))
+    said = await admin("rows", "--account", "alice", "--kind", "request")
+    assert "\ufffd[2Jevil\ufffd1m\ufffdü" in said.out
+    refused = await backend.ask("POST", "/admin/v1/accounts", json={"name": "bob", "note": "\u009b2J"})
+    assert refused.status == 400

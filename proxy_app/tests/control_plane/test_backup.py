@@ -21,6 +21,7 @@ from goproxy.control_plane.store.schema import metadata
 from goproxy.core.keys import digest, new_key
 from tests.control_plane.backend import DOLLAR, OPERATOR, Answer, Backend, row, running_backend
 from tests.control_plane.conftest import POSTGRESQL, SQLITE, on_sqlite
+from tests.control_plane.test_migrations import differences
 
 
 def everything(connection: Connection) -> dict[str, list[Any]]:
@@ -143,7 +144,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "the last line gone": lambda copy: gzip.compress(b"".join(lines_of(copy)[:-1])),
     "a line gone": lambda copy: gzip.compress(b"".join(lines_of(copy)[:2] + lines_of(copy)[3:])),
     "a number changed": lambda copy: gzip.compress(b"".join(lines_of(copy)).replace(b"10000000000", b"90000000000")),
-    "a newer goproxy": lambda copy: gzip.compress(b"".join(lines_of(copy)).replace(b'"0001"', b'"9999"')),
+    "a newer goproxy": lambda copy: gzip.compress(b"".join(lines_of(copy)).replace(b'"0002"', b'"9999"')),
 }
 
 
@@ -170,6 +171,19 @@ async def test_a_restore_that_fails_in_the_middle_changes_nothing(backend: Backe
     answer = await put_back(backend, whole, "?replace=true")
     assert answer.status == 500, answer.text
     assert backend.plane.database.transact("look", everything) == before
+
+
+async def test_a_backup_of_an_older_goproxy_becomes_a_store_of_this_one(backend: Backend) -> None:
+    await fill(backend)
+    before = backend.plane.database.transact("look", everything)
+    lines = lines_of(await taken(backend))
+    head = json.loads(lines[0]) | {"revision": "0001"}
+    old = _sealed([json.dumps(head).encode() + b"\n", *lines[1:-1]])
+    assert (await put_back(backend, old, "?replace=true")).status == 200
+    after = backend.plane.database.transact("look", everything)
+    assert after.pop("counters") != before.pop("counters")
+    assert after == before
+    assert backend.plane.database.transact("compare", differences) == []
 
 
 def _sealed(lines: list[bytes]) -> bytes:

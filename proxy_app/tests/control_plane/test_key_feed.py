@@ -188,3 +188,10 @@ async def test_a_call_for_leases_that_is_none(backend: Backend, change: dict[str
     answer = await backend.proxy("/leases", call | change)
     assert answer.status == 400, answer.text
     assert answer.error
+
+
+@on_sqlite
+async def test_nothing_is_kept_of_who_polls_once(backend: Backend) -> None:
+    for number in range(20):
+        await backend.poll(f"i{number}")
+    assert len(backend.plane.feed._recalls) == 0

@@ -46,7 +46,7 @@ def test_all_text_is_ordered_by_its_code_points(database: Database) -> None:
 def test_the_comparison_sees_a_difference(database: Database) -> None:
     def change(connection: Connection) -> list[Any]:
         connection.execute(text("ALTER TABLE accounts ADD COLUMN colour TEXT"))
-        connection.execute(text("DROP INDEX ix_ledger_rows_account_day"))
+        connection.execute(text("DROP INDEX ix_ledger_rows_account_day_id"))
         return differences(connection)
 
     assert {found[0] for found in database.transact("change", change)} == {"remove_column", "add_index"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from goproxy.control_plane.store import rows
+from goproxy.control_plane.store import walk
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.control_plane.backend import DOLLAR, OPERATOR, PROXY, Backend, row
@@ -267,7 +267,7 @@ async def test_rerating_with_another_multiplier(backend: Backend, multiplier: st
 
 
 async def test_rerating_goes_through_all_pages(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_PAGE", 50)
+    monkeypatch.setattr(walk, "STEP", 50)
     await backend.account()
     batch = [row(number, cost=1, usage=Usage(input=1), multiplier="1") for number in range(130)]
     await backend.post("i1", *batch[:60])
@@ -305,3 +305,11 @@ async def test_an_export_that_cannot_be_read(backend: Backend, export: str) -> N
     answer = await backend.ask("POST", "/admin/v1/reconcile?upstream=openhands", data=body)
     assert answer.status in (200, 400), answer.text  # an empty file is an export of nothing
     assert (answer.status == 200) == (not body)
+
+
+async def test_a_page_may_end_at_any_id_that_is_kept(backend: Backend) -> None:
+    await backend.account(dollars=0)
+    await backend.post("i1", *(replace(row(number), id=f"a~{number}|}}~") for number in range(3)))
+    first = await backend.admin("GET", "/rows?limit=2")
+    second = await backend.admin("GET", "/rows", params={"limit": "2", "before": first["next"]})
+    assert [each["id"] for each in first["rows"] + second["rows"]] == [f"a~{number}|}}~" for number in (2, 1, 0)]

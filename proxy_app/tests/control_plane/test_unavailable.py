@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from goproxy.control_plane.store import database as module
+from goproxy.control_plane.store import engine
 from goproxy.control_plane.store.database import Database
 from tests.conftest import Lines
 from tests.control_plane.backend import DOLLAR, PROXY, Answer, Backend, row, running_backend
@@ -19,7 +20,7 @@ from tests.control_plane.postgres import Postgres, name_of
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(engine, "LOCK_SECONDS", 0.2)
 
 
 def is_away(answer: Answer) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from sysconfig import get_path
 
 WRITING = ("write", "pwrite64", "fdatasync", "fsync", "rename", "fallocate", "ftruncate", "unlink")
 """The system calls by which the child says or keeps something."""
@@ -39,14 +40,18 @@ def run(directory: Path, name: str, rounds: int, *options: str) -> Run:
     if strace is None:
         raise NoStrace("strace is not installed; on Debian: apt-get install strace")
     faster = () if any("signal=SIGKILL" in option for option in options) else ("--seccomp-bpf",)  # kills nobody
-    # The interpreter itself: `python` may be a script that finds it. It needs nothing but the standard library.
+    # The interpreter itself: `python` may be a script that finds it. The packages are where they are here.
     python = str(Path("/proc/self/exe").readlink())
     done = subprocess.run(
         [
             *(strace, "-f", "-qq", "-e", "signal=none", *faster, *options),
             *(python, "-S", "-m", "tests.crash.child", str(directory), name, str(rounds)),
         ],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(_ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": f"{_ROOT}{os.pathsep}{get_path('platlib')}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -66,11 +71,20 @@ class Call:
     name: str
     arguments: str
     result: str
+    begun: int
+    """The line of the log that it began in: nothing of it was done before."""
+    returned: int
+    """The line that it returned in: all of it was done, and its thread went on only then."""
 
     @property
     def descriptor(self) -> int:
         """Its first argument."""
-        return int(self.arguments.split(",")[0])
+        return int(re.split("[,<]", self.arguments, maxsplit=1)[0])
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it did what it was asked for."""
+        return not self.result.startswith(("-1", "?"))
 
     @property
     def data(self) -> bytes:
@@ -94,15 +108,17 @@ def traced(directory: Path, name: str, rounds: int, log: Path, *options: str) ->
     """Run the child, and see its system calls in the order in which they returned."""
     seen = ",".join([*WRITING, "openat", "close"])
     ran = run(directory, name, rounds, "-o", str(log), "-xx", "-s", "1000000", "-e", f"trace={seen}", *options)
-    return ran, list(_calls(log.read_text().splitlines()))
+    return ran, list(calls_in(log.read_text().splitlines()))
 
 
-def _calls(lines: Sequence[str]) -> Iterator[Call]:
-    begun: dict[str, str] = {}
-    for line in lines:
+def calls_in(lines: Sequence[str]) -> Iterator[Call]:
+    """The system calls of a log, in the order in which they returned."""
+    begun: dict[str, tuple[int, str]] = {}
+    for number, line in enumerate(lines):
         if found := _BEGUN.fullmatch(line):
-            begun[found[1]] = found[3]
+            begun[found[1]] = number, found[3]
         elif found := _RESUMED.fullmatch(line):
-            yield Call(found[1], found[2], begun.pop(found[1]) + found[3], found[4])
+            began, arguments = begun.pop(found[1])
+            yield Call(found[1], found[2], arguments + found[3], found[4], began, number)
         elif found := _WHOLE.fullmatch(line):
-            yield Call(found[1], found[2], found[3], found[4])
+            yield Call(found[1], found[2], found[3], found[4], number, number)

@@ -30,9 +30,7 @@ class UnusableBackup(Exception):
 
 
 def dump(connection: Connection, file: IO[bytes]) -> None:
-    """Write a copy of all that is stored as of now."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+    """Write a copy of all that is stored, as this transaction sees it."""
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
     counts: Counter[str] = Counter()
     seen = hashlib.sha256()

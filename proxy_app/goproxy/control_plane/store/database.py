@@ -1,68 +1,61 @@
 """The database under the store: SQLite or PostgreSQL, one writer, one transaction for each piece of work.
 
-All work runs in one thread, one piece after the other, each in a transaction of its own: it is committed when `run`
-returns, and gone when `run` raises. A database that cannot be had now (locked, away, full) is `StoreUnavailable` after
-a second or so and never a wait without end; the callers try again, for all that they send is idempotent.
-
-SQLite runs with a rollback journal, not with WAL: its versions before 3.51.3 can corrupt a WAL database that two
-connections write or checkpoint at once, and distributions carry those versions. `synchronous=FULL` syncs database and
-journal at each commit; with `journal_mode=TRUNCATE` the truncation is synced too, so that what was acknowledged is
-there after a power loss.
+What changes something runs in one thread, one piece after the other, each in a transaction of its own: it is committed
+when `run` returns, and gone when `run` raises. What only reads (`read`) has threads and connections of its own. A
+database that cannot be had now (locked, away, full) is `StoreUnavailable` after a second or so and never a wait without
+end; the callers try again, for all that they send is idempotent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+import tempfile
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, Table, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
+from goproxy.control_plane.store import copying, engine
+from goproxy.control_plane.store.engine import UnusableStore
+from goproxy.control_plane.store.walk import Place
+from goproxy.control_plane.store.worker import Leaving, Worker
 from goproxy.observe import log
 
-T = TypeVar("T")
+__all__ = ["Database", "StoreUnavailable", "UnusableStore", "keep_or_insert", "now", "revisions", "upgrade", "written"]
 
-LOCK_SECONDS = 1.0
-"""How long a transaction waits for a lock that another connection holds."""
+T = TypeVar("T")
 
 QUEUE_SECONDS = 5.0
 """How long a piece of work waits for its turn before it is given up: whoever asked for it tries again."""
 
-_POSTGRESQL = {
-    "connect_timeout": 3,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
-"""A server that has gone without a word is given up in seconds, not in the kernel's quarter of an hour."""
-
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _OUR_MISTAKES = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
+_COPY = "copy-"
+
+Observe = Callable[[str, float], None]
 
 
 class StoreUnavailable(Exception):
     """The database cannot be had now; nothing of the work was stored, or whether it was is not known."""
 
 
-class UnusableStore(Exception):
-    """The database cannot be used at all; the text says why."""
-
-
 class Database:
     """One store, as long as the process runs."""
 
-    def __init__(self, url: str, observe: Callable[[str, float], None] = lambda _work, _seconds: None) -> None:
+    def __init__(self, url: str, observe: Observe = lambda _work, _seconds: None) -> None:
         """Nothing is opened yet.
 
         Args:
@@ -72,17 +65,23 @@ class Database:
         Raises:
             UnusableStore: this is no such URL.
         """
-        self.url = _known(url)
-        self.problem: str | None = None
+        self.url = engine.known_url(url)
+        self._file = engine.sqlite_file(self.url)
+        self._worker = Worker("store")
+        self._writing = _Lane(engine.to_write(self.url), self._worker, observe)
+        readers = ThreadPoolExecutor(engine.READERS, thread_name_prefix="store-read")
+        self._reading = _Lane(engine.to_read(self.url), readers, observe)
+        self._one_copy = asyncio.Lock()
+
+    @property
+    def problem(self) -> str | None:
         """Why the last piece of work could not be done, if it could not."""
-        self._observe = observe
-        self._engine = _engine(self.url)
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        return self._writing.problem or self._reading.problem
 
     @property
     def directory(self) -> Path | None:
         """Where the database's file is, if it is a file."""
-        return Path(self.url.database or "").parent if self.url.get_backend_name() == "sqlite" else None
+        return None if self._file is None else self._file.parent
 
     async def run(self, name: str, work: Callable[[Connection], T]) -> T:
         """Do a piece of work in a transaction.
@@ -90,6 +89,117 @@ class Database:
         Raises:
             StoreUnavailable: the database cannot be had now.
         """
+        return await self._writing.run(name, work)
+
+    async def read(self, name: str, work: Callable[[Connection], T]) -> T:
+        """Do a piece of work that changes nothing. It must be short: what may be long is read in steps.
+
+        Raises:
+            StoreUnavailable: the database cannot be had now.
+        """
+        return await self._reading.run(name, work)
+
+    async def read_in_steps(
+        self,
+        name: str,
+        step: Callable[[Connection, Place | None], tuple[T, Place | None]],
+        place: Place | None = None,
+    ) -> AsyncIterator[T]:
+        """Do the steps of a long reading (see `walk`), each in a transaction of its own.
+
+        Args:
+            step: is given the place where the step before ended, and tells where it ends itself, None at last.
+            place: where the first one begins; None: at the beginning.
+
+        Raises:
+            StoreUnavailable: the database cannot be had now.
+        """
+        while True:
+            found, place = await self.read(name, partial(_on_from, step, place))
+            yield found
+            if place is None:
+                return
+
+    async def at_one_moment(self, name: str, work: Callable[[Connection], T]) -> T:
+        """Read everything as it is at one moment, however long that takes: nobody waits for it.
+
+        PostgreSQL shows a transaction just that, if it asks for it (REPEATABLE READ). SQLite is copied first.
+
+        Raises:
+            StoreUnavailable: the database cannot be had now.
+            OSError: there is no room for a copy.
+        """
+        async with self._one_copy:
+            if self._file is None:
+                return await asyncio.to_thread(self._reading.transact, name, work)
+            copying.make_sure_of_room(self._file)
+            with tempfile.TemporaryDirectory(prefix=_COPY, dir=self._file.parent) as scratch:
+                copied = Path(scratch) / self._file.name
+                await self._copy(copied)
+                return await asyncio.to_thread(_read_whole, self.url.set(database=str(copied)), name, work)
+
+    def transact(self, name: str, work: Callable[[Connection], T]) -> T:
+        """Do a piece of work here and now: for the start.
+
+        Raises:
+            StoreUnavailable: the database cannot be had now.
+        """
+        return self._writing.transact(name, work)
+
+    def migrate(self) -> None:
+        """Bring the tables to this version of goproxy, and clear away what a process before left lying about.
+
+        Raises:
+            UnusableStore: a newer goproxy made them, or the database cannot be had.
+        """
+        try:
+            self.transact("migrate", upgrade)
+        except StoreUnavailable as problem:
+            raise UnusableStore(f"{self}: {problem}") from None
+        except CommandError as problem:
+            raise UnusableStore(f"{self}: {problem}; was it made by a newer goproxy?") from None
+        if self._file is not None:
+            copying.clear(self._file.parent, _COPY)
+
+    def close(self) -> None:
+        """Finish what waits, and close."""
+        self._writing.close()
+        self._reading.close()
+
+    async def _copy(self, target: Path) -> None:
+        abandoned = threading.Event()
+
+        def in_between() -> None:
+            if abandoned.is_set():
+                raise Leaving
+            self._worker.do_what_waits()
+
+        def make() -> None:
+            with self._writing.engine.connect() as connection:
+                source = cast("sqlite3.Connection", connection.connection.driver_connection)
+            copying.copy(source, target, in_between)  # the pool keeps it, and lends it to the work in between
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._worker, make)
+        except (sqlite3.Error, exc.DBAPIError, exc.TimeoutError, copying.Disturbed, Leaving) as problem:
+            raise StoreUnavailable(f"it cannot be copied: {_first_line(problem)}") from None
+        finally:
+            abandoned.set()
+
+    def __str__(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+
+class _Lane:
+    """A way to the database, to write or to read: connections, threads, and how it stands."""
+
+    def __init__(self, to: Engine, threads: Executor, observe: Observe) -> None:
+        self.engine = to
+        self.problem: str | None = None
+        self._threads = threads
+        self._observe = observe
+
+    async def run(self, name: str, work: Callable[[Connection], T]) -> T:
         asked = time.monotonic()
 
         def turn() -> T:
@@ -97,17 +207,12 @@ class Database:
                 raise StoreUnavailable("the store is busy")
             return self.transact(name, work)
 
-        return await asyncio.get_running_loop().run_in_executor(self._worker, turn)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, turn)
 
     def transact(self, name: str, work: Callable[[Connection], T]) -> T:
-        """The same, here and now: for the start, and for what must not hold up the queue (see `backup`).
-
-        Raises:
-            StoreUnavailable: the database cannot be had now.
-        """
         began = time.monotonic()
         try:
-            with self._engine.begin() as connection:
+            with self.engine.begin() as connection:
                 result = work(connection)
         except _OUR_MISTAKES:
             raise
@@ -124,26 +229,22 @@ class Database:
             self.problem = None
         return result
 
-    def migrate(self) -> None:
-        """Bring the tables to this version of goproxy.
-
-        Raises:
-            UnusableStore: a newer goproxy made them, or the database cannot be had.
-        """
-        try:
-            self.transact("migrate", upgrade)
-        except StoreUnavailable as problem:
-            raise UnusableStore(f"{self}: {problem}") from None
-        except CommandError as problem:
-            raise UnusableStore(f"{self}: {problem}; was it made by a newer goproxy?") from None
-
     def close(self) -> None:
-        """Finish what waits, and close."""
-        self._worker.shutdown()
-        self._engine.dispose()
+        self._threads.shutdown()
+        self.engine.dispose()
 
-    def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+
+def _on_from(step: Callable[[Connection, Place | None], T], place: Place | None, connection: Connection) -> T:
+    return step(connection, place)
+
+
+def _read_whole(url: URL, name: str, work: Callable[[Connection], T]) -> T:
+    """Read a database that nobody else has."""
+    lane = _Lane(engine.to_read(url), ThreadPoolExecutor(1), lambda _work, _seconds: None)
+    try:
+        return lane.transact(name, work)
+    finally:
+        lane.close()
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
@@ -182,47 +283,6 @@ def _alembic() -> AlembicConfig:
     return config
 
 
-def _known(text: str) -> URL:
-    try:
-        url = make_url(text)
-    except exc.ArgumentError:
-        raise UnusableStore("the database's URL cannot be read; sqlite:////PATH or postgresql://…") from None
-    match url.get_backend_name():
-        case "sqlite" if url.database and url.database != ":memory:":
-            return url.set(drivername="sqlite")
-        case "postgresql":
-            return url.set(drivername="postgresql+psycopg")
-    raise UnusableStore(f"{url.drivername}: expected sqlite with the path of a file, or postgresql")
-
-
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    else:
-        engine = create_engine(url, connect_args=_POSTGRESQL, pool_pre_ping=True)
-        event.listen(engine, "connect", _prepare_postgresql)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # the driver begins nothing: `_begin_sqlite` does
-    for pragma in ("journal_mode=TRUNCATE", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # a lock that cannot be had is then found out before the work
-
-
-def _prepare_postgresql(connection: Any, _: Any) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
-        cursor.execute("SET synchronous_commit = on")
-    connection.commit()
-
-
-def _first_line(error: exc.SQLAlchemyError) -> str:
+def _first_line(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     return (str(cause).splitlines() or [type(cause).__name__])[0]

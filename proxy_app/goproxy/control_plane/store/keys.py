@@ -146,11 +146,13 @@ def rotate(
 
     Raises:
         NotFound: there is none of this id.
-        Conflict: it is revoked.
+        Conflict: it is revoked, or has expired: the second one would be just as dead.
     """
     old = get(connection, key_id)
     if old["revoked_at"] is not None:
         raise Conflict(f"{key_id} is revoked; add a key instead")
+    if old["expires_at"] is not None and old["expires_at"] <= now():
+        raise Conflict(f"{key_id} has expired ({old['expires_at']}); add a key instead")
     limit = old["limit_nanodollars"]
     if limit is not None:
         wallet = wallets.load(connection, wallets.of_key(key_id))

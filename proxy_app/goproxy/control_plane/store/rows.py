@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, Subquery, Table, bindparam, insert, select, tuple_, update
 
-from goproxy.control_plane.store import leases, wallets
+from goproxy.control_plane.store import leases, walk, wallets
 from goproxy.control_plane.store.database import now
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
+from goproxy.control_plane.store.walk import Place
 from goproxy.core.ledger import Row
 from goproxy.core.usage import Usage
 
@@ -25,12 +26,9 @@ MOST = 10**17
 REQUEST = "request"
 """The kind of a row that is a request; the others are credits and have kinds of their own."""
 
-_PAGE = 500
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")
 _KINDS = tuple(Usage().to_json())
-
-Cursor = tuple[str, str]
-"""Where a page ends: time of arrival and id."""
+_BY_DAY = (rows.c.day, rows.c.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +43,29 @@ class Chosen:
     since: str | None = None
     until: str | None = None
 
-    def of_rows(self) -> list[ColumnElement[bool]]:
-        """As conditions on the requests."""
-        column, equal = rows.c, [(name, value) for name, value in self._equal() if value is not None]
-        conditions: list[ColumnElement[bool]] = [column[name] == value for name, value in equal]
-        conditions += [] if self.since is None else [column.day >= self.since]
-        conditions += [] if self.until is None else [column.day <= self.until]
+    def step(
+        self, connection: Connection, after: Place | None
+    ) -> tuple[Subquery, list[ColumnElement[bool]], Place | None]:
+        """The requests of the next step of a walk, the conditions on those of them that are chosen, and its end."""
+        begin: list[ColumnElement[bool]] = []
+        if self.account is not None:
+            begin.append(rows.c.account == self.account)
+        elif self.upstream is not None:
+            begin.append(rows.c.upstream == self.upstream)
+        if after is not None:
+            begin.append(walk.beyond(_BY_DAY, after))
+        elif self.since is not None:
+            begin.append(rows.c.day >= self.since)
+        if self.until is not None:
+            begin.append(rows.c.day <= self.until)
+        looked_at, end = walk.step(connection, rows, _BY_DAY, begin)
+        return looked_at, [looked_at.c[name] == value for name, value in self._equal()], end
+
+    def in_order_of_arrival(self) -> list[ColumnElement[bool]]:
+        """As conditions on the requests, of which those that arrived at some time are chosen by their own index."""
+        conditions: list[ColumnElement[bool]] = [walk.aside(rows.c[name]) == value for name, value in self._equal()]
+        conditions += [] if self.since is None else [walk.aside(rows.c.day) >= self.since]
+        conditions += [] if self.until is None else [walk.aside(rows.c.day) <= self.until]
         return conditions
 
     def of_credits(self) -> list[ColumnElement[bool]] | None:
@@ -64,14 +79,16 @@ class Chosen:
         conditions += [] if self.until is None else [credit_entries.c.received_at <= self.until + "T99"]
         return conditions
 
-    def _equal(self) -> list[tuple[str, str | None]]:
-        return [
+    def _equal(self) -> list[tuple[str, str]]:
+        """Columns of the requests, and what must stand there."""
+        named = (
             ("account", self.account),
             ("key_id", self.key),
             ("upstream", self.upstream),
             ("model", self.model),
             ("settlement", self.settlement),
-        ]
+        )
+        return [(name, value) for name, value in named if value is not None]
 
 
 def problem_of(row: Row, upstream: str) -> str | None:
@@ -127,31 +144,50 @@ def ingest(connection: Connection, instance: str, upstream: str, posted: Sequenc
 
 
 def page(
-    connection: Connection, chosen: Chosen, *, kind: str | None, before: Cursor | None, limit: int
-) -> list[dict[str, Any]]:
-    """Rows of requests, and of credits, as documents; the newest first.
+    connection: Connection, chosen: Chosen, *, kind: str | None, before: Place | None, limit: int
+) -> tuple[list[RowMapping], Place | None]:
+    """Records of requests and credits, the newest first: a step back in time, which may find less than there is.
 
     Args:
         kind: `request`, one of the credits' kinds, or None for all.
-        before: those that came before this one.
+        before: those that came before this time of arrival and id.
+
+    Returns:
+        At most `limit` records, and where to go on; None: there are no more.
     """
-    found: list[dict[str, Any]] = []
+    sources: list[tuple[Table, list[ColumnElement[bool]]]] = []
     if kind in (None, REQUEST):
-        query = _older(select(rows).where(*chosen.of_rows()), rows, before, limit)
-        found += [document(record) for record in connection.execute(query).mappings()]
+        sources.append((rows, chosen.in_order_of_arrival()))
     conditions = chosen.of_credits()
     if kind != REQUEST and conditions is not None:
-        conditions += [] if kind is None else [credit_entries.c.kind == kind]
-        query = _older(select(credit_entries).where(*conditions), credit_entries, before, limit)
-        found += [credit_document(record) for record in connection.execute(query).mappings()]
-    return sorted(found, key=lambda each: (each["received_at"], each["id"]), reverse=True)[:limit]
+        sources.append((credit_entries, conditions + ([] if kind is None else [credit_entries.c.kind == kind])))
+    ends = []
+    for table, _ in sources:
+        arrival = (table.c.received_at, table.c.id)
+        begin = [] if before is None else [walk.beyond(arrival, before, backwards=True)]
+        ends.append(walk.end_of_step(connection, arrival, begin, backwards=True))
+    end = max((each for each in ends if each is not None), default=None)
+    found: list[RowMapping] = []
+    for table, conditions in sources:
+        arrival = (table.c.received_at, table.c.id)
+        within = [] if before is None else [walk.beyond(arrival, before, backwards=True)]
+        within += [] if end is None else [tuple_(*arrival) >= end]
+        query = select(table).where(*within, *conditions).order_by(*(column.desc() for column in arrival))
+        found += connection.execute(query.limit(limit)).mappings().all()
+    return sorted(found, key=lambda each: (each["received_at"], each["id"]), reverse=True)[:limit], end
 
 
-def some(connection: Connection, chosen: Chosen, limit: int) -> list[Row]:
-    """Rows of requests, at most so many, in no order."""
-    return [
-        read(record) for record in connection.execute(select(rows).where(*chosen.of_rows()).limit(limit)).mappings()
-    ]
+def step(connection: Connection, chosen: Chosen, after: Place | None) -> tuple[Sequence[RowMapping], Place | None]:
+    """The records of the requests that a step of a walk comes by, and where it ends."""
+    looked_at, conditions, end = chosen.step(connection, after)
+    return connection.execute(select(looked_at).where(*conditions)).mappings().all(), end
+
+
+def booked(connection: Connection, chosen: Chosen, after: Place | None) -> tuple[Sequence[RowMapping], Place | None]:
+    """The same, of what a provider's record can be held against alone."""
+    looked_at, conditions, end = chosen.step(connection, after)
+    columns = [looked_at.c[name] for name in ("id", "upstream_request_id", *_KINDS)]
+    return connection.execute(select(*columns).where(*conditions)).mappings().all(), end
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,53 +207,46 @@ class Correction:
         return self.row.cost_nanodollars - self.before
 
 
-@dataclass(frozen=True, slots=True)
-class Repriced:
-    """A page of rows that were priced again."""
-
-    rows: int
-    unpriced: int
-    """Those of them that there are no prices for."""
-    corrections: list[Correction]
-    """Those that differ."""
-    end: Cursor | None
-    """Where the page ends; None: it was the last."""
+Rate = Callable[[Row], Row | None]
+"""A row by other prices; None: there are none for it."""
 
 
-def rerate(
-    connection: Connection,
-    chosen: Chosen,
-    after: Cursor | None,
-    rated: Callable[[Row], Row | None],
-    *,
-    apply: bool,
-) -> Repriced:
-    """Price a page of rows again; with `apply`, write the differences down and settle them with the wallets.
-
-    Args:
-        after: where the page before ended.
-        rated: a row by the new prices; None: there are none for it.
+def corrections_of(records: Iterable[RowMapping], rated: Rate) -> tuple[list[Correction], int]:
+    """Those of the rows that cost something else by other prices, and how many there are no prices for.
 
     Raises:
         Conflict: a price is beyond all measure.
     """
-    query = select(rows).where(*chosen.of_rows()).order_by(rows.c.received_at, rows.c.id).limit(_PAGE).with_for_update()
-    if after is not None:
-        query = query.where(tuple_(rows.c.received_at, rows.c.id) > after)
-    records = connection.execute(query).mappings().all()
     corrections, unpriced = [], 0
     for record in records:
         row = rated(read(record))
         if row is None:
             unpriced += 1
             continue
+        if row.cost_nanodollars > MOST:
+            raise Conflict(f"by these prices row {row.id} costs more than can be")
         before = record["cost_nanodollars"] + record["adjustment_nanodollars"]
         if row.cost_nanodollars != before:
             corrections.append(Correction(row, before, row.cost_nanodollars - record["cost_nanodollars"]))
-    if apply and corrections:
+    return corrections, unpriced
+
+
+def correct(connection: Connection, ids: Iterable[str], rated: Rate) -> list[Correction]:
+    """Price rows again as they are now, write the differences down, and settle them with the wallets.
+
+    Raises:
+        Conflict: a price is beyond all measure.
+    """
+    query = select(rows).where(rows.c.id.in_(list(ids))).order_by(rows.c.id).with_for_update()
+    corrections, _ = corrections_of(connection.execute(query).mappings().all(), rated)
+    if corrections:
         _correct(connection, corrections)
-    end = (records[-1]["received_at"], records[-1]["id"]) if len(records) == _PAGE else None
-    return Repriced(len(records), unpriced, corrections, end)
+    return corrections
+
+
+def documents(records: Iterable[RowMapping]) -> list[dict[str, Any]]:
+    """Records of requests and credits as the admin API shows them."""
+    return [document(record) if "cost_nanodollars" in record else credit_document(record) for record in records]
 
 
 def document(record: Any) -> dict[str, Any]:
@@ -295,16 +324,8 @@ def _correct(connection: Connection, corrections: Sequence[Correction]) -> None:
     by_wallet: dict[str, list[wallets.Adjustment]] = {}
     for each in corrections:
         row = each.row
-        if row.cost_nanodollars > MOST:
-            raise Conflict(f"by these prices row {row.id} costs more than can be")
         note = f"{row.model} by the prices of {row.price_version}, multiplier {row.multiplier}"
         for wallet in row.wallets:
             by_wallet.setdefault(wallet, []).append(wallets.Adjustment(row.id, -each.difference, note))
     for wallet, adjustments in sorted(by_wallet.items()):
         wallets.adjust(connection, wallet, adjustments)
-
-
-def _older(query: Select[Any], table: Any, before: Cursor | None, limit: int) -> Select[Any]:
-    if before is not None:
-        query = query.where(tuple_(table.c.received_at, table.c.id) < before)
-    return query.order_by(table.c.received_at.desc(), table.c.id.desc()).limit(limit)

@@ -137,8 +137,9 @@ rows = Table(
     Column("upstream_request_id", _TEXT),
     Column("upstream_model", _TEXT),
     Index("ix_ledger_rows_received_at_id", "received_at", "id"),
-    Index("ix_ledger_rows_account_day", "account", "day"),
-    Index("ix_ledger_rows_upstream_day", "upstream", "day"),
+    Index("ix_ledger_rows_day_id", "day", "id"),  # these three are for `walk`
+    Index("ix_ledger_rows_account_day_id", "account", "day", "id"),
+    Index("ix_ledger_rows_upstream_day_id", "upstream", "day", "id"),
 )
 
 counters = Table(

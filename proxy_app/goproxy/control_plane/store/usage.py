@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, RowMapping, func, select
 
 from goproxy.control_plane.store.rows import Chosen
-from goproxy.control_plane.store.schema import accounts, instances, leases, rows, wallets
+from goproxy.control_plane.store.schema import accounts, instances, leases, wallets
+from goproxy.control_plane.store.walk import Place
 
 AXES = {"account": "account", "key": "key_id", "upstream": "upstream", "model": "model", "day": "day"}
 """What can be summed up by, and its column."""
 
-_SUMS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "reasoning")
+_TOKENS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "reasoning")
+_SUMS = ("requests", *_TOKENS, "cost_nanodollars")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +31,52 @@ class Totals:
     """By upstream: lent, and not reported as spent."""
 
 
-def usage(connection: Connection, by: Sequence[str], chosen: Chosen, limit: int) -> list[dict[str, Any]]:
-    """One line for each combination of the axes `by` that there is, in their order; without an axis, one line."""
-    axes = [rows.c[AXES[axis]].label(axis) for axis in by]
-    sums = [func.sum(rows.c[kind]).label(kind) for kind in _SUMS]
-    cost = func.sum(rows.c.cost_nanodollars + rows.c.adjustment_nanodollars).label("cost_nanodollars")
-    query = select(*axes, func.count().label("requests"), *sums, cost).where(*chosen.of_rows())
-    query = query.group_by(*axes).order_by(*axes).limit(limit)
-    return [
-        {axis: line[axis] for axis in by}
-        | {name: int(line[name] or 0) for name in ("requests", *_SUMS, "cost_nanodollars")}
-        for line in connection.execute(query).mappings()
-    ]
+def step(
+    connection: Connection, by: Sequence[str], chosen: Chosen, after: Place | None
+) -> tuple[Sequence[RowMapping], Place | None]:
+    """Sums over the rows that a step of a walk comes by, one for each combination of the axes `by`; where it ends."""
+    looked_at, conditions, end = chosen.step(connection, after)
+    column = looked_at.c
+    axes = [column[AXES[axis]].label(axis) for axis in by]
+    sums = [func.sum(column[kind]).label(kind) for kind in _TOKENS]
+    cost = func.sum(column.cost_nanodollars + column.adjustment_nanodollars).label("cost_nanodollars")
+    query = select(*axes, func.count().label("requests"), *sums, cost).select_from(looked_at).where(*conditions)
+    return connection.execute(query.group_by(*axes)).mappings().all(), end
+
+
+class Summary:
+    """The lines of all steps, added up. Of more lines than it may have, it keeps the first ones."""
+
+    def __init__(self, by: Sequence[str], limit: int) -> None:
+        self._by = by
+        self._limit = limit
+        self._lines: dict[tuple[str, ...], Counter[str]] = {}
+        self.complete = True
+        """Whether it has all lines."""
+
+    def add(self, lines: Sequence[RowMapping]) -> None:
+        """Add the lines of a step."""
+        for line in lines:
+            sums = self._lines.setdefault(tuple(line[axis] for axis in self._by), Counter())
+            for name in _SUMS:
+                sums[name] += int(line[name] or 0)
+        if len(self._lines) > 2 * self._limit:
+            self._cut()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """One for each combination of the axes that there is, in their order; without an axis, one line."""
+        self._cut()
+        nothing = {} if self._by else {(): Counter[str]()}
+        return [
+            dict(zip(self._by, values, strict=True)) | {name: sums[name] for name in _SUMS}
+            for values, sums in sorted((nothing | self._lines).items())
+        ]
+
+    def _cut(self) -> None:
+        """A line that goes here has as many before it as there may be, and so would have gone at last."""
+        if len(self._lines) > self._limit:
+            self.complete = False
+            self._lines = {values: self._lines[values] for values in sorted(self._lines)[: self._limit]}
 
 
 def totals(connection: Connection) -> Totals:

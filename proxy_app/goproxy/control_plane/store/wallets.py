@@ -19,6 +19,9 @@ MOST = 2**62
 
 _KEY = "key:"
 
+OWN_ENTRIES = ("opening:", "limit:", "rerate_")
+"""What the ids of entries begin with that nobody but the store itself makes."""
+
 
 def of_key(key_id: str) -> str:
     """The wallet whose credit is the spending limit of a key."""

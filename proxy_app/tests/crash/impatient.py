@@ -1,0 +1,31 @@
+"""`goproxy serve` that waits for no sync of its journal: what test_sync_before_send.py must see.
+
+python -m tests.crash.impatient serve
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from goproxy.cli import main
+from goproxy.core.journal_record import Opened, Settled, encode
+from goproxy.core.ledger import Hold, Row
+from goproxy.data_plane.journal import Journal
+
+
+async def _open(journal: Journal, hold: Hold) -> None:
+    journal._put(Opened(hold), wait=True)
+
+
+def _settle(journal: Journal, row: Row) -> asyncio.Future[bytes]:
+    journal._put(Settled(row), wait=True)
+    done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    done.set_result(encode(Settled(row)))
+    return done
+
+
+if __name__ == "__main__":
+    Journal.open = _open  # type: ignore[assignment, method-assign]
+    Journal.settle = _settle  # type: ignore[assignment, method-assign]
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""README.md names every variable that is read, with its default, and every verb."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from goproxy import admin, cli
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+_VARIABLE = re.compile(r'(?:environment\.get\(|_(?:path|number)\(environment, )"([A-Z_]+)"(?:, (_[A-Z_]+))?')
+
+
+def test_every_variable_is_named_with_its_default() -> None:
+    read: set[str] = set()
+    for module in (cli, admin):
+        for name, default in _VARIABLE.findall(Path(str(module.__file__)).read_text()):
+            read.add(name)
+            lines = [line for line in README.splitlines() if f"`{name}`" in line]
+            assert lines, name
+            if default:
+                value = getattr(module, default)
+                shown = f"`{value}`" if isinstance(value, str) else f" {value:g} "
+                assert any(shown in line for line in lines), (name, value)
+    assert len(read) >= 14
+
+
+def verbs(parser: argparse.ArgumentParser) -> Iterator[tuple[str, ...]]:
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield ()
+    for action in below:
+        for name, verb in action.choices.items():
+            yield from ((name, *rest) for rest in verbs(verb))
+
+
+def test_every_verb_is_named() -> None:
+    for noun, *rest in verbs(cli._parser()):
+        if noun == "admin":
+            lines = [line for line in README.splitlines() if line.startswith(f"| `{rest[0]}")]
+            assert any(f"`{rest[-1]}" in line or f"{rest[-1]}`" in line for line in lines), rest
+        else:
+            assert f"`goproxy {' '.join((noun, *rest))}" in README, noun
