@@ -9,7 +9,7 @@ RESULTS := .cache/test-results
 TEST_WORLD := TESTKIT_NAME=gateway-test TESTKIT_NETWORK=198.18.78 TESTKIT_DIR="$(CURDIR)/.testkit"
 SCENARIOS := check_first default billing lifecycle
 
-.PHONY: help demo demo-down test lint unit molecule figures-billing docs lock collection clean
+.PHONY: help demo demo-down test lint unit molecule figures-billing bench docs lock collection clean bench-deploy
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -55,7 +55,7 @@ lint: .venv/.installed
 ## make unit         the tests that need no container
 unit: .venv/.installed
 	@mkdir -p $(RESULTS)
-	@$(SUDO) testkit/packages.sh postgresql strace
+	@$(SUDO) testkit/packages.sh gcc libc6-dev postgresql strace
 	@echo "== unit tests: proxy_app"
 	@cd proxy_app && ../$(BIN)/pytest -q -n 2 --dist loadfile --junitxml=../$(RESULTS)/proxy_app.xml
 	@echo "== unit tests: collection"
@@ -81,6 +81,15 @@ molecule: .venv/.installed
 figures-billing: .venv/.installed
 	@$(SUDO) testkit/packages.sh strace
 	@PYTHONPATH=proxy_app $(BIN)/python bench/billing.py --size $(or $(SIZE),1)
+
+## make bench        measures the relay beside HAProxy, nginx and LiteLLM (half an hour); SIZE=quick ONLY=throughput for less
+bench: .venv/.installed
+	@$(SUDO) testkit/packages.sh gcc libc6-dev haproxy nginx
+	@$(BIN)/python bench/relay.py --size $(or $(SIZE),full) $(if $(ONLY),--only $(ONLY))
+
+## make bench-deploy   measures what a run of site.yml costs with 2, 10 and 50 upstreams (about half an hour)
+bench-deploy: .venv/.installed
+	@$(SUDO) $(BIN)/python bench/deploy.py
 
 ## make docs         writes docs/roles from the roles' argument_specs
 docs: .venv/.installed

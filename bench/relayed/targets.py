@@ -1,0 +1,143 @@
+"""The targets: what the clients may talk to. All of them run at once, and one at a time has something to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relayed.gateway import Gateway, running_gateway
+from relayed.generators import Generators, Load, Provider, Sample
+from relayed.peers import LITELLM_KEY, running_haproxy, running_litellm, running_nginx
+from relayed.process import CannotMeasure, Process
+
+NAMES = ("provider", "haproxy", "nginx", "goproxy", "litellm")
+CORE, OTHER_CORE = 0, 1
+"""Where a target runs, and where all the rest does."""
+
+
+@dataclass
+class Target:
+    """Something that relays, or the provider itself."""
+
+    name: str
+    port: int
+    keys: Path
+    processes: Mapping[str, Process]
+    """What is watched, by name; `target` is what is measured."""
+    gateway: Gateway | None = None
+    host: str = "127.0.0.1"
+
+
+@dataclass
+class Bench:
+    """All that runs, and one measurement of it after the other."""
+
+    generators: Generators
+    provider: Provider
+    scratch: Path
+    cache: Path
+    losses: dict[str, int] = field(default_factory=dict)
+    """Events that were lost, by target, in all measurements together."""
+    ledgers: list[dict[str, int]] = field(default_factory=list)
+    """Of each goproxy that has done its part."""
+    problems: list[str] = field(default_factory=list)
+
+    def measure(self, target: Target, load: Load, meanwhile: Callable[[], None] = lambda: None) -> Sample:
+        """Let the clients have at a target, `meanwhile` doing something else, and count after them."""
+        before = self.provider.counts()
+        watched = {name: process.pids for name, process in target.processes.items()}
+        cpu_before = target.processes["target"].cpu_seconds
+        clients = self.generators.start_clients(target.port, load, target.keys, watched, target.host)
+        meanwhile()
+        sample = self.generators.result(clients)
+        after = self.provider.counts()
+        sent = {name: after[name] - before[name] for name in ("streams", "jsons", "events", "broken")}
+        sample["provider"] = sent
+        if target.gateway is not None:
+            requests = sent["streams"] + sent["jsons"]
+            seconds = target.gateway.settle(requests)
+            cpu = target.processes["target"].cpu_seconds - cpu_before
+            sample["settled"] = {"after_seconds": seconds, "cpu_seconds": round(cpu, 2), "requests": requests}
+        self._check(target.name, sample, load, after)
+        return sample
+
+    def close_books(self, gateway: Gateway) -> None:
+        """Look into the ledger of a goproxy that has done its part."""
+        try:
+            self.ledgers.append(gateway.ledger())
+        except CannotMeasure as problem:
+            self.problems.append(f"the ledger: {problem}")
+
+    def _check(self, name: str, sample: Sample, load: Load, provider: Mapping[str, int]) -> None:
+        found = sample["all"]
+        lost = max(found["lost_events"], sample["provider"]["events"] - found["events"] if load.is_stream else 0)
+        self.losses[name] = self.losses.get(name, 0) + lost
+        if name == "litellm":  # it writes JSON anew, and what it cannot carry is its own affair
+            return
+        wrong = {
+            kind: found[kind] for kind in ("disordered", "broken", "refused", "wrong", "unfinished") if found[kind]
+        }
+        size = provider["body_bytes_of_stream" if load.is_stream else "body_bytes_of_json"]
+        if not wrong and found["body_bytes"] != found["answers"] * size:
+            wrong["body_bytes"] = found["body_bytes"] - found["answers"] * size
+        if lost:
+            wrong["lost_events"] = lost
+        if wrong:
+            shape = f"{load.connections} {'streams' if load.is_stream else 'JSON'}"
+            self.problems.append(f"{name}, {shape}: {wrong} {sample.get('said', '')}".rstrip())
+
+
+@contextmanager
+def running_bench(scratch: Path, cache: Path) -> Iterator[Bench]:
+    """The generators, and the provider."""
+    generators = Generators(scratch, OTHER_CORE)
+    with generators.provider() as provider:
+        yield Bench(generators, provider, scratch, cache)
+
+
+@contextmanager
+def running_targets(bench: Bench, names: Iterable[str]) -> Iterator[dict[str, Target]]:
+    """Run those of these names that can run; of the others it is said why they cannot."""
+    with ExitStack() as stack:
+        targets = {}
+        for name in names:
+            try:
+                targets[name] = stack.enter_context(running_target(bench, name))
+            except CannotMeasure as problem:
+                if name != "litellm":
+                    raise
+                print(f"litellm is left out: {problem}", file=sys.stderr)
+        yield targets
+
+
+@contextmanager
+def running_target(bench: Bench, name: str) -> Iterator[Target]:
+    """Run one of them, anew.
+
+    Raises:
+        CannotMeasure: it cannot run here.
+    """
+    number = len(list(bench.scratch.glob(f"{name}-*")))
+    directory, provider = bench.scratch / f"{name}-{number}", bench.provider
+    keys = bench.scratch / "keys.txt"
+    keys.write_text(f"{LITELLM_KEY}\n")
+    own = {"provider": provider.process}
+    if name == "provider":
+        yield Target(name, provider.port, keys, {"target": provider.process})
+        return
+    if name == "goproxy":
+        with running_gateway(directory, provider, CORE, OTHER_CORE) as gateway:
+            watched = {"target": gateway.process, "backend": gateway.backend, **own}
+            yield Target(name, gateway.port, gateway.keys, watched, gateway)
+            bench.close_books(gateway)
+        return
+    peers: dict[str, Callable[[], AbstractContextManager[tuple[int, Process]]]] = {
+        "haproxy": lambda: running_haproxy(directory, provider.port, CORE),
+        "nginx": lambda: running_nginx(directory, provider.port, CORE),
+        "litellm": lambda: running_litellm(directory, bench.cache, provider.port, CORE),
+    }
+    with peers[name]() as (port, process):
+        yield Target(name, port, keys, {"target": process, **own})
