@@ -9,6 +9,8 @@ import testinfra
 from testinfra.host import Host
 from witness.connection import Connection
 from witness.edge import Edge
+from witness.ledger import Ledger
+from witness.playbook import Operator
 from witness.provider import Provider
 from witness.specification import BOTH, Upstream
 from witness.stream import OpenStream
@@ -29,6 +31,14 @@ def host(connection: Connection) -> Host:
 
 
 @pytest.fixture(scope="session")
+def deployed(host: Host, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The gateway stands: the scenario before has left it (its converge and idempotence), or it is deployed now."""
+    look = host.run("docker inspect --format '{{.State.Health.Status}}' trollllm-edge backend")
+    if look.rc != 0 or look.stdout.split() != ["healthy", "healthy"]:
+        Operator(tmp_path_factory.mktemp("deployed")).succeed("site.yml")
+
+
+@pytest.fixture(scope="session")
 def vps(host: Host) -> Vps:
     """A look into the VPS."""
     return Vps(host)
@@ -38,6 +48,12 @@ def vps(host: Host) -> Vps:
 def edge(connection: Connection) -> Edge:
     """The edge, from outside."""
     return Edge(connection)
+
+
+@pytest.fixture(scope="session")
+def ledger(host: Host, connection: Connection) -> Ledger:
+    """The backend, as its operator asks it."""
+    return Ledger(host, connection)
 
 
 @pytest.fixture(scope="session")

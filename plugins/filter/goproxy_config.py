@@ -40,6 +40,7 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
         "timeouts": dict(upstream["timeouts"]),
         "max_body_bytes": upstream["max_body_mib"] * MIB,
         "include_usage": upstream["include_usage"],
+        "staleness_seconds": upstream["staleness_seconds"],
         "disconnect": {
             "policy": disconnect["policy"],
             "seconds": disconnect["seconds"],

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_HEAD = ("UPSTREAM", "URL", "RECORD", "CERTIFICATE", "CONTAINER", "IMAGE", "PROVIDER")
+_HEAD = ("UPSTREAM", "URL", "RECORD", "CERTIFICATE", "CONTAINER", "IMAGE", "JOURNAL", "PROVIDER")
 
 
 def status_table(
     upstreams: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]
 ) -> list[str]:
-    """The table's lines: a head, then one line per upstream.
+    """The table's lines: a head, one line per upstream, and one for the backend's store.
 
     ``records`` are the module dns_answers' records, ``found`` is the module gateway_status' answer by upstream.
     """
     rows = [_HEAD, *(_row(upstream, records, found[upstream["name"]]) for upstream in upstreams)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return ["", *lines]
+    return ["", *lines, *_stores(found)]
 
 
 def status_problems(found: Mapping[str, Any], differences: Sequence[str] = ()) -> list[str]:
@@ -40,8 +40,27 @@ def _row(
         _certificate(certificate),
         f"{container['state']}, {container['health']}" if "state" in container else "missing",
         container.get("image", "-"),
+        _journal(found["journal"]),
         "reachable" if not provider.get("problem") else "NOT reachable",
     )
+
+
+def _journal(journal: Mapping[str, Any]) -> str:
+    """Rows that the backend does not have yet, and requests that run."""
+    if "unposted_rows" not in journal:
+        return "unknown"
+    cells = [f"{journal['unposted_rows']} unposted"]
+    cells += [f"{journal['unsettled_rows']} open"] if journal["unsettled_rows"] else []
+    cells += [] if journal["ready"] else ["NOT ready"]
+    return ", ".join(cells)
+
+
+def _stores(found: Mapping[str, Any]) -> list[str]:
+    stores = [(name, parts["store"]) for name, parts in found.items() if "store" in parts]
+    return [
+        f"{name}: {store['kind']}, {'reachable' if store.get('available') else 'NOT reachable'}"
+        for name, store in stores
+    ]
 
 
 def _record(record: Mapping[str, Any]) -> str:

@@ -28,7 +28,17 @@ REQUIRED = {
     "multiplier_band": "give the lowest and the highest multiplier, like [1.04, 1.1]",
     "models": "give at least one model of goproxy_price_book, like claude-opus-4-5: {multiplier: 1.08}",
 }
-OPTIONAL = ("disconnect", "include_usage", "max_body_mib", "timeouts", "ttl", "wallet")
+OPTIONAL = (
+    "disconnect",
+    "include_usage",
+    "max_body_mib",
+    "staleness_seconds",
+    "timeouts",
+    "ttl",
+    "wallet",
+)
+DEFAULT_STALENESS_SECONDS = 3600
+MOST_STALENESS_SECONDS = 7 * 86400
 DEFAULT_DISCONNECT = {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64}
 DISCONNECT_LIMITS = {"seconds": 3600, "max_mib": 1024, "concurrent": 10_000}
 POLICIES = ("drain", "abort")
@@ -177,6 +187,11 @@ class Reader:
         include_usage: bool | None = True
         if "include_usage" in fields:
             include_usage = fields["include_usage"].boolean("give true or false")
+        staleness_seconds: int | None = DEFAULT_STALENESS_SECONDS
+        if "staleness_seconds" in fields:
+            staleness_seconds = fields["staleness_seconds"].integer(
+                1, MOST_STALENESS_SECONDS, f"give a whole number of seconds, 1 to {MOST_STALENESS_SECONDS} (a week)"
+            )
         disconnect: dict[str, Any] = dict(DEFAULT_DISCONNECT)
         if "disconnect" in fields:
             disconnect |= self.disconnect(fields["disconnect"])
@@ -196,6 +211,7 @@ class Reader:
             "max_body_mib": max_body_mib,
             "wallet": wallet,
             "include_usage": include_usage,
+            "staleness_seconds": staleness_seconds,
             "disconnect": disconnect,
         }
 

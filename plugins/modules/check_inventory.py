@@ -125,6 +125,10 @@ ansible_facts:
           description: Whether OpenAI streams are asked for their usage where the client did not.
           type: bool
           sample: true
+        staleness_seconds:
+          description: How long the proxy believes its last good answer about keys while the backend is away.
+          type: int
+          sample: 3600
         disconnect:
           description: What becomes of an answer whose client has gone, and within which bounds.
           type: dict

@@ -77,6 +77,12 @@ options:
       - A root has one set; use O(prune) in one call per root only.
     type: bool
     default: false
+  remember:
+    description:
+      - Whether the files are noted in C(.manifest.json). V(false) is for single files in directories of others, such as
+        C(/etc/systemd/system), from a root as high as V(/); O(prune) and O(validate) are not for these.
+    type: bool
+    default: true
   validate:
     description:
       - A command that checks the tree. C(%s) stands for a directory beside O(root) that holds the whole tree as it
@@ -284,11 +290,12 @@ def group_id(name: str) -> int:
 class Tree:
     """The root: reads what is there, plans the difference, stages it for the check, puts it in place."""
 
-    def __init__(self, root: str, files: list[File], directory: Attributes, prune: bool) -> None:
+    def __init__(self, root: str, files: list[File], directory: Attributes, prune: bool, remember: bool = True) -> None:
         self.root = root
         self.files = files
         self.directory = directory
         self.prune = prune
+        self.remember = remember
 
     def at(self, path: str) -> str:
         return self.root if path == "." else os.path.join(self.root, path)
@@ -296,6 +303,8 @@ class Tree:
     # -- read --
 
     def manifest(self) -> Manifest:
+        if not self.remember:
+            return Manifest()
         try:
             with open(self.at(MANIFEST), "rb") as stream:
                 raw = json.load(stream)
@@ -369,8 +378,10 @@ class Tree:
         directories = (known.directories | frozenset(make)) - frozenset(drop)
         standing = frozenset(path for path in directories if path in make or os.path.isdir(self.at(path)))
         after = Manifest((known.files | wanted) - stale, standing)
-        keep = after if after.files else None
-        if keep is None and os.path.lexists(self.at(MANIFEST)):
+        keep = after if after.files and self.remember else None
+        if not self.remember:
+            differs = False
+        elif keep is None and os.path.lexists(self.at(MANIFEST)):
             differs = True
         else:
             differs = keep is not None and not self.manifest_stands(keep)
@@ -698,13 +709,15 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     command = params["validate"]
     if command and "%s" not in command:
         raise Refused(f"validate is {command!r}, without %s; put %s where the command takes the directory to check")
+    if not params["remember"] and (params["prune"] or command):
+        raise Refused("remember is false, and so prune and validate cannot be used; leave them out")
     directory = Attributes(
         permissions(params["directory_mode"], "directory_mode"),
         identity(params["directory_owner"], user_id, "directory_owner", module.check_mode),
         identity(params["directory_group"], group_id, "directory_group", module.check_mode),
     )
     root = os.path.abspath(params["root"])
-    tree = Tree(root, wanted_files(params["files"], module.check_mode), directory, params["prune"])
+    tree = Tree(root, wanted_files(params["files"], module.check_mode), directory, params["prune"], params["remember"])
     plan = tree.plan()
     result: dict[str, Any] = {
         "changed": plan.changes,
@@ -766,6 +779,7 @@ def main() -> NoReturn:
             "directory_owner": {"type": "str"},
             "directory_group": {"type": "str"},
             "prune": {"type": "bool", "default": False},
+            "remember": {"type": "bool", "default": True},
             "validate": {"type": "str"},
             "validate_in_check": {"type": "bool", "default": False},
         },

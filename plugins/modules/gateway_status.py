@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: trollllm contributors
 # MIT License (see LICENSE)
-"""Looks at what runs on a host: each upstream's container, the certificate that is served for it, its provider."""
+"""Looks at what runs on a host: per upstream container, certificate, provider and journal; of the backend the store."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ version_added: 0.1.0
 author:
   - trollllm contributors (@trollllm)
 description:
-  - Asks the Docker engine for each upstream's container.
+  - Asks the Docker engine for all containers in one call.
   - Makes a TLS handshake with the edge for each domain and reads the certificate that it gets.
-  - Lets each container try to reach its provider.
+  - Lets a container try to reach its provider. Where several upstreams have the same provider, one of them tries for
+    all, because they share network, name server and image.
+  - Asks each proxy, on the private network, for its readiness and what its journal still has to post; and the backend
+    for its store.
   - Changes nothing.
 options:
   upstreams:
-    description: The upstreams, as in the fact C(goproxy_upstreams); C(name), C(domain) and C(service) are read.
+    description:
+      - The upstreams, as in the fact C(goproxy_upstreams); C(name), C(domain), C(service) and C(endpoints) are read.
     type: list
     elements: dict
     required: true
@@ -27,6 +31,10 @@ options:
     type: list
     elements: str
     default: []
+  backend:
+    description: The container whose store is looked at, one of O(services).
+    type: str
+    default: backend
   address:
     description: Where the edge listens.
     type: str
@@ -71,35 +79,56 @@ upstreams:
     provider:
       description: What C(goproxy check-upstream) says in the container, as C(endpoints), or C(problem).
       type: dict
+    journal:
+      description: >-
+        Of a proxy: C(ready) and C(detail) in its own words, C(unposted_rows) that the backend does not have yet,
+        C(unsettled_rows) of requests that run, C(damaged) pieces, C(keys_age_seconds); or C(problem).
+      type: dict
+    store:
+      description: Of the backend, C(kind) (SQLite or PostgreSQL), C(available), C(ready) and C(detail); or C(problem).
+      type: dict
 """
 
+import functools
 import json
+import re
 import shutil
 import socket
 import ssl
 import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
 Found = dict[str, Any]
 _DATES = ("notBefore", "notAfter")
 _DAYS_LEFT = 14  # as the role certbot checks: fewer, or less than a quarter of a shorter lifetime, is late
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the private network is behind no proxy
 
 
-def look_at_container(service: str, timeout: int) -> Found:
-    """State, health and image of a container, by ``docker inspect``."""
-    told = _run(["docker", "inspect", "--type", "container", service], timeout)
-    if told.returncode != 0:
+def inspect(services: Iterable[str], timeout: int) -> dict[str, Found]:
+    """What the engine knows of those containers that there are, by name: one call for all of them."""
+    told = _run(["docker", "inspect", "--type", "container", *services], timeout)
+    inspected = json.loads(told.stdout or b"[]")
+    return {str(container["Name"]).lstrip("/"): container for container in inspected}
+
+
+def look_at_container(service: str, inspected: Mapping[str, Found]) -> Found:
+    """State, health and image of a container."""
+    if service not in inspected:
         return {"problem": f"there is no container {service}"}
-    inspected = json.loads(told.stdout)[0]
-    state = inspected["State"]
+    state = inspected[service]["State"]
     found: Found = {
         "state": state["Status"],
         "health": state.get("Health", {}).get("Status", "none"),
-        "image": inspected["Config"]["Image"],
+        "image": inspected[service]["Config"]["Image"],
     }
     if found["state"] != "running" or found["health"] not in ("healthy", "none"):
         found["problem"] = f"{service} is {found['state']}, {found['health']}"
@@ -119,40 +148,72 @@ def look_at_certificate(domain: str, address: str, port: int, timeout: int) -> F
             certificate = tls.getpeercert(binary_form=True) or b""
     except OSError as error:
         return {"problem": f"no TLS for {domain} at {address}:{port}: {error}"}
-    return _read_certificate(certificate, domain, timeout)
+    with _READING:  # one certificate is usually that of all domains, and then read once
+        read = dict(_read_certificate(certificate, timeout))
+    days_left, end, self_signed, enough = (
+        read.pop(name, None) for name in ("_left", "_end", "_self_signed", "_enough")
+    )
+    if end is None:
+        return {"problem": f"openssl cannot read the certificate of {domain}: {read['problem']}"}
+    if domain not in read["names"]:
+        read["problem"] = f"the certificate served for {domain} is for {', '.join(read['names']) or 'no name'}"
+    elif self_signed:
+        read["problem"] = f"the certificate served for {domain} is the self-signed placeholder; none was issued yet"
+    elif days_left < enough:
+        read["problem"] = f"the certificate served for {domain} ends on {end:%Y-%m-%d}, and was not renewed"
+    return read
 
 
-def _read_certificate(certificate: bytes, domain: str, timeout: int) -> Found:
+_READING = threading.Lock()
+
+
+@functools.cache
+def _read_certificate(certificate: bytes, timeout: int) -> Found:
     ask = ["openssl", "x509", "-inform", "DER", "-noout", "-dates", "-issuer", "-subject", "-ext", "subjectAltName"]
     told = _run([*ask, "-nameopt", "RFC2253"], timeout, certificate)
     lines = told.stdout.decode().splitlines()
     values = dict(line.split("=", 1) for line in lines if line.startswith(("not", "issuer=", "subject=")))
     if "notAfter" not in values:
-        return {"problem": f"openssl cannot read the certificate of {domain}: {told.stderr.decode().strip()}"}
+        return {"problem": told.stderr.decode().strip()}
     names = sorted(part.strip()[4:] for line in lines for part in line.split(",") if part.strip().startswith("DNS:"))
     begin, end = (datetime.strptime(values[key], "%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC) for key in _DATES)
     days_left = (end - datetime.now(UTC)).total_seconds() / 86400
-    found: Found = {
+    return {
         "not_after": end.isoformat(),
         "days_left": int(days_left),
         "issuer": values.get("issuer", "").strip(),
         "names": names,
+        "_left": days_left,
+        "_end": end,
+        "_self_signed": values.get("issuer") == values.get("subject"),
+        "_enough": min(_DAYS_LEFT, (end - begin).total_seconds() / 86400 / 4),
     }
-    if domain not in names:
-        found["problem"] = f"the certificate served for {domain} is for {', '.join(names) or 'no name'}"
-    elif values.get("issuer") == values.get("subject"):
-        found["problem"] = f"the certificate served for {domain} is the self-signed placeholder; none was issued yet"
-    elif days_left < min(_DAYS_LEFT, (end - begin).total_seconds() / 86400 / 4):
-        found["problem"] = f"the certificate served for {domain} ends on {end:%Y-%m-%d}, and was not renewed"
-    return found
 
 
-def look_at_provider(service: str, timeout: int) -> Found:
-    """What the container says of the way to its provider."""
+def provider_of(upstream: Mapping[str, Any]) -> frozenset[tuple[str, int]]:
+    """Where the upstream's requests go: hosts and ports."""
+    urls = [urlsplit(endpoint["base_url"]) for endpoint in upstream.get("endpoints") or []]
+    return frozenset((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)) for url in urls)
+
+
+def ask_provider(service: str, timeout: int) -> Found:
+    """What a container says of the way to its provider: by host, or a problem."""
     told = _run(["docker", "exec", service, "goproxy", "check-upstream"], timeout)
     endpoints = [json.loads(line) for line in told.stdout.decode().splitlines() if line.startswith("{")]
     if not endpoints:
-        return {"problem": f"{service} could not be asked: {told.stderr.decode().strip()[-200:]}"}
+        return {"problem": told.stderr.decode().strip()[-200:]}
+    return {"hosts": {endpoint["host"]: endpoint for endpoint in endpoints}}
+
+
+def look_at_provider(upstream: Mapping[str, Any], asked: Found) -> Found:
+    """What that means for one upstream's endpoints."""
+    if "problem" in asked:
+        return {"problem": f"{upstream['service']} could not be asked: {asked['problem']}"}
+    endpoints = []
+    for endpoint in upstream["endpoints"]:
+        host = urlsplit(endpoint["base_url"]).hostname or ""
+        unknown = {"reachable": False, "detail": "it was not tried"}
+        endpoints.append({**asked["hosts"].get(host, unknown), "endpoint": endpoint["name"], "host": host})
     found: Found = {"endpoints": endpoints}
     lost = [
         f"{endpoint['endpoint']} at {endpoint['host']}: {endpoint['detail']}"
@@ -164,6 +225,68 @@ def look_at_provider(service: str, timeout: int) -> Found:
     return found
 
 
+def look_at_journal(service: str, container: Found, timeout: int) -> Found:
+    """Is the proxy ready, and what does its journal still owe the backend?"""
+    found = _ask_privately(service, container, timeout)
+    numbers = found.pop("numbers", {})
+    if "ready" not in found:
+        return found
+    for name in ("unposted_rows", "unsettled_rows", "damaged"):
+        found[name] = int(sum(numbers.get(f"goproxy_journal_{name}", [0])))
+    found["keys_age_seconds"] = round(max(numbers.get("goproxy_keys_age_seconds", [0])), 1)
+    if not found["ready"]:
+        found["problem"] = f"{service} is not ready: {found['detail']}"
+    elif found["damaged"]:
+        found["problem"] = f"the journal of {service} has {found['damaged']} damaged pieces, whose rows are lost"
+    return found
+
+
+def look_at_store(service: str, container: Found, timeout: int) -> Found:
+    """Which store the backend has, and whether it can use it."""
+    variables = (container.get("Config") or {}).get("Env") or []
+    remote = any(variable.startswith("BACKEND_DATABASE_URL_PATH=") for variable in variables)
+    found: Found = {"kind": "PostgreSQL" if remote else "SQLite"}
+    asked = _ask_privately(service, container, timeout)
+    numbers = asked.pop("numbers", {})
+    found |= asked
+    if "ready" not in found:
+        return found
+    found["available"] = min(numbers.get("goproxy_store_available", [0])) == 1
+    if not found["available"]:
+        found["problem"] = f"{service} cannot use its store ({found['kind']}): {found['detail']}"
+    elif not found["ready"]:
+        found["problem"] = f"{service} is not ready: {found['detail']}"
+    return found
+
+
+def _ask_privately(service: str, container: Found, timeout: int) -> Found:
+    """/readyz and the gauges of /metrics, asked at the container's address on its network."""
+    networks = ((container.get("NetworkSettings") or {}).get("Networks") or {}).values()
+    address = next((network["IPAddress"] for network in networks if network.get("IPAddress")), "")
+    port = next(iter((container.get("Config") or {}).get("ExposedPorts") or {}), "").partition("/")[0]
+    if not address or not port:
+        return {"problem": f"{service} has no address, as it does not run"}
+    try:
+        said = json.loads(_get(f"http://{address}:{port}/readyz", timeout))
+        metrics = _get(f"http://{address}:{port}/metrics", timeout)
+        found: Found = {"ready": bool(said["ready"]), "detail": str(said["detail"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"problem": f"{service} does not answer at {address}:{port}: {error}"}
+    numbers: dict[str, list[float]] = {}
+    for name, value in re.findall(r"^([a-z_]+)(?:\{[^}]*\})? (\S+)$", metrics, re.MULTILINE):
+        numbers.setdefault(name, []).append(float(value))
+    return {**found, "numbers": numbers}
+
+
+def _get(url: str, timeout: int) -> str:
+    """The body; of 503 too, which is how something says that it is not ready."""
+    try:
+        with _DIRECT.open(url, timeout=timeout) as answer:
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+
+
 def _run(command: list[str], timeout: int, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     if shutil.which(command[0]) is None:
         return subprocess.CompletedProcess(command, 127, b"", f"{command[0]} is not installed".encode())
@@ -173,32 +296,59 @@ def _run(command: list[str], timeout: int, stdin: bytes = b"") -> subprocess.Com
         return subprocess.CompletedProcess(command, 124, b"", f"no answer within {timeout} s".encode())
 
 
+def look(params: Mapping[str, Any]) -> dict[str, Found]:
+    """At everything at once: no look waits for another."""
+    address, port, timeout = (params[name] for name in ("address", "port", "timeout"))
+    upstreams, services = params["upstreams"], params["services"]
+    inspected = inspect([*(upstream["service"] for upstream in upstreams), *services], timeout)
+    found: dict[str, Found] = {}
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        asked: dict[frozenset[tuple[str, int]], Any] = {}
+        running = [each for each in upstreams if "problem" not in look_at_container(each["service"], inspected)]
+        for upstream in (*running, *upstreams):
+            if provider_of(upstream) not in asked:
+                asked[provider_of(upstream)] = pool.submit(ask_provider, upstream["service"], timeout)
+        waited = {
+            upstream["name"]: {
+                "certificate": pool.submit(look_at_certificate, upstream["domain"], address, port, timeout),
+                "journal": pool.submit(
+                    look_at_journal, upstream["service"], inspected.get(upstream["service"], {}), timeout
+                ),
+            }
+            for upstream in upstreams
+        }
+        if params["backend"] in services:
+            backend = params["backend"]
+            waited[backend] = {"store": pool.submit(look_at_store, backend, inspected.get(backend, {}), timeout)}
+        for upstream in upstreams:
+            parts = waited[upstream["name"]]
+            found[upstream["name"]] = {
+                "container": look_at_container(upstream["service"], inspected),
+                "certificate": parts["certificate"].result(),
+                "provider": look_at_provider(upstream, asked[provider_of(upstream)].result()),
+                "journal": parts["journal"].result(),
+            }
+        for service in services:
+            found[service] = {"container": look_at_container(service, inspected)} | {
+                part: told.result() for part, told in waited.get(service, {}).items()
+            }
+    return found
+
+
 def main() -> None:
-    """Look at all upstreams at once; they do not wait for one another."""
+    """Look, and tell."""
     module = AnsibleModule(
         argument_spec={
             "upstreams": {"type": "list", "elements": "dict", "required": True},
             "services": {"type": "list", "elements": "str", "default": []},
+            "backend": {"type": "str", "default": "backend"},
             "address": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "default": 443},
             "timeout": {"type": "int", "default": 15},
         },
         supports_check_mode=True,
     )
-    address, port, timeout = (module.params[name] for name in ("address", "port", "timeout"))
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        looks = {
-            upstream["name"]: {
-                "container": pool.submit(look_at_container, upstream["service"], timeout),
-                "certificate": pool.submit(look_at_certificate, upstream["domain"], address, port, timeout),
-                "provider": pool.submit(look_at_provider, upstream["service"], timeout),
-            }
-            for upstream in module.params["upstreams"]
-        }
-        for service in module.params["services"]:
-            looks[service] = {"container": pool.submit(look_at_container, service, timeout)}
-        found = {name: {part: look.result() for part, look in parts.items()} for name, parts in looks.items()}
-    module.exit_json(changed=False, upstreams=found)
+    module.exit_json(changed=False, upstreams=look(module.params))
 
 
 if __name__ == "__main__":

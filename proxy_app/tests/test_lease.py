@@ -404,5 +404,5 @@ class Gateway(RuleBasedStateMachine):
             assert (wallet.held, wallet.balance) == (0, self.credits - sum(self.costs.values()))
 
 
-TestGateway = Gateway.TestCase
+TestGateway = pytest.mark.timeout(120)(Gateway.TestCase)
 TestGateway.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)

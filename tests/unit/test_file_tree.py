@@ -512,3 +512,19 @@ def test_the_check_gets_copies_where_there_can_be_no_hard_links(
         found = {place.name: (mode(place), place.read_text()) for place in Path(stage).iterdir()}
     assert found == {"foreign": ("0604", "not ours\n"), "a": ("0644", "new\n")}
     assert not Path(stage).exists()
+
+
+def test_what_is_not_to_be_remembered_leaves_no_manifest(tree: Call) -> None:
+    """Single files among those of others: written once, put right, and never noted."""
+    assert tree(text("sub/a.conf"), remember=False)["changed"] is True
+    assert [place.name for place in tree.root.rglob("*")] == ["sub", "a.conf"]
+    assert tree(text("sub/a.conf"), remember=False)["changed"] is False
+    assert tree(text("sub/a.conf", "two\n"), remember=False)["changed_files"] == ["sub/a.conf"]
+    assert (tree.root / "sub/a.conf").read_text() == "two\n"
+
+
+@pytest.mark.parametrize("options", [{"prune": True}, {"validate": "true %s"}])
+def test_what_is_not_remembered_cannot_be_pruned_or_checked_as_a_tree(tree: Call, options: dict[str, Any]) -> None:
+    result = tree(text("a.conf"), remember=False, **options)
+    assert result["msg"] == "remember is false, and so prune and validate cannot be used; leave them out"
+    assert not tree.root.exists()

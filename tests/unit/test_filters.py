@@ -48,6 +48,7 @@ def test_the_config_of_an_upstream(inventory: Inventory) -> None:
         "timeouts": {"connect": 10, "first_byte": 300, "idle": 120, "total": 1800},
         "max_body_bytes": 8388608,
         "include_usage": True,
+        "staleness_seconds": 3600,
         "disconnect": {"policy": "abort", "seconds": 120, "bytes": 16777216, "concurrent": 64},
         "wallet": "omg",
     }
@@ -62,6 +63,7 @@ def test_the_proxy_accepts_the_config_and_reads_the_same_numbers(inventory: Inve
             str(model["multiplier"]) for model in upstream["models"]
         ]
         assert (read.wallet, read.include_usage) == (upstream["wallet"], upstream["include_usage"])
+        assert read.staleness_seconds == upstream["staleness_seconds"]
         assert asdict(read.disconnect) == {
             "policy": upstream["disconnect"]["policy"],
             "seconds": upstream["disconnect"]["seconds"],
@@ -82,7 +84,8 @@ def test_the_proxy_accepts_the_config_and_reads_the_same_numbers(inventory: Inve
 def test_what_the_inventory_leaves_out_is_what_the_proxy_would_take(inventory: Inventory) -> None:
     upstreams, _problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
     written = goproxy_config(upstreams[1])
-    unsaid = {key: value for key, value in written.items() if key not in ("include_usage", "disconnect")}
+    optional = ("include_usage", "staleness_seconds", "disconnect")
+    unsaid = {key: value for key, value in written.items() if key not in optional}
     unsaid["models"] = [
         {key: value for key, value in model.items() if key not in ("context_tokens", "max_output_tokens")}
         for model in written["models"]
@@ -95,11 +98,13 @@ def test_what_the_inventory_leaves_out_is_what_the_proxy_would_take(inventory: I
 def test_the_longest_that_the_inventory_allows_is_allowed_by_the_proxy(inventory: Inventory) -> None:
     largest = {"policy": "drain", "seconds": 3600, "max_mib": 1024, "concurrent": 10000}
     inventory.spoil(("upstreams", "openhands", "disconnect"), largest)
+    inventory.spoil(("upstreams", "openhands", "staleness_seconds"), 7 * 86400)
     inventory.spoil(("price_book", "opus", "context_tokens"), 10**9)
     inventory.spoil(("price_book", "opus", "max_output_tokens"), 10**9)
     upstreams, problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
     assert not problems
-    assert parse_config(json.dumps(goproxy_config(upstreams[1])).encode()).disconnect.bytes == 2**30
+    read = parse_config(json.dumps(goproxy_config(upstreams[1])).encode())
+    assert (read.disconnect.bytes, read.staleness_seconds) == (2**30, 604800)
 
 
 def test_the_keyring_holds_digests_only() -> None:

@@ -41,6 +41,7 @@ A_SERVER = 'give IP addresses, with a port where it is not 53, like "192.168.1.1
 A_PRIMARY = "give the IP address of the server that takes updates"
 A_WALLET = "give a name of up to 41 small letters, digits and '-', or leave it out for the account's own wallet"
 A_LIMIT = "give a number of tokens above 0, as the provider states it"
+STALENESS = "give a whole number of seconds, 1 to 604800 (a week)"
 A_DIRECTORY = "give letsencrypt or letsencrypt-staging, or the https URL of a directory"
 
 UPSTREAM_ROWS: dict[str, Row] = {
@@ -60,7 +61,7 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "hunter2hunter2",
         [
             "openhands: password: is not a known key; known here: domain, port, api_key, endpoints, multiplier_band, "
-            "models, disconnect, include_usage, max_body_mib, timeouts, ttl, wallet"
+            "models, disconnect, include_usage, max_body_mib, staleness_seconds, timeouts, ttl, wallet"
         ],
     ),
     "no mapping": (
@@ -68,7 +69,8 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "sk-oops-the-key-itself",
         [
             "openhands: is text; give a mapping of domain, port, api_key, endpoints, "
-            "multiplier_band, models, disconnect, include_usage, max_body_mib, timeouts, ttl or wallet"
+            "multiplier_band, models, disconnect, include_usage, max_body_mib, staleness_seconds, "
+            "timeouts, ttl or wallet"
         ],
     ),
     # name
@@ -353,6 +355,17 @@ UPSTREAM_ROWS: dict[str, Row] = {
         (*U, "include_usage"),
         0,
         ["openhands: include_usage: is 0, a number; give true or false"],
+    ),
+    "staleness of nothing": ((*U, "staleness_seconds"), 0, [f"openhands: staleness_seconds: is 0; {STALENESS}"]),
+    "staleness of a month": (
+        (*U, "staleness_seconds"),
+        2592000,
+        [f"openhands: staleness_seconds: is 2592000; {STALENESS}"],
+    ),
+    "staleness in words": (
+        (*U, "staleness_seconds"),
+        "1h",
+        [f'openhands: staleness_seconds: is "1h", text; {STALENESS}'],
     ),
     "disconnect a word": (
         (*U, "disconnect"),
@@ -866,6 +879,15 @@ def test_site(inventory: Inventory, path: tuple[str | int, ...], value: Any, exp
     assert [line for line in found if not line.startswith(("ohmygpt", "openhands"))] == expected
 
 
+def test_a_domain_is_an_upstreams_or_the_admin_apis(inventory: Inventory) -> None:
+    """nginx would serve one of the two, and which of them nobody could tell."""
+    found = checked(inventory.spoil((S, "gateway_admin_domain"), "chat.trollllm.xyz"))
+    assert found[1] == [
+        "openhands: domain: is chat.trollllm.xyz, gateway_admin_domain too; give one of them another name"
+    ]
+    assert [upstream["name"] for upstream in found[0]] == ["ohmygpt"]
+
+
 PLACEHOLDERS = [
     "CHANGE-ME",
     "changeme",
@@ -919,6 +941,8 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((*U, "max_body_mib"), 512),
         ((*U, "wallet"), "openhands-only"),
         ((*U, "include_usage"), False),
+        ((*U, "staleness_seconds"), 1),
+        ((*U, "staleness_seconds"), 604800),
         ((*U, "disconnect"), {}),
         ((*U, "disconnect"), {"policy": "abort", "seconds": 3600, "max_mib": 1024, "concurrent": 10000}),
         ((*B, "context_tokens"), 64000),
@@ -1136,6 +1160,7 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "max_body_mib": 32,
                 "wallet": None,
                 "include_usage": True,
+                "staleness_seconds": 3600,
                 "disconnect": {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64},
             },
             {
@@ -1158,6 +1183,7 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "max_body_mib": 8,
                 "wallet": "omg",
                 "include_usage": True,
+                "staleness_seconds": 3600,
                 "disconnect": {"policy": "abort", "seconds": 120, "max_mib": 16, "concurrent": 64},
             },
         ],

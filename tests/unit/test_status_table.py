@@ -20,7 +20,12 @@ def found() -> dict[str, Any]:
             "container": {"state": "running", "health": "healthy", "image": "trollllm/goproxy:1"},
             "certificate": {"not_after": "2027-01-31T00:00:00+00:00", "days_left": 40, "issuer": "CN=x", "names": []},
             "provider": {"endpoints": [ENDPOINT]},
-        }
+            "journal": {"ready": True, "detail": "", "unposted_rows": 2, "unsettled_rows": 1, "damaged": 0},
+        },
+        "backend": {
+            "container": {"state": "running", "health": "healthy", "image": "trollllm/goproxy:1"},
+            "store": {"kind": "SQLite", "available": True, "ready": True, "detail": ""},
+        },
     }
 
 
@@ -29,7 +34,9 @@ def records(status: str = "right", values: tuple[str, ...] = ("198.51.100.7",)) 
 
 
 def test_a_row_tells_all_of_an_upstream(found: dict[str, Any]) -> None:
-    row = status_table(UPSTREAMS, records(), found)[2]
+    _blank, _head, row, store = status_table(UPSTREAMS, records(), found)
+    assert store == "backend: SQLite, reachable"
+    assert "  2 unposted, 1 open  " in row
     for cell in ("https://a.example.net", "A 198.51.100.7 TTL 300", "until 2027-01-31 (40 d)", "running, healthy"):
         assert cell in row
     assert "trollllm/goproxy:1" in row
@@ -43,15 +50,18 @@ def test_what_is_not_there_is_said() -> None:
             "container": {"problem": "there is no container goproxy-alpha"},
             "certificate": {"problem": "no TLS for a.example.net"},
             "provider": {"problem": "goproxy-alpha could not be asked"},
-        }
+            "journal": {"problem": "goproxy-alpha has no address, as it does not run"},
+        },
+        "backend": {"store": {"kind": "PostgreSQL", "problem": "backend has no address, as it does not run"}},
     }
-    row = status_table(UPSTREAMS, records("different", ()), gone)[2]
-    for cell in ("A missing TTL 300 (different)", "none", "missing", "NOT reachable"):
+    _blank, _head, row, store = status_table(UPSTREAMS, records("different", ()), gone)
+    assert store == "backend: PostgreSQL, NOT reachable"
+    for cell in ("  unknown  ", "A missing TTL 300 (different)", "none", "missing", "NOT reachable"):
         assert cell in row
     problems = status_problems(gone, ["a.example.net A: ns1 says no such record"])
     assert problems[0] == "alpha: there is no container goproxy-alpha"
     assert problems[-1] == "a.example.net A: ns1 says no such record"
-    assert len(problems) == 4
+    assert len(problems) == 6
 
 
 def test_records_are_wanted_for_each_address_of_the_host() -> None:

@@ -26,10 +26,8 @@ Providers = Mapping[str, Provider]
 Opener = Callable[[str], OpenStream]
 SONNET = "claude-sonnet-4-5"
 
-
-@pytest.fixture(scope="session")
-def ledger(host: Host, connection: Connection) -> Ledger:
-    return Ledger(host, connection)
+# Without the time of fixtures: `deployed` may have to begin with a bare host.
+pytestmark = [pytest.mark.usefixtures("deployed"), pytest.mark.timeout(600, func_only=True)]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,11 @@
-"""What the operator sees: a second look changes nothing, the table tells the truth, and no secret is shown."""
+"""What the operator sees: a second look changes nothing, the table tells the truth, and no secret is shown.
+
+(The most verbose output of a run that changes something is looked through in the scenario lifecycle.)
+"""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 from witness.connection import Connection
@@ -13,13 +18,11 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     return Operator(tmp_path_factory.mktemp("operator"))
 
 
-def test_check_mode_on_the_converged_host_shows_no_change(operator: Operator) -> None:
-    run = operator.succeed("site.yml", "--check", "--diff")
+def test_check_mode_on_the_converged_host_shows_no_change_and_no_secret(
+    operator: Operator, connection: Connection
+) -> None:
+    run = operator.succeed("site.yml", "--check", "--diff", "-vvv")
     assert run.changed == 0, run.output
-
-
-def test_no_secret_is_in_the_most_verbose_output(operator: Operator, connection: Connection) -> None:
-    run = operator.succeed("site.yml", "-vvv", "--diff")
     assert [name for name, secret in connection.marked_secrets.items() if secret in run.output] == []
 
 
@@ -33,8 +36,22 @@ def test_status_shows_a_row_per_upstream(operator: Operator) -> None:
         assert "until 20" in row
         assert "running, healthy" in row
         assert "trollllm/goproxy:" in row
+        assert " unposted" in row
         assert "reachable" in row
         assert "NOT" not in row
+    assert "backend: SQLite, reachable" in run.output
+
+
+def test_status_tells_programs_the_same(operator: Operator) -> None:
+    run = operator.succeed("playbooks/status.yml", "-e", "json=true")
+    told = json.loads(run.output[run.output.index("{") : run.output.rindex("}") + 1])
+    assert told["problems"] == []
+    assert told["found"]["openhands"]["journal"]["ready"] is True
+    assert told["found"]["ohmygpt"]["journal"]["damaged"] == 0
+    assert (told["found"]["backend"]["store"]["kind"], told["found"]["backend"]["store"]["available"]) == (
+        "SQLite",
+        True,
+    )
 
 
 def test_status_fails_when_a_row_is_not_well(operator: Operator, vps: Vps) -> None:

@@ -5,8 +5,10 @@ The tests build on one another: they are the life of one upstream, in order.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import dns.message
 import dns.query
@@ -15,7 +17,9 @@ from cryptography import x509
 from testinfra.host import Host
 from witness.connection import Connection
 from witness.edge import Edge
+from witness.ledger import Ledger, wait_until
 from witness.playbook import Operator
+from witness.postgres import Postgres, of_the_testkit, running_postgres
 from witness.stream import OpenStream
 from witness.user import User
 from witness.vps import Vps
@@ -33,6 +37,9 @@ goproxy_upstream__third:
     claude-haiku-4-5: {multiplier: 1.1}
 """
 OTHERS = ("goproxy-openhands", "goproxy-ohmygpt")
+
+# Without the time of fixtures: `deployed` may have to begin with a bare host.
+pytestmark = [pytest.mark.usefixtures("deployed"), pytest.mark.timeout(600, func_only=True)]
 
 
 def container_id(vps: Vps, name: str) -> str:
@@ -119,14 +126,23 @@ def test_adding_one_file_adds_record_name_on_the_certificate_virtual_host_config
 
 
 @pytest.mark.usefixtures("unnoticed")
-def test_changing_its_file_recreates_its_container_only(operator: Operator, host: Host, vps: Vps, user: User) -> None:
+def test_changing_its_file_recreates_its_container_only(
+    operator: Operator, host: Host, vps: Vps, user: User, ledger: Ledger
+) -> None:
+    """Its port too, which makes it another user's: the journal goes with it, whole, and goes on."""
     third, backend = container_id(vps, "goproxy-third"), container_id(vps, "backend")
-    (operator.upstreams / "third.yml").write_text(FILE.replace("multiplier: 1.1", "multiplier: 1.15"))
+    before = user.ask(THIRD, model="claude-haiku-4-5").headers["request-id"]
+    changed = FILE.replace("multiplier: 1.1", "multiplier: 1.15").replace("port: 8006", "port: 8007")
+    (operator.upstreams / "third.yml").write_text(changed)
     operator.succeed("site.yml")
     assert container_id(vps, "goproxy-third") != third
     assert container_id(vps, "backend") == backend
     assert '"billing_multiplier": 1.15' in host.file("/opt/trollllm/goproxy/config-third-prod.json").content_string
-    assert user.ask(THIRD, model="claude-haiku-4-5").status_code == 200
+    assert vps.run("find /opt/trollllm/data/third -printf '%U\\n' | sort -u") == "18007"
+    after = user.ask(THIRD, model="claude-haiku-4-5")
+    assert after.status_code == 200
+    for request_id in (before, after.headers["request-id"]):
+        assert ledger.row(request_id, timeout=30)["upstream"] == "third"
 
 
 @pytest.mark.usefixtures("unnoticed")
@@ -161,13 +177,33 @@ def test_an_edge_configuration_that_nginx_refuses_leaves_the_old_one(operator: O
     assert user.ask("chat.trollllm.xyz").status_code == 200
 
 
-@pytest.mark.usefixtures("unnoticed")
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with running_postgres(of_the_testkit()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def of_sqlite(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of the store as it is until the gateway gets another one."""
+    folder = tmp_path_factory.mktemp("of-sqlite")
+    operator.succeed("playbooks/backup.yml", "-e", f"backup_dir={folder}")
+    (file,) = folder.iterdir()
+    return file
+
+
+@pytest.mark.usefixtures("unnoticed", "of_sqlite")
 def test_the_admin_api_gets_a_domain_of_its_own_where_one_is_given(
-    operator: Operator, edge: Edge, user: User, connection: Connection
+    operator: Operator, edge: Edge, user: User, connection: Connection, postgres: Postgres
 ) -> None:
-    """With the operator's token only, and nothing else of the backend. The next run, without it, takes it away."""
+    """With the operator's token only, and nothing else of the backend. The next run, without it, takes it away.
+
+    The same run gives the backend a PostgreSQL, for the next test.
+    """
     admin = "admin.trollllm.xyz"
-    operator.succeed("site.yml", "--extra-vars", f"gateway_admin_domain={admin}")
+    more = ("-e", f"gateway_admin_domain={admin}", "-e", f"gateway_database_url={postgres.url}")
+    run = operator.succeed("site.yml", *more, "-vvv")
+    assert postgres.password not in run.output
     assert addresses(connection, admin) == [connection.vps_ipv4]
     assert admin in names_on_certificate(edge, admin)
     token = {"authorization": f"Bearer {connection.secrets['operator']}"}
@@ -176,6 +212,33 @@ def test_the_admin_api_gets_a_domain_of_its_own_where_one_is_given(
     for path in ("admin/v1/catalogue", "proxy/v1/keys", "metrics", "healthz", "v1/models"):
         assert user.http.get(f"https://{admin}/{path}", headers=token).status_code == 404
     assert user.http.get("https://chat.trollllm.xyz/admin/v1/accounts", headers=token).status_code == 404
+
+
+def test_postgresql_keeps_accounts_and_ledger_where_one_is_given(
+    operator: Operator, edge: Edge, user: User, ledger: Ledger, postgres: Postgres, of_sqlite: Path, tmp_path: Path
+) -> None:
+    """Rows, keys, backup and restore as with SQLite; and a backup of SQLite brings all of it over."""
+    for domain in ("chat.trollllm.xyz", "chat2.trollllm.xyz", THIRD):
+        wait_until(lambda domain=domain: user.ask(domain, model="claude-haiku-4-5").status_code == 200, 30)  # type: ignore[misc]
+    row = ledger.row(user.ask("chat.trollllm.xyz").headers["request-id"], timeout=30)
+    assert postgres.rows("SELECT account, cost_nanodollars FROM ledger_rows WHERE id = %s", row["id"]) == [
+        ("demo", row["cost_nanodollars"])
+    ]
+    assert "backend: PostgreSQL, reachable" in operator.succeed("playbooks/status.yml").output
+
+    run = operator.succeed("playbooks/keys.yml", "-e", "account=dora", "-e", "credit=1")
+    (key,) = re.findall(r"tg-[0-9A-Za-z]{49}", run.output)
+    wait_until(lambda: User(edge, key).ask("chat.trollllm.xyz", max_tokens=5).status_code == 200, 10)
+    operator.succeed("playbooks/backup.yml", "-e", f"backup_dir={tmp_path}")
+    (of_postgres,) = tmp_path.iterdir()
+
+    for file, known in ((of_sqlite, False), (of_postgres, True)):
+        operator.succeed("playbooks/restore.yml", "-e", f"file={file}", "-e", "restore=trollllm.xyz")
+        accounts = [name for (name,) in postgres.rows("SELECT name FROM accounts")]
+        assert "demo" in accounts
+        assert ("dora" in accounts) == known
+    assert ledger.row(row["id"]) == row
+    wait_until(lambda: User(edge, key).ask("chat.trollllm.xyz", max_tokens=5).status_code == 200, 30)
 
 
 @pytest.mark.usefixtures("unnoticed")

@@ -1,0 +1,264 @@
+#!/usr/bin/python
+# Copyright: trollllm contributors
+# MIT License (see LICENSE in the repository)
+"""Makes folders with their owners, in one call. One that changes hands is handed over while nobody writes into it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: folders
+short_description: Make folders with owner, group and mode, all in one call
+version_added: "1.0.0"
+author:
+  - trollllm contributors (@trollllm)
+description:
+  - One call instead of one looped task per folder.
+  - A folder whose owner is another one from now on is handed over with all that is in it (O(folders[].contents)); the
+    container that works in it is stopped first (O(folders[].container)), so that nothing is written by the old owner
+    after that. Starting it again, as the new owner, is for a later task.
+options:
+  folders:
+    description: The folders that shall be there.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path:
+        description: Absolute path of the folder. What is above it is made too, as V(0755).
+        type: path
+        required: true
+      mode:
+        description: Permissions, as a quoted octal number.
+        type: raw
+        default: '0755'
+      owner:
+        description: Owner, a name or a number. Without it, it is left as it is.
+        type: str
+      group:
+        description: Group, a name or a number. Without it, it is left as it is.
+        type: str
+      contents:
+        description: Whether what is in the folder goes to another owner and group with it.
+        type: bool
+        default: false
+      container:
+        description: The Docker container that works in the folder, to be stopped before the folder changes hands.
+        type: str
+attributes:
+  check_mode:
+    description: Can run in check mode without changing anything.
+    support: full
+  diff_mode:
+    description: Shows permissions and owners, before and after.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Make the folder of each journal
+  trollllm.gateway.folders:
+    folders:
+      - path: /opt/trollllm/data/openhands
+        owner: "18004"
+        group: "18000"
+        mode: '0700'
+        contents: true
+        container: goproxy-openhands
+"""
+
+RETURN = r"""
+changed_files:
+  description: Paths of the folders that were made, or got other permissions.
+  type: list
+  elements: str
+  returned: always
+  sample: [/opt/trollllm/data/openhands]
+stopped:
+  description: Containers that were stopped because their folder changed hands.
+  type: list
+  elements: str
+  returned: always
+  sample: [goproxy-openhands]
+"""
+
+import grp
+import os
+import pwd
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+
+UNKNOWN_ID = -2  # a name that this host does not know (yet): tolerated in check mode only
+
+
+class Refused(Exception):
+    """The folders cannot be made; the message says why and what would help."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One wanted folder. No owner or group: as it is."""
+
+    path: str
+    mode: int
+    uid: int | None
+    gid: int | None
+    contents: bool
+    container: str | None
+
+    def found(self) -> os.stat_result | None:
+        """What is there now."""
+        try:
+            status = os.lstat(self.path)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            raise Refused(f"{self.path} is there, and is no folder; move it away")
+        return status
+
+    def changes_hands(self, found: os.stat_result) -> bool:
+        return self.uid not in (None, found.st_uid) or self.gid not in (None, found.st_gid)
+
+    def met_by(self, found: os.stat_result) -> bool:
+        return stat.S_IMODE(found.st_mode) == self.mode and not self.changes_hands(found)
+
+    def words(self, found: os.stat_result | None = None) -> str:
+        """Of what is wanted, or of what was found, in the words of a diff."""
+        mode = self.mode if found is None else stat.S_IMODE(found.st_mode)
+        uid = self.uid if found is None else found.st_uid
+        gid = self.gid if found is None else found.st_gid
+        owners = [("owner", uid, self.uid), ("group", gid, self.gid)]
+        lines = [f"{name}: {value}" for name, value, wanted in owners if wanted is not None]
+        return "\n".join([f"mode: {mode:04o}", *lines]) + "\n"
+
+    def make(self, found: os.stat_result | None) -> None:
+        """The folder itself last: where this breaks off, the next run sees that it is not done."""
+        if found is None:
+            os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
+            os.mkdir(self.path, 0o700)
+        elif self.contents and self.changes_hands(found):
+            for place, folders, files in os.walk(self.path):
+                for name in (*folders, *files):
+                    self.own(os.path.join(place, name))
+        self.own(self.path)
+        os.chmod(self.path, self.mode)
+
+    def own(self, path: str) -> None:
+        os.lchown(path, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
+
+
+def identity(value: str | None, known: Callable[[str], int], where: str, check_mode: bool) -> int | None:
+    """The number of a user or group that is given by name or number."""
+    if value is None or value == "":
+        return None
+    if value.isdigit():
+        return int(value)
+    try:
+        return known(value)
+    except KeyError:
+        if check_mode:  # an earlier task would have made it
+            return UNKNOWN_ID
+        raise Refused(f"{where} is {value!r}, which this host does not know; make it first, or give a number") from None
+
+
+def wanted(entry: Mapping[str, Any], check_mode: bool) -> Folder:
+    path = str(entry["path"])
+    if not os.path.isabs(path):
+        raise Refused(f"path is {path!r}; give an absolute path")
+    mode = entry["mode"]
+    if not isinstance(mode, str) or not re.fullmatch(r"[0-7]{3,4}", mode):
+        raise Refused(f"{path}: mode is {mode!r}; give a quoted octal number such as '0750'")
+    return Folder(
+        os.path.normpath(path),
+        int(mode, 8),
+        identity(entry["owner"], lambda name: pwd.getpwnam(name).pw_uid, f"{path}: owner", check_mode),
+        identity(entry["group"], lambda name: grp.getgrnam(name).gr_gid, f"{path}: group", check_mode),
+        entry["contents"],
+        entry["container"],
+    )
+
+
+def stop(module: AnsibleModule, container: str) -> bool:
+    """Let the container finish and stop, within its own grace. False: it does not run, or there is none."""
+    code, out, err = module.run_command(
+        ["docker", "inspect", "--type", "container", "--format", "{{.State.Running}}", container]
+    )
+    if code != 0 and "no such container" in err.lower():
+        return False
+    if code == 0 and out.strip() != "true":
+        return False
+    code, _out, err = module.run_command(["docker", "stop", container])
+    if code != 0:
+        raise Refused(f"{container} could not be stopped, so its folder stays its old user's: {err.strip()}")
+    return True
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    folders = [wanted(entry, module.check_mode) for entry in module.params["folders"]]
+    found = {folder.path: folder.found() for folder in folders}
+    changing = [folder for folder in folders if (status := found[folder.path]) is None or not folder.met_by(status)]
+    stopped: list[str] = []
+    result: dict[str, Any] = {
+        "changed": bool(changing),
+        "changed_files": [folder.path for folder in changing],
+        "stopped": stopped,
+    }
+    if module._diff:
+        result["diff"] = [
+            {
+                "before_header": folder.path,
+                "after_header": folder.path,
+                "before": "" if (status := found[folder.path]) is None else folder.words(status),
+                "after": folder.words(),
+            }
+            for folder in changing
+        ]
+    if module.check_mode:
+        return result
+    for folder in changing:
+        status = found[folder.path]
+        moved = status is not None and folder.changes_hands(status)
+        if moved and folder.container and stop(module, folder.container):
+            stopped.append(folder.container)
+        folder.make(status)
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "folders": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "path": {"type": "path", "required": True},
+                    "mode": {"type": "raw", "default": "0755"},
+                    "owner": {"type": "str"},
+                    "group": {"type": "str"},
+                    "contents": {"type": "bool", "default": False},
+                    "container": {"type": "str"},
+                },
+            }
+        },
+        supports_check_mode=True,
+    )
+
+    def fail(message: str) -> NoReturn:
+        module.fail_json(msg=message)
+        raise AssertionError  # fail_json has left
+
+    try:
+        module.exit_json(**run(module))
+    except Refused as problem:
+        fail(str(problem))
+    except OSError as problem:
+        fail(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What the module gateway_status makes of what containers say of themselves. The engine's part is in Molecule."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from ansible_collections.trollllm.gateway.plugins.modules import gateway_status as subject
+
+READY = '{"ready": true, "detail": "serving alpha"}'
+METRICS = """# HELP goproxy_journal_unposted_rows Rows that the backend has not taken yet.
+# TYPE goproxy_journal_unposted_rows gauge
+goproxy_journal_unposted_rows{upstream="alpha"} 3.0
+goproxy_journal_unposted_rows{upstream="alpha",process="2"} 1.0
+goproxy_journal_unsettled_rows{upstream="alpha"} 2.0
+goproxy_journal_damaged{upstream="alpha"} 0.0
+goproxy_keys_age_seconds{upstream="alpha"} 12.34
+goproxy_wallets_balance_nanodollars 1e+12
+goproxy_store_available 1.0
+"""
+
+
+class Service:
+    """Something that answers on the private network, and how the engine describes its container."""
+
+    def __init__(self) -> None:
+        self.readyz, self.metrics, self.status = READY, METRICS, 200
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(service.status if self.path == "/readyz" else 200)
+                self.end_headers()
+                self.wfile.write((service.readyz if self.path == "/readyz" else service.metrics).encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def container(self) -> dict[str, Any]:
+        return {
+            "Config": {"ExposedPorts": {f"{self.server.server_port}/tcp": {}}, "Env": ["BACKEND_PORT=8000"]},
+            "NetworkSettings": {"Networks": {"trollllm-network": {"IPAddress": "127.0.0.1"}}},
+        }
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.server.shutdown()
+    service.server.server_close()
+
+
+def test_a_journal_tells_what_it_still_has_to_post(service: Service) -> None:
+    """Of all processes of the proxy together."""
+    found = subject.look_at_journal("goproxy-alpha", service.container, 5)
+    assert found == {
+        "ready": True,
+        "detail": "serving alpha",
+        "unposted_rows": 4,
+        "unsettled_rows": 2,
+        "damaged": 0,
+        "keys_age_seconds": 12.3,
+    }
+
+
+def test_a_proxy_that_is_not_ready_says_why(service: Service) -> None:
+    service.readyz, service.status = '{"ready": false, "detail": "the journal cannot be written"}', 503
+    found = subject.look_at_journal("goproxy-alpha", service.container, 5)
+    assert found["problem"] == "goproxy-alpha is not ready: the journal cannot be written"
+
+
+def test_damage_is_a_problem(service: Service) -> None:
+    service.metrics = METRICS.replace('damaged{upstream="alpha"} 0.0', 'damaged{upstream="alpha"} 1.0')
+    found = subject.look_at_journal("goproxy-alpha", service.container, 5)
+    assert found["problem"] == "the journal of goproxy-alpha has 1 damaged pieces, whose rows are lost"
+
+
+@pytest.mark.parametrize(
+    ("variables", "kind"),
+    [([], "SQLite"), (["BACKEND_DATABASE_URL_PATH=/run/secrets/backend_database_url"], "PostgreSQL")],
+)
+def test_the_store_is_named_by_what_the_container_was_started_with(
+    service: Service, variables: list[str], kind: str
+) -> None:
+    container = service.container
+    container["Config"]["Env"] += variables
+    assert subject.look_at_store("backend", container, 5) == {
+        "kind": kind,
+        "ready": True,
+        "detail": "serving alpha",
+        "available": True,
+    }
+
+
+def test_a_store_that_cannot_be_used_is_a_problem(service: Service) -> None:
+    service.metrics = METRICS.replace("store_available 1.0", "store_available 0.0")
+    found = subject.look_at_store("backend", service.container, 5)
+    assert found["problem"] == "backend cannot use its store (SQLite): serving alpha"
+
+
+@pytest.mark.parametrize("look", [subject.look_at_journal, subject.look_at_store])
+def test_what_does_not_run_has_no_address(look: Any) -> None:
+    assert look("goproxy-alpha", {}, 5)["problem"] == "goproxy-alpha has no address, as it does not run"
+
+
+def test_what_says_nonsense_is_a_problem(service: Service) -> None:
+    service.readyz = "<html>"
+    assert (
+        "goproxy-alpha does not answer at" in subject.look_at_journal("goproxy-alpha", service.container, 5)["problem"]
+    )
+
+
+def upstream(name: str, *hosts: str) -> dict[str, Any]:
+    endpoints = [{"name": f"{name}-{number}", "base_url": f"https://{host}/v1"} for number, host in enumerate(hosts)]
+    return {"name": name, "service": f"goproxy-{name}", "endpoints": endpoints}
+
+
+def test_upstreams_of_one_provider_are_asked_about_once() -> None:
+    """And what one container says is told of each upstream's own endpoints."""
+    assert subject.provider_of(upstream("a", "x.test", "y.test")) == subject.provider_of(
+        upstream("b", "y.test", "x.test")
+    )
+    assert subject.provider_of(upstream("a", "x.test")) != subject.provider_of(upstream("a", "x.test:8443"))
+    asked = {"hosts": {"x.test": {"endpoint": "a-0", "host": "x.test", "reachable": False, "detail": "refused"}}}
+    found = subject.look_at_provider(upstream("b", "x.test"), asked)
+    assert found["endpoints"] == [{"endpoint": "b-0", "host": "x.test", "reachable": False, "detail": "refused"}]
+    assert found["problem"] == "b-0 at x.test: refused"
+    assert subject.look_at_provider(upstream("b", "z.test"), asked)["problem"] == "b-0 at z.test: it was not tried"
