@@ -27,7 +27,7 @@ MUST: dict[str, tuple[str, float]] = {
     "deploy.nochange_50_vs_2": ("at most", 1.5),
     "deploy.one_changed_50_vs_nochange_50": ("at most", 1.5),
 }
-"""What issue 4 asks for."""
+"""What the project asks of itself."""
 
 
 def per_second(rows: Iterable[Row]) -> float | None:

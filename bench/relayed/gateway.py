@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,7 +103,13 @@ def running_gateway(
 
 
 def _goproxy(verb: str) -> list[str]:
-    return [sys.executable, "-m", "goproxy.cli", verb]
+    return [_interpreter(), "-m", "goproxy.cli", verb]
+
+
+def _interpreter() -> str:
+    """Debian's Python, as in the image, where it is of this version: one that was built by hand is often built slow."""
+    debians = Path(f"/usr/bin/python3.{sys.version_info.minor}")
+    return str(debians) if debians.exists() else sys.executable
 
 
 def _secret(path: Path, text: str) -> str:
@@ -119,7 +126,7 @@ def _digest(token: str) -> str:
 def _backend_environment(directory: Path, config: Path, port: int) -> dict[str, str]:
     _secret(directory / "tokens" / "measured", _digest(_PROXY))
     return {
-        "PYTHONPATH": str(_PROXY_APP),
+        "PYTHONPATH": f"{_PROXY_APP}:{sysconfig.get_path('purelib')}",
         "BACKEND_PORT": str(port),
         "GOPROXY_MEASURED_CONFIG_PATH": str(config),
         "BACKEND_DATABASE_URL": f"sqlite:///{directory / 'backend.sqlite3'}",
@@ -134,7 +141,7 @@ def _environment(directory: Path, config: Path, backend_port: int, ca: Path | No
     journal = directory / "journal"
     journal.mkdir(exist_ok=True)
     return {
-        "PYTHONPATH": str(_PROXY_APP),
+        "PYTHONPATH": f"{_PROXY_APP}:{sysconfig.get_path('purelib')}",
         "CONFIG_PATH": str(config),
         "UPSTREAM_API_KEY_PATH": _secret(directory / "upstream_api_key", "sk-ant-of-the-measurements-0123456789"),
         "PROXY_TOKEN_PATH": _secret(directory / "proxy_token", _PROXY),
