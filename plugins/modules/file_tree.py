@@ -143,11 +143,8 @@ validated:
 
 import contextlib
 import errno
-import grp
 import json
 import os
-import pwd
-import re
 import shlex
 import shutil
 import stat
@@ -158,16 +155,19 @@ from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trollllm.gateway.plugins.module_utils.ownership import (
+    UNKNOWN_ID,
+    Refused,
+    group,
+    permissions,
+    user,
+)
+
 MANIFEST = ".manifest.json"
-UNKNOWN_ID = -2  # a name that this host does not know (yet): tolerated in check mode only
 
 
 def known_id(number: int | None) -> int:
     return -1 if number is None or number == UNKNOWN_ID else number
-
-
-class Refused(Exception):
-    """The set cannot be put in place; the message says why and what would help."""
 
 
 @dataclass(frozen=True)
@@ -257,34 +257,6 @@ def parents(path: str) -> list[str]:
 def relative(path: str) -> bool:
     """Whether the path stays under the root, written in the one way that can be compared."""
     return bool(path) and not path.startswith("/") and all(step not in ("", ".", "..") for step in path.split("/"))
-
-
-def permissions(value: Any, where: str) -> int:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-7]{3,4}", value):
-        raise Refused(f"{where} is {value!r}; give a quoted octal number such as '0640'")
-    return int(value, 8)
-
-
-def identity(value: str | None, known: Callable[[str], int], where: str, check_mode: bool) -> int | None:
-    """The number of a user or group that is given by name or number."""
-    if value is None or value == "":
-        return None
-    if value.isdigit():
-        return int(value)
-    try:
-        return known(value)
-    except KeyError:
-        if check_mode:  # an earlier task would have made it
-            return UNKNOWN_ID
-        raise Refused(f"{where} is {value!r}, which this host does not know; make it first, or give a number") from None
-
-
-def user_id(name: str) -> int:
-    return pwd.getpwnam(name).pw_uid
-
-
-def group_id(name: str) -> int:
-    return grp.getgrnam(name).gr_gid
 
 
 class Tree:
@@ -648,9 +620,9 @@ def wanted_files(raw: Iterable[dict[str, Any]], check_mode: bool) -> list[File]:
             kind = type(content).__name__
             raise Refused(f"{where}: content is of type {kind}, not text; use a filter such as to_nice_json")
         attributes = Attributes(
-            permissions(entry["mode"], f"{where}: mode"),
-            identity(entry["owner"], user_id, f"{where}: owner", check_mode),
-            identity(entry["group"], group_id, f"{where}: group", check_mode),
+            permissions(entry["mode"], f"{where}: mode", "0640"),
+            user(entry["owner"], f"{where}: owner", check_mode),
+            group(entry["group"], f"{where}: group", check_mode),
         )
         files.append(File(path, content.encode(), attributes, entry["in_place"], entry["secret"]))
     for path in sorted(seen):
@@ -712,9 +684,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if not params["remember"] and (params["prune"] or command):
         raise Refused("remember is false, and so prune and validate cannot be used; leave them out")
     directory = Attributes(
-        permissions(params["directory_mode"], "directory_mode"),
-        identity(params["directory_owner"], user_id, "directory_owner", module.check_mode),
-        identity(params["directory_group"], group_id, "directory_group", module.check_mode),
+        permissions(params["directory_mode"], "directory_mode", "0750"),
+        user(params["directory_owner"], "directory_owner", module.check_mode),
+        group(params["directory_group"], "directory_group", module.check_mode),
     )
     root = os.path.abspath(params["root"])
     tree = Tree(root, wanted_files(params["files"], module.check_mode), directory, params["prune"], params["remember"])

@@ -81,22 +81,15 @@ stopped:
   sample: [goproxy-openhands]
 """
 
-import grp
 import os
-import pwd
-import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
-UNKNOWN_ID = -2  # a name that this host does not know (yet): tolerated in check mode only
-
-
-class Refused(Exception):
-    """The folders cannot be made; the message says why and what would help."""
+from ansible_collections.trollllm.gateway.plugins.module_utils.ownership import Refused, group, permissions, user
 
 
 @dataclass(frozen=True)
@@ -151,32 +144,15 @@ class Folder:
         os.lchown(path, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
 
 
-def identity(value: str | None, known: Callable[[str], int], where: str, check_mode: bool) -> int | None:
-    """The number of a user or group that is given by name or number."""
-    if value is None or value == "":
-        return None
-    if value.isdigit():
-        return int(value)
-    try:
-        return known(value)
-    except KeyError:
-        if check_mode:  # an earlier task would have made it
-            return UNKNOWN_ID
-        raise Refused(f"{where} is {value!r}, which this host does not know; make it first, or give a number") from None
-
-
 def wanted(entry: Mapping[str, Any], check_mode: bool) -> Folder:
     path = str(entry["path"])
     if not os.path.isabs(path):
         raise Refused(f"path is {path!r}; give an absolute path")
-    mode = entry["mode"]
-    if not isinstance(mode, str) or not re.fullmatch(r"[0-7]{3,4}", mode):
-        raise Refused(f"{path}: mode is {mode!r}; give a quoted octal number such as '0750'")
     return Folder(
         os.path.normpath(path),
-        int(mode, 8),
-        identity(entry["owner"], lambda name: pwd.getpwnam(name).pw_uid, f"{path}: owner", check_mode),
-        identity(entry["group"], lambda name: grp.getgrnam(name).gr_gid, f"{path}: group", check_mode),
+        permissions(entry["mode"], f"{path}: mode", "0750"),
+        user(entry["owner"], f"{path}: owner", check_mode),
+        group(entry["group"], f"{path}: group", check_mode),
         entry["contents"],
         entry["container"],
     )

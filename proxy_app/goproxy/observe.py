@@ -88,7 +88,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": _time(record.created),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
@@ -101,10 +101,6 @@ class JsonLines(logging.Formatter):
             return compact(line).decode()
         except TypeError:
             return json.dumps(line, default=str)
-
-
-def _time(created: float) -> str:
-    return datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
 
 
 def told(error: BaseException) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import pytest
 from witness.specification import BACKEND, BOTH, NETWORK, OHMYGPT, OPENHANDS, Upstream
 from witness.vps import Vps
 
+TCP_LISTEN = "0A"  # as /proc/net/tcp writes it: include/net/tcp_states.h
+
 
 @pytest.fixture(scope="module")
 def compose(vps: Vps) -> dict[str, Any]:
@@ -60,8 +62,10 @@ def test_backend_service_mounts_both_upstream_configuration_files(compose: dict[
 def test_no_service_publishes_a_port(compose: dict[str, Any], vps: Vps) -> None:
     """Internal ports stay internal: none is published on the host, only the edge is reached from outside."""
     assert [name for name, service in compose["services"].items() if service.get("ports")] == []
-    listening = vps.run("cat /proc/net/tcp /proc/net/tcp6")
-    assert not [port for port in (8000, *(upstream.port for upstream in BOTH)) if f":{port:04X} " in listening]
+    sockets = [line.split() for line in vps.run("cat /proc/net/tcp /proc/net/tcp6").splitlines()]
+    listening = {int(local.rpartition(":")[2], 16) for _, local, _, state, *_ in sockets if state == TCP_LISTEN}
+    assert {80, 443} <= listening
+    assert not listening & {8000, *(upstream.port for upstream in BOTH)}
 
 
 def assert_defined(upstream: Upstream, compose: dict[str, Any]) -> None:

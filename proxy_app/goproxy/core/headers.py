@@ -11,6 +11,9 @@ from collections.abc import Collection, Iterable
 
 Headers = list[tuple[str, str]]
 
+WITHOUT_BODY = frozenset({204, 304})
+"""The statuses (of those that end a request) whose answers have no body, whatever their headers say (RFC 9112, 6.3)."""
+
 _HOP_BY_HOP = frozenset(
     {
         "connection",

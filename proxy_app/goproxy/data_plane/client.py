@@ -15,12 +15,11 @@ import time
 from email.utils import formatdate
 from typing import Protocol
 
-from goproxy.core.headers import Headers
+from goproxy.core.headers import WITHOUT_BODY, Headers
 
 _LAST_PIECE = 5.0
 """Seconds for a client to take what was on its way when the answer broke off."""
 
-_NO_BODY = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 
 
@@ -60,11 +59,11 @@ class Client:
         A body without a length is chunked, or for HTTP/1.0 ended by the connection's end.
         """
         names = {name.lower() for name, _ in headers}
-        self._is_chunked = "content-length" not in names and status not in _NO_BODY and not self._is_http_1_0
+        self._is_chunked = "content-length" not in names and status not in WITHOUT_BODY and not self._is_http_1_0
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", *(f"{name}: {value}" for name, value in headers)]
         if self._is_chunked:
             lines.append("Transfer-Encoding: chunked")
-        if "content-type" not in names and status not in _NO_BODY:
+        if "content-type" not in names and status not in WITHOUT_BODY:
             lines.append("Content-Type: application/octet-stream")
         if "date" not in names:
             lines.append(f"Date: {_Clock.date()}")

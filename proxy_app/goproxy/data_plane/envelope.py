@@ -61,8 +61,7 @@ class Envelope:
         self._observer.begin(record)
         try:
             try:
-                if self._stay.leaving:
-                    raise Refusal(Fault.UNAVAILABLE, "The gateway is being restarted. Try again.")
+                self._check_stay()
                 await serve(record)
             except Refusal as refusal:
                 body = _refusal(refusal, record, protocol)
@@ -106,13 +105,21 @@ class Envelope:
 
         return surround
 
+    def _check_stay(self) -> None:
+        """Begin nothing any more when the process leaves.
+
+        Raises:
+            Refusal: it does.
+        """
+        if self._stay.leaving:
+            raise Refusal(Fault.UNAVAILABLE, "The gateway is being restarted. Try again.")
+
     async def _answer(
         self, request: web.Request, handler: Handler, record: RequestRecord, protocol: WireProtocol
     ) -> web.StreamResponse:
         headers: dict[str, str] = {}
         try:
-            if self._stay.leaving:
-                raise Refusal(Fault.UNAVAILABLE, "The gateway is being restarted. Try again.")
+            self._check_stay()
             response = await handler(request)
             record.status, record.outcome = response.status, Outcome.OK
             record.bytes_out = response.content_length or 0

@@ -245,13 +245,14 @@ class _Written(web.StreamResponse):
 
     def __init__(self, client: Client) -> None:
         super().__init__()
-        if not client.keeps_alive:
-            self.force_close()
         self._is_reusable = client.keeps_alive
 
     @property
     def keep_alive(self) -> bool:
         return self._is_reusable
+
+    def force_close(self) -> None:
+        self._is_reusable = False
 
     async def prepare(self, request: web.BaseRequest) -> None:  # noqa: ARG002 - aiohttp's
         return None

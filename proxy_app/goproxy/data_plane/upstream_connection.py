@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol, cast
 
 import httptools
 
-from goproxy.core.headers import Headers
+from goproxy.core.headers import WITHOUT_BODY, Headers
 from goproxy.observe import log, told
 
 HEAD_BYTES = 256 * 1024
@@ -26,12 +26,10 @@ _INTERIM = 16
 """Headers of an answer, and interim answers (1xx) before it."""
 
 _KEPT = 128 * 1024
-"""Bytes of a body that wait for a taker, or for a request's body to be written, before reading pauses."""
+"""Bytes of a body that wait for a taker before reading pauses."""
 
 _PIECE = 256 * 1024
 """Bytes of a request's body that are written at once; a larger one waits for the upstream to take each piece."""
-
-_NO_BODY = frozenset({204, 304})
 
 
 class AnswerBroken(Exception):
@@ -83,7 +81,7 @@ class Answer:
         """The first value of a header; `name` in small letters."""
         return next((value for each, value in self.headers if each.lower() == name), None)
 
-    @property
+    @cached_property
     def content_type(self) -> str:
         """The media type in small letters, without parameters; empty if none was told."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
@@ -179,11 +177,6 @@ class UpstreamConnection(asyncio.Protocol):
     def is_usable(self) -> bool:
         """Whether another request can be sent."""
         return not self._is_lost and self._answer is None and not self._transport.is_closing()
-
-    @property
-    def tls(self) -> ssl.SSLObject | None:
-        """The TLS session's object, where there is TLS."""
-        return cast("ssl.SSLObject | None", self._transport.get_extra_info("ssl_object"))
 
     def send(self, head: bytes, body: bytes, until: float) -> asyncio.Future[Answer]:
         """Send a request; done with the head of its answer. Cancelled: the connection is given up.
@@ -296,7 +289,7 @@ class UpstreamConnection(asyncio.Protocol):
         answering = self._answering
         if answering is None or answering.done():
             raise InvalidAnswer
-        self._is_ended_by_close = status not in _NO_BODY and not _is_framed(self._headers)
+        self._is_ended_by_close = status not in WITHOUT_BODY and not _is_framed(self._headers)
         self._answer = Answer(self, status, self._headers)
         self._answering = None
         self._stop_timer()
