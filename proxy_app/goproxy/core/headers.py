@@ -87,15 +87,12 @@ def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
 
 
 def _passing(headers: Iterable[tuple[str, str]], withheld: Collection[str], prefixes: tuple[str, ...]) -> Headers:
-    pairs = list(headers)
-    nominated = {
-        token.strip().lower() for name, value in pairs if name.lower() == "connection" for token in value.split(",")
-    }
-    return [
-        (name, value)
-        for name, value in pairs
-        if (lower := name.lower()) not in _HOP_BY_HOP
-        and lower not in withheld
-        and lower not in nominated
-        and not lower.startswith(prefixes)
-    ]
+    passing: list[tuple[str, tuple[str, str]]] = []
+    nominated: set[str] = set()
+    for pair in headers:
+        lower = pair[0].lower()
+        if lower == "connection":
+            nominated.update(token.strip().lower() for token in pair[1].split(","))
+        elif not (lower in _HOP_BY_HOP or lower in withheld or lower.startswith(prefixes)):
+            passing.append((lower, pair))
+    return [pair for lower, pair in passing if lower not in nominated]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from goproxy.core.keys import digest, is_well_formed
+from goproxy.core.keys import digest
 
 
 class InvalidSnapshot(ValueError):
@@ -47,7 +47,7 @@ class KeySnapshot:
 
     def find(self, presented: str) -> LimitedKey | None:
         """The live key that somebody shows, if it is one."""
-        if not is_well_formed(presented):
+        if not presented:
             return None
         sha256 = digest(presented)
         found = None

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from goproxy.core.input_estimate import estimate_input
 
 _DECODER = json.JSONDecoder()
+_scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -23,8 +25,7 @@ class InvalidBody(Exception):
     """The body is not what the protocols ask for; the text says why and quotes nothing of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A value at the top level, and the characters that it takes up."""
 
     value: Any
@@ -183,14 +184,15 @@ def _members(text: str, within: str = "at its top level") -> dict[str, Member]:
     while True:
         if text[at : at + 1] != '"':
             raise json.JSONDecodeError("Expecting property name in double quotes", text, at)
-        name, at = _DECODER.raw_decode(text, at)
+        name, at = _value(text, at)
         if name in members:
             raise InvalidBody(f"The request body has the same field twice {within}.")
-        at = _skip_space(text, at)
         if text[at : at + 1] != ":":
-            raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
+            at = _skip_space(text, at)
+            if text[at : at + 1] != ":":
+                raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
         start = _skip_space(text, at + 1)
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = _value(text, start)
         members[name] = Member(value, start, end)
         at = _skip_space(text, end)
         match text[at : at + 1]:
@@ -203,12 +205,22 @@ def _members(text: str, within: str = "at its top level") -> dict[str, Member]:
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
 
 
+def _value(text: str, at: int) -> tuple[Any, int]:
+    """The value that begins there, and where it ends."""
+    try:
+        return _scan(text, at)
+    except StopIteration as nothing:
+        raise json.JSONDecodeError("Expecting value", text, nothing.value) from None
+
+
 def _expect_end(text: str, at: int) -> None:
     if (end := _skip_space(text, at)) != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
 
 
 def _skip_space(text: str, at: int) -> int:
+    if text[at : at + 1] > " ":
+        return at
     match = _SPACE.match(text, at)
     assert match is not None  # the pattern matches the empty string too
     return match.end()

@@ -43,8 +43,7 @@ def authenticate(headers: Headers, books: Books, staleness_seconds: float) -> Li
     """
     if books.keys_age > staleness_seconds:
         raise Refusal(Fault.UNAVAILABLE, "The gateway cannot check API keys at the moment. Try again later.")
-    now = timestamp()
-    found = {key.id: key for shown in _presented(headers) if (key := books.keys.find(shown)) and _is_live(key, now)}
+    found = {key.id: key for shown in _presented(headers) if (key := books.keys.find(shown)) and _is_live(key)}
     if len(found) != 1:  # two keys of two accounts: nobody could say who pays
         raise Refusal(
             Fault.AUTHENTICATION,
@@ -53,8 +52,8 @@ def authenticate(headers: Headers, books: Books, staleness_seconds: float) -> Li
     return found.popitem()[1]
 
 
-def _is_live(key: LimitedKey, now: str) -> bool:
-    return key.expires_at is None or now < key.expires_at
+def _is_live(key: LimitedKey) -> bool:
+    return key.expires_at is None or timestamp() < key.expires_at
 
 
 def check_permission(key: LimitedKey, upstream: str, model: Model) -> None:

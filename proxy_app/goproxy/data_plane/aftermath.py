@@ -27,8 +27,8 @@ _LEFT = frozenset({Outcome.CLIENT_GONE, Outcome.CLIENT_STALLED})
 class Ledger(Protocol):
     """Where rows go."""
 
-    async def settle(self, row: Row) -> None:
-        """Return when the row is durable."""
+    def settle(self, row: Row) -> asyncio.Future[bytes]:
+        """Done when the row is durable."""
 
 
 class Aftermath:
@@ -38,7 +38,7 @@ class Aftermath:
         self._ledger = ledger
         self._drains = drains
         self._told_of = told_of
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     def of_answer(self, exchange: Exchange, answer: Answer) -> None:
         """The handler is done with an answer that had begun, in whatever way."""
@@ -46,7 +46,7 @@ class Aftermath:
             self._start(self._drain(exchange, answer))
         else:
             answer.close()
-            self._start(self._settle(exchange))
+            self._settle(exchange)
 
     def of_sending(self, exchange: Exchange, sending: asyncio.Task[Answer]) -> None:
         """The handler is done before an answer had begun, and the upstream may have the request."""
@@ -54,7 +54,7 @@ class Aftermath:
 
     def of_refusal(self, exchange: Exchange) -> None:
         """The upstream gave no answer that a client of ours should see."""
-        self._start(self._settle(exchange))
+        self._settle(exchange)
 
     async def settled(self) -> None:
         """Wait until all that has begun by now is settled."""
@@ -89,7 +89,7 @@ class Aftermath:
             record.outcome = outcome
             log("sending failed", level=logging.ERROR, request_id=record.request_id, **told(error))
         if answer is None:
-            await self._settle(exchange)
+            self._settle(exchange)
         else:
             exchange.begin(answer)
             await self._drain(exchange, answer)
@@ -102,19 +102,34 @@ class Aftermath:
             exchange.drained = True
         finally:
             answer.close()
-            await self._settle(exchange)
+            self._settle(exchange)
 
-    async def _settle(self, exchange: Exchange) -> None:
-        row = exchange.row()
-        await self._ledger.settle(row)
-        self._told_of(exchange.record, row)
+    def _settle(self, exchange: Exchange) -> None:
+        """Needs no task: the row is with the ledger when this returns, and waits for nobody but the disk."""
+        try:
+            row = exchange.row()
+            written = self._ledger.settle(row)
+        except Exception as error:
+            log("settling failed", level=logging.ERROR, request_id=exchange.record.request_id, **told(error))
+            return
+
+        def tell(written: asyncio.Future[bytes]) -> None:
+            if self._ended(written):
+                self._told_of(exchange.record, row)
+
+        self._tasks.add(written)
+        written.add_done_callback(tell)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _ended(self, done: asyncio.Future[Any]) -> bool:
+        """Forget it; whether it went well."""
+        self._tasks.discard(done)
+        if done.cancelled():
+            return False
+        if (error := done.exception()) is not None:
             log("settling failed", level=logging.ERROR, **told(error))
+        return error is None

@@ -203,17 +203,19 @@ class Books:
         if id in self._open:
             self._journal.progress(id, usage)
 
-    async def settle(self, row: Row) -> None:
-        """Spend what a request cost, and release the rest of its hold. On return the row is on the disk.
+    def settle(self, row: Row) -> asyncio.Future[bytes]:
+        """Spend what a request cost, and release the rest of its hold. Done when the row is on the disk.
 
-        It is settled even if the caller is cancelled, and once even if it is called twice. A disk that does not take
-        the row is tried until it does; the row is in memory until then.
+        It is settled once even if this is called twice. A disk that does not take the row is tried until it does; the
+        row is in memory until then. Whoever waits and may be cancelled must shield this.
         """
         if self._open.pop(row.id, None) is None:
             log("request is settled already, or was never opened", level=logging.ERROR, request_id=row.id)
-            return
+            nothing: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            nothing.set_result(b"")
+            return nothing
         self._desk.settle(row)
-        await asyncio.shield(self._write(row))
+        return self._write(row)
 
     @property
     def keys(self) -> KeySnapshot:

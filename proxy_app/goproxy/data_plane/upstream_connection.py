@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import cached_property
 from typing import Protocol, cast
 
 import httptools
@@ -63,6 +62,8 @@ class Answer:
     def __init__(self, connection: UpstreamConnection, status: int, headers: Headers) -> None:
         self.status = status
         self.headers = headers
+        self.content_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
+        """The media type in small letters, without parameters; empty if none was told."""
         self._connection = connection
         self._taker: Taker | None = None
         self._kept: list[bytes] = []
@@ -79,12 +80,10 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         """The first value of a header; `name` in small letters."""
-        return next((value for each, value in self.headers if each.lower() == name), None)
-
-    @cached_property
-    def content_type(self) -> str:
-        """The media type in small letters, without parameters; empty if none was told."""
-        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+        for each, value in self.headers:
+            if each.lower() == name:
+                return value
+        return None
 
     def pass_to(self, taker: Taker | None) -> None:
         """Give what has come and what comes to this taker; None: keep it, within a bound."""
@@ -164,6 +163,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._interim = 0
         self._is_interim = False
+        self._pieces: list[bytes] = []
+        """Of the body, from the bytes that are being parsed: chunks that came together are passed on together."""
+        self.on_body = self._pieces.append
+        """llhttp's callback: a method of the list's own costs a chunk the least."""
         self._is_ended_by_close = False
         self._is_written = True
         self._is_lost = False
@@ -227,6 +230,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             parser.feed_data(data)
+            if self._pieces:
+                self._pass_on()
         except httptools.HttpParserUpgrade:
             self._fail()
         except httptools.HttpParserCallbackError as error:
@@ -295,11 +300,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._stop_timer()
         answering.set_result(self._answer)
 
-    def on_body(self, piece: bytes) -> None:
-        if self._answer is not None:
-            self._answer.on_piece(piece)
-
     def on_message_complete(self) -> None:
+        if self._pieces:
+            self._pass_on()
         if self._is_interim or self._answer is None:
             return
         assert self._parser is not None
@@ -314,6 +317,13 @@ class UpstreamConnection(asyncio.Protocol):
         answer.on_end(is_whole=True)
 
     # The rest.
+
+    def _pass_on(self) -> None:
+        """Give the answer what was parsed of its body."""
+        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        if self._answer is not None:
+            self._answer.on_piece(piece)
 
     async def _write(self, body: bytes) -> None:
         """A long body, as fast as the upstream takes it; an upstream that has answered need not take the rest."""
@@ -338,6 +348,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _fail(self) -> None:
         """The bytes make no sense: what came before them counts, and the connection is no more to be used."""
+        if self._pieces:
+            self._pass_on()
         if self._answer is not None:
             answer, self._answer = self._answer, None
             self._parser = None
