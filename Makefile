@@ -9,7 +9,7 @@ RESULTS := .cache/test-results
 TEST_WORLD := TESTKIT_NAME=gateway-test TESTKIT_NETWORK=198.18.78 TESTKIT_DIR="$(CURDIR)/.testkit"
 SCENARIOS := check_first default billing lifecycle
 
-.PHONY: help demo demo-down test lint unit molecule figures-billing bench docs lock collection clean bench-deploy
+.PHONY: help demo demo-down test lint unit molecule figures-billing bench docs lock collection clean bench-deploy torture
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -90,6 +90,11 @@ bench: .venv/.installed
 ## make bench-deploy   measures what a run of site.yml costs with 2, 10 and 50 upstreams (about half an hour)
 bench-deploy: .venv/.installed
 	@$(SUDO) $(BIN)/python bench/deploy.py
+
+## make torture      faults, kills, attacks and rollouts, and what held (most of an hour); SIZE=0.01 ONLY=faults,kill9 for less
+torture: .venv/.installed
+	@$(SUDO) testkit/packages.sh strace
+	@$(SUDO) env PYTHONPATH=proxy_app:bench $(BIN)/python -m torture.run --size $(or $(SIZE),1) $(if $(ONLY),--only $(ONLY))
 
 ## make docs         writes docs/roles from the roles' argument_specs
 docs: .venv/.installed
