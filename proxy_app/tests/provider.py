@@ -142,6 +142,10 @@ class Wire:
         """Close the connection, after what was written."""
         self._writer.close()
 
+    def cut(self) -> None:
+        """Close the connection without the farewell that TLS wants."""
+        self._writer.transport.abort()
+
     def reset(self) -> None:
         """Close the connection with a reset."""
         connection = self._writer.get_extra_info("socket")

@@ -158,6 +158,34 @@ async def test_a_trusted_certificate_is_accepted_and_others_are_502(authority: t
             )
 
 
+@pytest.mark.parametrize("farewell", [True, False])
+async def test_a_body_that_the_connection_ends_is_whole_only_with_the_farewell_of_tls(
+    authority: trustme.CA, keys: Path, farewell: bool
+) -> None:
+    """Who sits between can end a TCP connection, and would so shorten an answer that has no length."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.head(200, ("Content-Type", "application/json"))
+        await wire.send(b'{"a":')
+        if farewell:
+            wire.hang_up()
+        else:
+            wire.cut()
+
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with running_provider(server_tls(authority.issue_cert("localhost"))) as provider:
+        provider.script = script
+        document = config_document(endpoints=endpoints_at(provider.url))
+        async with running_gateway(document, keys, trusting) as gateway, connected(gateway.port) as raw:
+            await raw.post(ASK)
+            await raw.head()
+            if farewell:
+                assert [await raw.chunk(), await raw.chunk()] == [b'{"a":', b""]
+            else:
+                assert await raw.chunks_until_broken() == b'{"a":'
+
+
 async def test_plain_http_where_tls_should_be_is_502(keys: Path, provider: Provider) -> None:
     async def plain(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -168,6 +168,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.on_body = self._pieces.append
         """llhttp's callback: a method of the list's own costs a chunk the least."""
         self._is_ended_by_close = False
+        self._is_done = False
         self._is_written = True
         self._is_lost = False
         self._is_paused = False
@@ -246,14 +247,15 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail()
 
     def eof_received(self) -> None:
-        """The transport closes itself, and says so in `connection_lost`."""
+        """The upstream has said that it is done; over TLS by its farewell, which nobody on the way can forge."""
+        self._is_done = True
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
         self._lost(self)
         self.resume_writing()
         if self._answer is not None:
-            is_whole = self._is_ended_by_close and error is None
+            is_whole = self._is_ended_by_close and self._is_done and error is None
             answer, self._answer = self._answer, None
             self._parser = None
             answer.on_end(is_whole=is_whole)
