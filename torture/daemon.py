@@ -24,7 +24,7 @@ class Daemon:
         self.port = port
         self.log = log
         self._verb = verb
-        self._environment = environment
+        self.environment = environment
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -62,7 +62,7 @@ class Daemon:
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *("setpriv", "--pdeathsig", "KILL", *before, sys.executable, "-m", "goproxy.cli", self._verb),
-                env={**os.environ, "PYTHONPATH": str(_PROXY_APP), **self._environment, **(environment or {})},
+                env={**os.environ, "PYTHONPATH": str(_PROXY_APP), **self.environment, **(environment or {})},
                 stdout=output,
                 stderr=output,
             )

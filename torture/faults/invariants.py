@@ -45,9 +45,7 @@ def footing(daemon: Daemon) -> Footing:
     return Footing(daemon.pid, daemon.rss_kib, daemon.descriptors, daemon.threads)
 
 
-async def of_rows(
-    stand: Stand, account: str, injected: Mapping[int, Kind], hostile: Hostile
-) -> tuple[list[str], dict[int, Row]]:
+async def of_rows(stand: Stand, account: str, injected: Mapping[int, Kind], hostile: Hostile) -> list[str]:
     """I1 and I2."""
     found: list[str] = []
     by_number: dict[int, Row] = {}
@@ -63,7 +61,7 @@ async def of_rows(
             found.append(f"I1: {kind}: request {number} has no row")
         if kind.reaches and turn is None:
             found.append(f"I1: {kind}: request {number} did not reach the provider")
-        if not kind.reaches and turn is not None:
+        if kind.reaches is False and turn is not None:
             found.append(f"I1: {kind}: request {number} reached the provider")
         if row is not None:
             if not kind.billed.settlements:
@@ -75,7 +73,7 @@ async def of_rows(
     charged, spent = sum(row["cost_nanodollars"] for row in rows), (await stand.wallet(account))["spent"]
     if charged != spent:
         found.append(f"I2: the rows of {account} charge {charged}, and the wallet has spent {spent}")
-    return found, by_number
+    return found
 
 
 def of_neighbour(neighbour: Neighbour) -> list[str]:

@@ -191,8 +191,8 @@ class Kind:
     upstream: str = "drains"
     share: float = 1.0
     """How often it is injected, as a part of the usual number."""
-    reaches: bool = True
-    """The provider gets the request."""
+    reaches: bool | None = True
+    """The provider gets the request; None: perhaps."""
 
     def __str__(self) -> str:
         return f"{self.row} {self.name}"
