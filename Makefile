@@ -93,7 +93,7 @@ bench-deploy: .venv/.installed
 
 ## make torture      faults, kills, attacks and rollouts, and what held (most of an hour); SIZE=0.01 ONLY=faults,kill9 for less
 torture: .venv/.installed
-	@$(SUDO) testkit/packages.sh strace
+	@$(SUDO) testkit/packages.sh strace faketime
 	@$(SUDO) env PYTHONPATH=proxy_app:bench $(BIN)/python -m torture.run --size $(or $(SIZE),1) $(if $(ONLY),--only $(ONLY))
 
 ## make docs         writes docs/roles from the roles' argument_specs

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -20,7 +22,6 @@ from goproxy.core.keys import new_key
 from goproxy.core.usage import Usage
 from tests.backend import OPERATOR_TOKEN, Backend, proxy_token
 from tests.gateway import OPUS, UPSTREAM_SECRET, config_document, endpoints_at, write_keys
-from tests.process import free_port
 from torture.daemon import Daemon
 
 PROMPT = "prompt-CANARY-0123456789"
@@ -32,6 +33,7 @@ NANODOLLARS = 1000
 
 MOST_TOKENS = 10_000_000
 _BODY = 512
+_PORTS = (20_000, 32_000)
 _TIER = {"up_to_prompt_tokens": None, "input": 1, "output": 1}
 _MODEL = OPUS | {
     "billing_multiplier": 1,
@@ -41,6 +43,15 @@ _MODEL = OPUS | {
 }
 
 Row = dict[str, Any]
+
+
+def unused_port() -> int:
+    """One that no connection is given of itself: while a killed process is away, its port must stay free."""
+    while True:
+        port = secrets.choice(range(*_PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def request_body(number: int, protocol: str = "anthropic", *, is_stream: bool = True) -> bytes:
@@ -145,7 +156,7 @@ async def a_stand(directory: Path, accounts: list[str], **documents: Mapping[str
     """
     keys = {account: new_key() for account in accounts}
     write_keys(directory / "keys.json", **keys)
-    backend_port = free_port()
+    backend_port = unused_port()
     idle = {upstream for upstream, changes in documents.items() if changes.get("is_idle")}
     configs = {
         upstream: _config(upstream, {name: value for name, value in changes.items() if name != "is_idle"})
@@ -176,7 +187,7 @@ def endpoint(base_url: str) -> list[dict[str, str]]:
 def _config(upstream: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     document = config_document(
         upstream=upstream,
-        port=free_port(),
+        port=unused_port(),
         multiplier_band=[1, 2],
         models=[_MODEL | {"upstream": upstream}],
         timeouts={"connect": 10, "first_byte": 60, "idle": 60, "total": 600},

@@ -13,8 +13,8 @@ from typing import cast
 
 import trustme
 
-from tests.process import free_port
 from tests.provider import Provider, Script
+from torture.stand import unused_port
 
 NAME = "provider.torture.test"
 _DNS = ("127.0.0.53", 53)
@@ -72,7 +72,7 @@ class Door:
 
     def __init__(self, name: str, directory: Path, script: Script) -> None:
         self.name = name
-        self.port = free_port()
+        self.port = unused_port()
         self.authority = trustme.CA()
         self.script = script
         self.provider = Provider()
