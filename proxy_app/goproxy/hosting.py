@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from goproxy.observe import log, told
@@ -76,11 +76,16 @@ class Stay:
             task = asyncio.current_task()
             assert task is not None
             self._running.add(task)
+            is_last = _is_last(request)
             try:
                 response = await handler(request)
+            except web.HTTPException as answer:
+                if is_last:
+                    answer.force_close()
+                raise
             finally:
                 self._running.discard(task)
-            if self.leaving:
+            if self.leaving or is_last:
                 response.force_close()
             return response
 
@@ -96,6 +101,14 @@ class Stay:
             for task in late:
                 task.cancel()
             await asyncio.wait(late, timeout=_LAST_WORDS)
+
+
+def _is_last(request: web.Request) -> bool:
+    """Whether nothing is read after it: two readers need not agree where it ends.
+
+    The body of a CONNECT is taken for what follows it, and what calls itself HTTP/2 is none.
+    """
+    return request.method == hdrs.METH_CONNECT or request.version.major > 1
 
 
 def new_application(stay: Stay, *middlewares: Middleware) -> web.Application:
