@@ -8,22 +8,18 @@ provider's off: neither of them speaks it.
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import trustme
 
+from relayed.edge import edge_tree, upstream
 from relayed.gateway import running_gateway
-from relayed.peers import passing_on, running_nginx_tree, user_of_nginx
-from relayed.process import CannotMeasure, Process, free_port, running
+from relayed.peers import passing_on, running_nginx_tree
+from relayed.process import Process, free_port, running
 from relayed.targets import CORE, OTHER_CORE, Bench, Target
 
-_ROOT = Path(__file__).parents[2]
 _DOMAIN = "chat.example.org"
 NAMES = ("edge and goproxy", "nginx alone")
 
@@ -93,7 +89,8 @@ def running_chains(bench: Bench) -> Iterator[dict[str, Target]]:
                 ca=certificates.ca,
             )
         )
-        tree = _edge_tree(directory, gateway.port, edge, certificates)
+        served = upstream("measured", _DOMAIN, gateway.port)
+        tree = edge_tree(directory / "edge", [served], edge, certificates.chain, certificates.key)
         edge_process = stack.enter_context(running_nginx_tree("edge", directory / "edge", tree, edge, CORE))
         tree = {"nginx.conf": _tls_on_both_sides(directory / "nginx", plain_nginx, provider_tls, certificates)}
         nginx = stack.enter_context(running_nginx_tree("nginx", directory / "nginx", tree, plain_nginx, CORE))
@@ -130,51 +127,6 @@ def _running_helper(
     with running("helper", ["haproxy", "-db", "-f", str(config)], OTHER_CORE) as helper:
         helper.await_port(provider_tls)
         yield helper
-
-
-def _edge_tree(directory: Path, gateway_port: int, port: int, certificates: _Certificates) -> dict[str, str]:
-    """The role's tree, at other addresses.
-
-    Raises:
-        CannotMeasure: it cannot be rendered.
-    """
-    version = subprocess.run(["/usr/sbin/nginx", "-V"], capture_output=True, text=True, check=False).stderr
-    upstream = {
-        "name": "measured",
-        "domain": _DOMAIN,
-        "service": "127.0.0.1",
-        "port": gateway_port,
-        "max_body_mib": 32,
-        "timeouts": {"connect": 10, "first_byte": 60, "idle": 60, "total": 600},
-    }
-    destination = directory / "edge.json"
-    variables = {
-        "goproxy_upstreams": [upstream],
-        "nginx_connections_per_address": 0,
-        "nginx_requests_per_second": 0,
-        "nginx_ipv6": "disabled",
-        "ansible_managed": "For a measurement.",
-        "__nginx_reg_version": {"stderr": version},
-        "edge_destination": str(destination),
-    }
-    playbook = str(Path(__file__).parent / "edge.yml")
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), playbook, "-e", json.dumps(variables)]
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CannotMeasure(f"the edge's configuration cannot be rendered: {(done.stdout + done.stderr)[-2000:]}")
-    tree = {file["path"]: file["content"] for file in json.loads(destination.read_text())["files"]}
-    places = {
-        r"/etc/nginx-tls/fullchain\.pem": str(certificates.chain),
-        r"/etc/nginx-tls/privkey\.pem": str(certificates.key),
-        r"^pid .*;": f"pid {directory / 'edge' / 'nginx.pid'};",
-        r"^worker_processes .*;": f"worker_processes 1;\n{user_of_nginx()}",
-        r"^(\s*listen) 443\b": rf"\1 127.0.0.1:{port}",
-        r"^(\s*listen) 80\b": rf"\1 127.0.0.1:{free_port()}",
-        r"^(\s*listen) 127\.0\.0\.1:8081\b": rf"\1 127.0.0.1:{free_port()}",
-    }
-    for pattern, instead in places.items():
-        tree = {path: re.sub(pattern, instead, content, flags=re.MULTILINE) for path, content in tree.items()}
-    return tree
 
 
 def _tls_on_both_sides(directory: Path, port: int, provider_tls: int, certificates: _Certificates) -> str:
