@@ -112,6 +112,17 @@ def test_the_kinds_come_to_the_counts_that_were_told(
         assert told.usage.prompt + told.usage.output == usage["total_tokens"]
 
 
+@pytest.mark.parametrize("before", [b"data: ", b"data:", b": a comment\ndata: ", b"event: x\ndata: "])
+@pytest.mark.parametrize("choices", [b"", b'"choices":[],'])
+def test_content_after_the_usage_is_seen_whatever_event_told_it(before: bytes, choices: bytes) -> None:
+    """And however the stream was cut: all of it may be read at once."""
+    usage = b'%b{%b"usage":{"prompt_tokens":9,"completion_tokens":7}}\n\n' % (before, choices)
+    content = openai_content(("x",))
+    pieces = [*content, usage, *content, DONE]
+    assert read(b"".join(pieces)) == read(*pieces)
+    assert read(*pieces).flags == ("content_after_usage", "final_usage_missing")
+
+
 @pytest.mark.parametrize(
     ("details", "usage", "flags"),
     [

@@ -95,6 +95,8 @@ class OpenAIMeter(Meter):
             return data
         rest, at = [], 0
         for run in _CONTENT.finditer(data):
+            if _TELLS_USAGE.search(data, at, run.start()) is not None:
+                break  # an event of another look told it: what comes after it has a meaning by where it stands
             content = run[0]
             if b'"usage"' in content and (usage := _TELLS_USAGE.search(content)) is not None:
                 before, end, _ = content[: usage.start()].rpartition(b"\n\n")
