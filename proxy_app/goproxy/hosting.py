@@ -181,9 +181,46 @@ def repeat(look: Callable[[], None]) -> Callable[[web.Application], AsyncIterato
     return context
 
 
+class _Handler(web.RequestHandler):
+    """aiohttp's, but for its word to what it cannot read: JSON in a shape that every client understands, no echo."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        super().handle_error(request, status, exc, message)  # logs it
+        is_ours = status >= 500
+        told: dict[str, Any] = {
+            "type": "api_error" if is_ours else "invalid_request_error",
+            "message": "The gateway failed." if is_ours else "The request is not valid HTTP.",
+            "param": None,
+            "code": "internal_error" if is_ours else "bad_request",
+        }
+        answer = web.json_response({"type": "error", "error": told}, status=status, headers={"Server": "goproxy"})
+        answer.force_close()
+        return answer
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Handler(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server  # aiohttp knows no other way to say whose its connections are
+        return server
+
+
 def make_runner(app: web.Application) -> web.AppRunner:
     """aiohttp's server, with the settings that this project depends on."""
-    return web.AppRunner(
+    return _Runner(
         app,
         handler_cancellation=True,  # a client that leaves ends its request at once, not at the next write
         auto_decompress=False,  # a body is relayed as it came; and no bomb is unpacked here

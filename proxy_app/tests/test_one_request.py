@@ -37,3 +37,19 @@ async def test_what_claims_to_be_http_2_is_the_last_on_its_connection(gateway: R
         await client.send((head + chunks + _INNER).encode())
         await client.reader.read()
     assert [request.target for request in provider.received if "inner" in request.target] == []
+
+
+@pytest.mark.malformed_http
+@pytest.mark.parametrize("line", ["X-ODD /v1/messages?secret HTTP/1.1", "POST /v1/messages HTTP/1.1\r\nX: \x01secret"])
+async def test_what_cannot_be_read_gets_an_error_that_every_client_understands(gateway: Running, line: str) -> None:
+    """And that repeats nothing of it."""
+    async with connected(gateway.port) as client:
+        await client.send(f"{line}\r\nHost: x\r\n\r\n".encode())
+        status, headers = await client.head()
+        body = await client.reader.readexactly(int(headers["content-length"]))
+        assert (status, headers["content-type"]) == (400, "application/json; charset=utf-8")
+        assert b"secret" not in body
+        document = json.loads(body)
+        assert (document["type"], document["error"]["type"]) == ("error", "invalid_request_error")
+        assert document["error"].keys() == {"type", "message", "param", "code"}
+        assert await client.reader.read() == b"", "the connection is closed after it"
