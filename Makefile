@@ -55,7 +55,7 @@ lint: .venv/.installed
 ## make unit         the tests that need no container
 unit: .venv/.installed
 	@mkdir -p $(RESULTS)
-	@$(SUDO) testkit/packages.sh gcc libc6-dev postgresql strace
+	@$(SUDO) testkit/packages.sh gcc libc6-dev nginx postgresql strace
 	@echo "== unit tests: proxy_app"
 	@cd proxy_app && ../$(BIN)/pytest -q -n 2 --dist loadfile --junitxml=../$(RESULTS)/proxy_app.xml
 	@echo "== unit tests: collection"
@@ -93,7 +93,7 @@ bench-deploy: .venv/.installed
 
 ## make torture      faults, kills, attacks and rollouts, and what held (most of an hour); SIZE=0.01 ONLY=faults,kill9 for less
 torture: .venv/.installed
-	@$(SUDO) testkit/packages.sh strace faketime
+	@$(SUDO) testkit/packages.sh faketime nginx strace
 	@$(SUDO) env PYTHONPATH=proxy_app:bench $(BIN)/python -m torture.run --size $(or $(SIZE),1) $(if $(ONLY),--only $(ONLY))
 
 ## make docs         writes docs/roles from the roles' argument_specs

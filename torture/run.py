@@ -42,6 +42,9 @@ MUST_BE_ZERO = {
     "slow_readers.cut_streams",
     "fuzz.failures",
     "smuggling.extra_requests",
+    "smuggling.disturbed_neighbours",
+    "smuggling.server_errors",
+    "hardening.violations",
     "secrets.found",
     "ansible.not_converged",
 }

@@ -23,6 +23,9 @@ from torture.smuggling.sending import Way, asked, sent, sent_h2
 
 _log = logging.getLogger("torture")
 _AT_ONCE = 12
+_SPARSEST = 100
+"""At least one payload in so many is sent, however short the run."""
+
 _SETTLE = 1.5
 """Seconds after the last payload, for what may still be on its way."""
 
@@ -150,7 +153,7 @@ async def _deliver_all(desk: _Desk, deployment: Deployment, size: float) -> int:
 
 def _part(all_of_them: list[_T], size: float) -> list[_T]:
     """A part of them in which each family has its share."""
-    step = max(1, round(1 / size))
+    step = min(_SPARSEST, max(1, round(1 / size)))
     return all_of_them[::step]
 
 
