@@ -58,18 +58,26 @@ class Client(RawClient):
                 if "content-length" in seen.headers:
                     await self._counted(seen, int(seen.headers["content-length"]))
                 elif "transfer-encoding" in seen.headers:
-                    while events is None or seen.body.count(b"\n\n") < events:
-                        chunk = await self.chunk()
-                        seen.body += chunk
-                        if not chunk:
-                            seen.end = End.WHOLE
-                            break
+                    await self._chunked(seen, events)
                 else:
                     seen.end = End.WHOLE
         except (ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             pass
         seen.seconds = time.monotonic() - began
         return seen
+
+    async def _chunked(self, seen: Seen, events: int | None) -> None:
+        came, count = bytearray(), 0
+        try:
+            while events is None or count < events:
+                chunk = await self.chunk()
+                came += chunk
+                count += chunk.count(b"\n\n")
+                if not chunk:
+                    seen.end = End.WHOLE
+                    break
+        finally:
+            seen.body = bytes(came)
 
     async def _counted(self, seen: Seen, length: int) -> None:
         try:

@@ -148,7 +148,7 @@ async def _closes_its_side(injection: Injection) -> Problem:
     return None
 
 
-_ABORTED = Billed(("estimated", "exact"), Charge.WITHIN_HOLD)
+_ABORTED = Billed(("estimated", "drained", "exact"), Charge.WITHIN_HOLD)
 _LEAVING = [
     *(
         Kind("C1", f"gone by {how} before the first byte (drain)", "nothing; the answer is read for the count",
@@ -171,13 +171,17 @@ _LEAVING = [
              _paced, upstream="aborts")
         for how in ("reset", "close")
     ),
-    Kind("C3", "reads nothing of 12 MiB (drain)", "it is cut after the idle time; the rest is read for the count",
-         _reads_nothing, DRAINED, _large, share=0.1),
-    Kind("C3", "reads nothing of 12 MiB (abort)", "it is cut after the idle time", _reads_nothing, ESTIMATED, _large,
-         upstream="aborts", share=0.1),
-    Kind("C3", "reads 12 MiB late", "the bytes as they are", _reads_slowly, EXACT, _large, share=0.1),
     Kind("C4", "closes its sending side", "as if it had left", _closes_its_side,
          Billed(("drained", "exact"), Charge.TRUTH), _paced),
+]  # fmt: skip
+
+
+_SLOW = [
+    Kind("C3", "reads nothing of 12 MiB (drain)", "it is cut after the idle time; the rest is read for the count",
+         _reads_nothing, DRAINED, _large, share=0.07),
+    Kind("C3", "reads nothing of 12 MiB (abort)", "it is cut after the idle time", _reads_nothing, ESTIMATED, _large,
+         upstream="aborts", share=0.07),
+    Kind("C3", "reads 12 MiB late", "the bytes as they are", _reads_slowly, EXACT, _large, share=0.07),
 ]  # fmt: skip
 
 
@@ -364,4 +368,10 @@ _FORMS = [
          NO_ROW, reaches=False),
 ]  # fmt: skip
 
-GROUPS = {"leaving clients": _LEAVING, "bodies": _BODIES, "targets and headers": _FORMS, "keys": _KEYS}
+GROUPS = {
+    "leaving clients": _LEAVING,
+    "slow clients": _SLOW,
+    "bodies": _BODIES,
+    "targets and headers": _FORMS,
+    "keys": _KEYS,
+}

@@ -39,7 +39,7 @@ from torture.faults.kind import (
     refused,
 )
 
-CONNECT, FIRST_BYTE, IDLE, TOTAL = 2, 4, 2, 30
+CONNECT, FIRST_BYTE, IDLE, TOTAL = 2, 5, 3, 60
 """Seconds of patience of the tortured proxies."""
 
 _KIB = 1024
