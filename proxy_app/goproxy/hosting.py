@@ -1,16 +1,19 @@
 """One application on one port: it listens, tells whether it is ready, and leaves in good order.
 
-Leaving (SIGTERM): not ready, no new connections, no new requests on the open ones; what is running may finish within
-the grace period; what is not finished then is cancelled, and says so to its client (see data_plane/relay.py).
+Leaving (SIGTERM): not ready; a new connection is refused, so that its client finds another instance, and one that came
+before that is still served; then no new requests on the open ones. What is running may finish within the grace period;
+what is not finished then is cancelled, and says so to its client (see data_plane/relay.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import secrets
 import signal
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -26,7 +29,17 @@ from goproxy.watched_file import LOOK_EVERY
 _LAST_WORDS = 2.0
 """Seconds for cancelled requests to tell their clients, and for sockets to close."""
 
+_QUEUED = 0.05
+"""Seconds to accept the connections that the kernel made before new ones were refused."""
+
+_ASKED_LATE = 0.25
+"""Seconds for the requests on them to arrive."""
+
 _BACKLOG = 1024
+
+_SO_ATTACH_FILTER = 26
+_BPF_RETURN = 0x06
+"""Linux: a socket filter of one instruction, which takes 0 bytes of each packet."""
 
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
@@ -49,8 +62,17 @@ class Stay:
         self._running: set[asyncio.Task[Any]] = set()
         self._asked = asyncio.Event()
 
-    def leave(self) -> None:
+    @property
+    def is_asked_to_leave(self) -> bool:
+        """Whether this is the end of it; requests may still be begun until `leaving`."""
+        return self._asked.is_set()
+
+    def ask_to_leave(self) -> None:
         """Ask the process to leave."""
+        self._asked.set()
+
+    def leave(self) -> None:
+        """Begin no request any more."""
         self.leaving = True
         self._left_at = time.monotonic()
         self._asked.set()
@@ -149,7 +171,7 @@ def add_private_routes(
         return web.json_response({"status": "ok"})
 
     async def readyz(_: web.Request) -> web.Response:
-        state = Readiness(False, "leaving: no new requests") if stay.leaving else readiness()
+        state = Readiness(False, "leaving: no new requests") if stay.is_asked_to_leave else readiness()
         return web.json_response({"ready": state.ready, "detail": state.detail}, status=200 if state.ready else 503)
 
     async def show_metrics(_: web.Request) -> web.Response:
@@ -304,15 +326,32 @@ async def host(
     """Serve `app` until SIGTERM or SIGINT, then leave."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stay.leave)
+        loop.add_signal_handler(number, stay.ask_to_leave)
     async with serving(make_runner(app), sockets, front) as servers:
         log("listening", addresses=[_address(each) for each in sockets])
         await stay.until_asked_to_leave()
         log("leaving")
+        for each in sockets:
+            _let_nobody_connect(each)
+        await asyncio.sleep(_QUEUED)
         for server in servers:
             server.close()
+        await asyncio.sleep(_ASKED_LATE)
+        stay.leave()
         await stay.finish(grace)
     log("left")
+
+
+def _let_nobody_connect(listener: socket.socket) -> None:
+    """Have the kernel drop what asks for a new connection, while those that it made already wait to be accepted.
+
+    Closing a listening socket resets what waits there, and whoever has sent a request by then may not send it again.
+    Who is dropped here asks once more a second later, and is refused at once: then it knows that nothing was sent.
+    """
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+    with suppress(OSError):  # where the kernel has no filters: then it is as with any other server
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def _address(listener: socket.socket) -> str:

@@ -28,9 +28,19 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    document: dict[str, Any], backend: Backend, directory: Path, grace: float = 5
+    document: dict[str, Any],
+    backend: Backend,
+    directory: Path,
+    grace: float = 5,
+    *,
+    beside: Path | None = None,
+    is_awaited: bool = True,
 ) -> AsyncIterator[Serving]:
-    """Serve `document`, with a journal in `directory`; the process is killed at the end if it still runs."""
+    """Serve `document`, with a journal in `directory`; the process is killed at the end if it still runs.
+
+    `beside`: the directory of a process that shares its journal's with this one.
+    """
+    directory.mkdir(exist_ok=True)
     port = free_port()
     (directory / "config.json").write_text(json.dumps(document | {"port": port}))
     (directory / "secret").write_text(UPSTREAM_SECRET + "\n")
@@ -39,7 +49,7 @@ async def serving(
     environment = os.environ | {
         "CONFIG_PATH": str(directory / "config.json"),
         "BACKEND_URL": backend.url,
-        "JOURNAL_PATH": str(directory / "journal"),
+        "JOURNAL_PATH": str((beside or directory) / "journal"),
         "PROXY_TOKEN_PATH": str(directory / "token"),
         "UPSTREAM_API_KEY_PATH": str(directory / "secret"),
         "GRACE_SECONDS": str(grace),
@@ -50,7 +60,7 @@ async def serving(
         )
     try:
         async with asyncio.timeout(10):
-            while b'"listening"' not in log.read_bytes():
+            while is_awaited and b'"listening"' not in log.read_bytes():
                 assert process.returncode is None, log.read_text()
                 await asyncio.sleep(0.01)
         yield Serving(port, process, log)

@@ -210,7 +210,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Received | None:
 
 
 @asynccontextmanager
-async def running_provider(tls: ssl.SSLContext | None = None) -> AsyncIterator[Provider]:
+async def running_provider(tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[Provider]:
     """A provider on a port of its own."""
     provider = Provider(scheme="https" if tls else "http")
     tasks: set[asyncio.Task[None]] = set()
@@ -220,7 +220,7 @@ async def running_provider(tls: ssl.SSLContext | None = None) -> AsyncIterator[P
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(connected, "127.0.0.1", port, ssl=tls)
     provider.port = server.sockets[0].getsockname()[1]
     try:
         yield provider

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -20,13 +21,18 @@ from goproxy.data_plane.envelope import Envelope
 from goproxy.data_plane.front import Front
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.rate_limits import RateLimits
+from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.request import ROUTES, Gateway
+from goproxy.data_plane.seat import adopt, take_seat
 from goproxy.data_plane.upstream import Upstream, reach
 from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, new_application
-from goproxy.observe import RequestRecord
+from goproxy.observe import RequestRecord, log
 
 _FOR_KEYS = 5.0
 """Seconds to wait for the backend before listening."""
+
+_LOOK_AGAIN = 1.0
+"""Seconds until an instance that starts beside another one looks again whether it could serve."""
 
 
 def make_app(gateway: Gateway) -> web.Application:
@@ -91,20 +97,34 @@ async def serve(
 ) -> None:
     """Serve the upstream of `config` until SIGTERM.
 
+    Beside another instance (a rollout) it listens only when it could serve: until then the other one does.
+
     Raises:
         CannotListen: its port cannot be had.
         JournalInUse, JournalUnwritable: its journal cannot be had.
     """
     sockets = listen(config.port)
     stay = Stay()
+    seat = take_seat(journal)
+
+    def books_of(directory: Path) -> AbstractAsyncContextManager[Books]:
+        return books_for(config, directory, backend_url, proxy_token)
+
     async with (
-        books_for(config, journal, backend_url, proxy_token) as books,
+        books_of(seat.path) as books,
         reach(config.upstream, secret, config.timeouts, tls) as upstream,
     ):
         observer = Observer(config.upstream, books)
         async with gateway_for(config, books, upstream, observer, stay, grace) as gateway:
             await _first_keys(books)
-            await host(make_app(gateway), stay, sockets, grace, front_of(gateway))
+            if seat.is_beside:
+                await _until_ready(config, books, tls)
+            adopting = asyncio.create_task(adopt(journal, seat.path, books_of))
+            try:
+                await host(make_app(gateway), stay, sockets, grace, front_of(gateway))
+            finally:
+                adopting.cancel()
+                await asyncio.gather(adopting, return_exceptions=True)
 
 
 async def _first_keys(books: Books) -> None:
@@ -113,3 +133,22 @@ async def _first_keys(books: Books) -> None:
         async with asyncio.timeout(_FOR_KEYS):
             while math.isinf(books.keys_age):  # noqa: ASYNC110 - a few looks, once, at the start
                 await asyncio.sleep(_FOR_KEYS / 100)
+
+
+async def _until_ready(config: Config, books: Books, tls: ssl.SSLContext) -> None:
+    """Wait until this instance could serve as well as the one beside it: journal, keys, and the way to the upstream."""
+    said = None
+    while problem := await _problem(config, books, tls):
+        if problem != said:
+            log("not ready, so not listening beside the other instance", level=logging.WARNING, problem=problem)
+            said = problem
+        await asyncio.sleep(_LOOK_AGAIN)
+    log("ready to serve beside the other instance")
+
+
+async def _problem(config: Config, books: Books, tls: ssl.SSLContext) -> str | None:
+    state = readiness(config, books)
+    if not state.ready:
+        return state.detail
+    tried = await try_endpoints(config, tls)
+    return "; ".join(f"{each.endpoint} at {each.host}: {each.detail}" for each in tried if not each.reachable) or None

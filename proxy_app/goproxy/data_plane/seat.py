@@ -1,0 +1,127 @@
+"""The seats of an upstream's instances: each has a journal of its own, below the one directory that they share.
+
+One instance has the directory itself. One that starts beside it (a rollout) takes a folder in it. What an instance
+leaves in its seat is adopted by one that runs: requests in whose middle it ended get their rows, rows are posted, and
+what it was lent is given back. Leases are the instance's, so that two of them never spend the same money.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from goproxy.data_plane.books import Books
+from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
+from goproxy.data_plane.segment import InUse, Shelf
+from goproxy.observe import log, told
+
+SEATS = 8
+"""The most instances of one upstream that share a directory."""
+
+_KEYS = "keys.json"
+
+_LOOK_EVERY = 3.0
+"""Seconds between two looks for seats that were left."""
+
+_FIRST_WORDS = 0.5
+"""Seconds until it shows whether the control plane answers."""
+
+_SETTLED_EVERY = 0.2
+
+BooksOf = Callable[[Path], AbstractAsyncContextManager[Books]]
+"""The books of the journal in a directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where an instance keeps its journal."""
+
+    path: Path
+    is_beside: bool
+    """Whether another instance has one, too."""
+
+
+def take_seat(directory: Path) -> Seat:
+    """The first seat that is free; its journal is still to be locked.
+
+    Raises:
+        JournalInUse: none is.
+    """
+    free, is_beside = None, False
+    for path in _seats(directory):
+        if _is_in_use(path):
+            is_beside = True
+        elif free is None:
+            free = path
+    if free is None:
+        raise JournalInUse(f"{directory}: {SEATS} other processes write journals here")
+    _share_keys(directory, free)
+    return Seat(free, is_beside)
+
+
+async def adopt(directory: Path, own: Path, books_of: BooksOf) -> None:
+    """Bring to an end, for ever, what other instances left in their seats."""
+    adopted: set[Path] = set()
+    while True:
+        for path in _seats(directory):
+            if path == own or not any(path.glob("journal-*.log")):
+                continue
+            if _is_in_use(path):
+                adopted.discard(path)  # to be looked at again when that one is gone
+            elif path not in adopted:
+                with suppress(JournalInUse):
+                    await _bring_to_an_end(path, books_of)
+                    adopted.add(path)
+        await asyncio.sleep(_LOOK_EVERY)
+
+
+async def _bring_to_an_end(path: Path, books_of: BooksOf) -> None:
+    log("adopting the journal that another instance left", path=str(path))
+    try:
+        async with books_of(path) as books:
+            await asyncio.sleep(_FIRST_WORDS)
+            while not _is_settled(books):  # noqa: ASYNC110 - a few looks, at what has no event
+                await asyncio.sleep(_SETTLED_EVERY)
+    except JournalUnwritable as error:
+        log("a journal that was left cannot be adopted", level=logging.ERROR, path=str(path), **told(error))
+
+
+def _is_settled(books: Books) -> bool:
+    """Whether the control plane has all rows, and answers: then it hears of the leases too."""
+    standing = books.standing
+    return not standing.unsettled_rows and not standing.unposted_rows and standing.control_problem is None
+
+
+def _seats(directory: Path) -> Iterator[Path]:
+    yield directory
+    for number in range(2, SEATS + 1):
+        yield directory / f"beside-{number}"
+
+
+def _is_in_use(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    shelf = Shelf(path)
+    try:
+        shelf.take()
+    except InUse:
+        return True
+    except OSError:
+        return False  # who takes it will say what is wrong with it
+    shelf.release()
+    return False
+
+
+def _share_keys(directory: Path, seat: Path) -> None:
+    """Begin with the keys that any instance heard last: the control plane may be away."""
+    with suppress(OSError):
+        kept = [path / _KEYS for path in _seats(directory) if (path / _KEYS).is_file()]
+        newest = max(kept, key=lambda path: path.stat().st_mtime, default=None)
+        if newest is not None and newest.parent != seat:
+            seat.mkdir(mode=0o700, exist_ok=True)
+            shutil.copy2(newest, seat / _KEYS)  # with its time: keys get too old
