@@ -1,0 +1,86 @@
+"""What the module rollout decides to do, from the containers that it finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ansible_collections.trollllm.gateway.plugins.modules import rollout as subject
+
+A = "goproxy-a"
+WANTED = {A: "new"}
+
+
+def container(name: str, digest: str, *, runs: bool = True, service: str = A) -> subject.Instance:
+    return subject.Instance(f"id-of-{name}", name, service, digest, runs)
+
+
+RIGHT = container(A, "new")
+OLD = container(A, "old")
+BEGUN = container("goproxy-a.new", "new")
+MADE = container("goproxy-a.new", "new", runs=False)
+LEAVING = container("goproxy-a.leaving-1", "old")
+LEFT = container("goproxy-a.leaving-1", "old", runs=False)
+
+
+@pytest.mark.parametrize(
+    ("found", "fresh", "stale"),
+    [
+        pytest.param([OLD], None, [OLD], id="changed"),
+        pytest.param([OLD, BEGUN], BEGUN, [OLD], id="interrupted before the new one was ready"),
+        pytest.param([OLD, MADE], MADE, [OLD], id="interrupted before the new one was started"),
+        pytest.param([LEAVING, BEGUN], BEGUN, [LEAVING], id="interrupted between the two renamings"),
+        pytest.param([LEAVING, RIGHT], RIGHT, [LEAVING], id="interrupted while the old one left"),
+        pytest.param([LEFT, RIGHT], RIGHT, [LEFT], id="interrupted after the old one left"),
+        pytest.param([BEGUN], BEGUN, [], id="interrupted before it got its name"),
+        pytest.param([OLD, container("goproxy-a.other", "other")], None, None, id="another one was begun before"),
+    ],
+)
+def test_a_service_that_runs_otherwise_than_wanted_is_brought_there(
+    found: list[subject.Instance], fresh: subject.Instance | None, stale: list[subject.Instance] | None
+) -> None:
+    assert subject.plans([A], WANTED, found) == [subject.Plan(A, fresh, found if stale is None else stale)]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param([RIGHT], id="as wanted"),
+        pytest.param([], id="not there yet"),
+        pytest.param([container(A, "old", runs=False)], id="stopped: nobody is served by it"),
+        pytest.param([container("backend", "old", service="backend")], id="another service"),
+    ],
+)
+def test_everything_else_is_left_to_compose(found: list[subject.Instance]) -> None:
+    assert subject.plans([A], WANTED, found) == []
+
+
+def test_a_service_that_is_wanted_no_more_is_left_to_compose() -> None:
+    assert subject.plans([A], {}, [OLD]) == []
+
+
+def known(status: str = "running", health: str | None = "starting", restarts: int = 0) -> dict[str, Any]:
+    checks = {"Status": health, "Log": [{"Output": f"refused {number}\n", "ExitCode": 1} for number in range(5)]}
+    state = {"Status": status, "Running": status == "running", "ExitCode": 7, "Health": checks if health else None}
+    return {"State": state, "RestartCount": restarts}
+
+
+def test_ready_is_who_is_healthy_and_lost_who_cannot_become_so() -> None:
+    assert subject.is_ready(known(health="healthy"))
+    assert subject.is_ready(known(health=None))
+    assert not subject.is_ready(known())
+    assert not subject.is_ready(known("exited", "healthy"))
+    assert not subject.is_lost(known())
+    assert subject.is_lost(known("exited"))
+    assert subject.is_lost(known(restarts=1))
+    assert subject.is_lost(known(health="unhealthy"))
+
+
+def test_the_report_says_state_health_log_and_the_last_lines() -> None:
+    logs = "\n".join(f"line {number}" for number in range(100))
+    lines = subject.report(A, known("restarting", restarts=2), logs).splitlines()
+    assert lines[0] == "goproxy-a: the new container did not become ready and is removed."
+    assert lines[1] == "  State: restarting, health starting, restarted 2 times, exit code 7"
+    assert [line.strip() for line in lines[3:6]] == ["refused 2", "refused 3", "refused 4"]
+    assert [line.strip() for line in lines[7:]] == [f"line {number}" for number in range(50, 100)]
