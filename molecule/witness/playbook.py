@@ -14,6 +14,15 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 
+def release(folder: Path) -> Path:
+    """A copy of the project, to be changed as a later release of it would be."""
+    place = folder / "project"
+    shutil.copytree(
+        ROOT, place, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", ".cache", ".testkit", ".demo")
+    )
+    return place
+
+
 @dataclass(frozen=True)
 class Run:
     """What a playbook run said."""
@@ -30,9 +39,10 @@ class Run:
 class Operator:
     """Somebody with a copy of the demo's inventory, who edits it and runs playbooks."""
 
-    def __init__(self, folder: Path) -> None:
-        """Copy the inventory to a folder, links resolved."""
+    def __init__(self, folder: Path, project: Path = ROOT) -> None:
+        """Copy the inventory to a folder, links resolved. `project`: another release of the project than this one."""
         self.inventory = folder / "inventory"
+        self.project = project
         shutil.copytree(ROOT / "inventory/demo", self.inventory)
         self.upstreams = self.inventory / "group_vars/all/upstreams"
 
@@ -41,10 +51,10 @@ class Operator:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))
         }
-        environment["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+        environment["ANSIBLE_CONFIG"] = str(self.project / "ansible.cfg")
         told = subprocess.run(
             [BIN / "ansible-playbook", playbook, "-i", self.inventory, *arguments],
-            cwd=ROOT,
+            cwd=self.project,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -22,7 +22,7 @@ def question(headers: Mapping[str, str], body: bytes, expected: Expectations, *,
     key = headers.get("x-api-key") or bearer(headers)
     if key is None:
         raise _refused(401, "x-api-key header is required")
-    if expected.key is not None and key != expected.key:
+    if expected.keys and key not in expected.keys:
         raise _refused(401, "invalid x-api-key")
     if "anthropic-version" not in headers:
         raise _refused(400, "anthropic-version: header is required")

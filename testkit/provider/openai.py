@@ -15,7 +15,7 @@ def question(headers: Mapping[str, str], body: bytes, expected: Expectations) ->
     key = bearer(headers)
     if key is None:
         raise _refused(401, "You didn't provide an API key. Put it in an Authorization header, as Bearer YOUR_KEY.")
-    if expected.key is not None and key != expected.key:
+    if expected.keys and key not in expected.keys:
         raise _refused(401, f"Incorrect API key provided: {key[:4]}***.", code="invalid_api_key")
     try:
         asked = read_request(body)

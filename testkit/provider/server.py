@@ -36,6 +36,7 @@ class Config:
         default_factory=lambda: {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
     )
     api_key: str | None = None  # any key is taken, where none is given
+    next_api_key: str | None = None  # taken too: a key is rotated while the one before it still works
     models: tuple[str, ...] = ()  # and any model
     listen: str = "0.0.0.0"  # it has a container to itself
     port: int = 443
@@ -51,7 +52,9 @@ class Provider:
         self.config = config
         self.records = Records()
         self.behaviours = Behaviours(config.behaviour)
-        self._expected = Expectations(config.api_key, tuple(config.models))
+        self._expected = Expectations(
+            tuple(key for key in (config.api_key, config.next_api_key) if key is not None), tuple(config.models)
+        )
         self._open: set[Exchange] = set()
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._tls.load_cert_chain(config.certificate, config.key)

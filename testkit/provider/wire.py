@@ -33,9 +33,9 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Expectations:
-    """What a provider asks of a request: its key and one of its models; nothing given, anything is taken."""
+    """What a provider asks of a request: one of its keys and one of its models; nothing given, anything is taken."""
 
-    key: str | None = None
+    keys: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
 
 

@@ -19,12 +19,12 @@ WEATHER = {"type": "object", "properties": {"city": {"type": "string"}, "unit": 
 def ask_anthropic(**extra: Any) -> Any:
     asked = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "how are you"}], **extra}
     headers = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
-    return anthropic.question(headers, json.dumps(asked).encode(), Expectations("k", ("m",)))
+    return anthropic.question(headers, json.dumps(asked).encode(), Expectations(("k",), ("m",)))
 
 
 def ask_openai(**extra: Any) -> Any:
     asked = {"model": "m", "messages": [{"role": "user", "content": "how are you"}], **extra}
-    return openai.question({"authorization": "Bearer k"}, json.dumps(asked).encode(), Expectations("k", ("m",)))
+    return openai.question({"authorization": "Bearer k"}, json.dumps(asked).encode(), Expectations(("k",), ("m",)))
 
 
 def data_of(frames: list[Frame]) -> list[Any]:
@@ -128,7 +128,7 @@ def test_stream_and_whole_answer_say_the_same() -> None:
 )
 def test_anthropic_refuses_as_the_real_api(headers: dict[str, str], body: bytes, status: int, message: str) -> None:
     with pytest.raises(Refusal) as refused:
-        anthropic.question(headers, body, Expectations("k", ("m",)))
+        anthropic.question(headers, body, Expectations(("k",), ("m",)))
     assert refused.value.status == status
     assert isinstance(refused.value.body, dict)
     assert message in refused.value.body["error"]["message"]

@@ -1,0 +1,172 @@
+"""What is rolled out while people use the gateway, and what does not become ready: nobody notices any of it.
+
+The tests build on one another: they are an evening of an operator's, in order.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from witness.connection import Connection
+from witness.crowd import Crowd
+from witness.edge import Edge
+from witness.playbook import Operator, Run, release
+from witness.provider import Provider
+from witness.vps import Vps
+
+STREAMS = 20
+PROXIES = ("goproxy-openhands", "goproxy-ohmygpt")
+DEPLOY = "molecule/rollout/proxies.yml"
+
+pytestmark = [pytest.mark.usefixtures("deployed"), pytest.mark.timeout(600, func_only=True)]
+
+Across = Callable[[Callable[[], Run]], Run]
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    """Has a copy of the project, in which the next release can be made."""
+    folder = tmp_path_factory.mktemp("operator")
+    return Operator(folder, release(folder))
+
+
+@pytest.fixture
+def across(connection: Connection, edge: Edge, providers: dict[str, Provider], vps: Vps) -> Across:
+    """Do something while streams are open and requests come; nobody may notice."""
+
+    def do(act: Callable[[], Run]) -> Run:
+        crowd = Crowd(connection, edge, providers, STREAMS)
+        run, noticed = crowd.across(act, is_leaving=lambda: any(".leaving" in name for name in vps.containers()))
+        assert noticed.is_nothing, f"{noticed}\n{run.output}"
+        assert noticed.streams == STREAMS
+        assert noticed.answers.total() > STREAMS
+        return run
+
+    return do
+
+
+def running(vps: Vps) -> dict[str, str]:
+    """Container ids by name, of all that there are."""
+    lines = vps.run("docker ps --all --no-trunc --format '{{.Names}} {{.ID}}'").splitlines()
+    return dict(line.split() for line in lines)
+
+
+def image(vps: Vps, container: str) -> str:
+    return str(vps.inspect(container)["Config"]["Image"])
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_new_image(operator: Operator, vps: Vps, across: Across) -> None:
+    before, old = running(vps), image(vps, PROXIES[0])
+    with (operator.project / "proxy_app/goproxy/__init__.py").open("a") as source:
+        source.write(f"# The next release: {uuid.uuid4()}.\n")
+    run = across(lambda: operator.run(DEPLOY))
+    assert run.code == 0, run.output
+    after = running(vps)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {*PROXIES, "backend"}
+    assert {image(vps, name) for name in PROXIES} != {old}
+    assert operator.succeed(DEPLOY).changed == 0
+
+
+def test_a_changed_configuration_and_a_rotated_secret(operator: Operator, vps: Vps, across: Across) -> None:
+    before = running(vps)
+    edit(operator.upstreams / "openhands.yml", "multiplier_band:", "max_body_mib: 31\n  multiplier_band:")
+    edit(operator.upstreams / "ohmygpt.yml", "vault_ohmygpt_api_key }}", "vault_ohmygpt_api_key }}-next")
+    run = across(lambda: operator.run(DEPLOY))
+    assert run.code == 0, run.output
+    after = running(vps)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == set(PROXIES)
+
+
+def test_only_what_changed_is_replaced(operator: Operator, vps: Vps, across: Across) -> None:
+    """And one rollback of that one, which goes back the same way."""
+    before = running(vps)
+    edit(operator.upstreams / "openhands.yml", "max_body_mib: 31", "max_body_mib: 30")
+    assert operator.succeed(DEPLOY).changed > 0
+    between = running(vps)
+    assert {name for name in between if between[name] != before[name]} == {"goproxy-openhands"}
+    run = across(lambda: operator.run("playbooks/rollback.yml", "-e", "upstream=openhands"))
+    assert run.code == 0, run.output
+    after = running(vps)
+    assert {name for name in after if after[name] != between[name]} == {"goproxy-openhands"}
+    assert '"max_body_bytes": 32505856' in vps.run("cat /opt/trollllm/goproxy/config-openhands-prod.json")
+
+
+def test_reloads_of_the_edge(vps: Vps, across: Across) -> None:
+    def reload() -> Run:
+        for _ in range(3):
+            vps.run("docker exec trollllm-edge nginx -t -q && docker exec trollllm-edge nginx -s reload && sleep 1")
+        return Run(0, "")
+
+    across(reload)
+
+
+def test_a_broken_image_is_not_let_in(operator: Operator, vps: Vps, across: Across) -> None:
+    """The play fails and says why; files and containers are those of before."""
+    edit(operator.upstreams / "openhands.yml", "max_body_mib: 30", "max_body_mib: 31")  # what was rolled back
+    before, files = running(vps), vps.run("sha256sum /opt/trollllm/goproxy/* /opt/trollllm/docker-compose.prod.yml")
+    source = operator.project / "proxy_app/goproxy/data_plane/server.py"
+    whole = source.read_text()
+    source.write_text(whole + '\nraise RuntimeError("this release is broken")\n')
+    run = across(lambda: operator.run(DEPLOY))
+    source.write_text(whole)
+    assert run.code != 0
+    for said in (
+        "What ran before goes on serving",
+        "goproxy-openhands: the new container did not become ready",
+        "Health log:",
+        "RuntimeError: this release is broken",
+    ):
+        assert said in run.output
+    assert running(vps) == before
+    assert vps.run("sha256sum /opt/trollllm/goproxy/* /opt/trollllm/docker-compose.prod.yml") == files
+
+
+def test_a_configuration_that_leads_nowhere_is_not_let_in(operator: Operator, vps: Vps, across: Across) -> None:
+    """One upstream does not reach its provider; the other one, changed as well, is rolled out all the same."""
+    before = running(vps)
+    edit(operator.upstreams / "openhands.yml", "llm-proxy.app.all-hands.dev", "nobody.trollllm.xyz")
+    edit(operator.upstreams / "ohmygpt.yml", "multiplier_band:", "max_body_mib: 31\n  multiplier_band:")
+    run = across(lambda: operator.run(DEPLOY, "-e", "goproxy_ready_seconds=10"))
+    assert run.code != 0
+    assert "goproxy-openhands: the new container did not become ready" in run.output
+    assert "its name does not resolve" in run.output
+    after = running(vps)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"goproxy-ohmygpt"}
+    assert "nobody" not in vps.run("cat /opt/trollllm/goproxy/config-openhands-prod.json")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [("third", "There is no upstream third; there are ohmygpt, openhands"), ("", "Say which upstream goes back")],
+)
+def test_a_rollback_of_nothing_says_so(operator: Operator, chosen: str, said: str) -> None:
+    run = operator.run("playbooks/rollback.yml", "-e", f"upstream={chosen}")
+    assert run.code != 0
+    assert said in run.output
+
+
+def test_what_is_noticed_is_counted(
+    connection: Connection, edge: Edge, providers: dict[str, Provider], vps: Vps
+) -> None:
+    """The crowd is no blind witness: a proxy that is killed is noticed by streams and requests."""
+
+    def kill() -> Run:
+        vps.run("docker kill --signal KILL goproxy-ohmygpt && sleep 1 && docker start goproxy-ohmygpt")
+        return Run(0, "")
+
+    _, noticed = Crowd(connection, edge, providers, 4).across(kill, is_leaving=lambda: False)
+    assert noticed.cut_streams == 2
+    assert noticed.lost_events >= 2
+    assert noticed.gateway_errors > 0
