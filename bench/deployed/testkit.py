@@ -16,16 +16,17 @@ NETWORK = "198.18.79"
 class Testkit:
     """The testkit's containers while the block runs."""
 
-    def __init__(self, root: Path, *, keep: bool) -> None:
+    def __init__(self, root: Path, *, keep: bool, name: str = NAME, network: str = NETWORK) -> None:
         self.root = root
-        self.vps = f"{NAME}-vps"
+        self.vps = f"{name}-vps"
+        self.directory = root / ".cache" / name
         self._keep = keep
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))},
             "ANSIBLE_CONFIG": str(root / "ansible.cfg"),
-            "TESTKIT_NAME": NAME,
-            "TESTKIT_NETWORK": NETWORK,
-            "TESTKIT_DIR": str(root / ".cache/bench-deploy"),
+            "TESTKIT_NAME": name,
+            "TESTKIT_NETWORK": network,
+            "TESTKIT_DIR": str(self.directory),
         }
 
     def __enter__(self) -> Self:
