@@ -23,6 +23,9 @@ _PER_SECOND = 1024
 _RECEIVES = 4096
 _LINE = 1024
 _WARM = 50
+_APART = 0.02
+"""Seconds between two readers: not more connections at once than the provider accepts."""
+
 _TIMEOUTS = {"connect": 10, "first_byte": 60, "idle": 60, "total": 3600}
 
 log = logging.getLogger("torture.slow_readers")
@@ -83,6 +86,7 @@ async def _read(stand: Stand, seconds: int, readers: int) -> tuple[int, list[str
     async with asyncio.TaskGroup() as tasks:
         for reader in range(readers):
             tasks.create_task(_reader(stand, _WARM + reader, until, cut))
+            await asyncio.sleep(_APART)
         while time.monotonic() < until:
             await asyncio.sleep(0.5)
             most = max(most, daemon.rss_kib)
