@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SUDO := $(shell test "$$(id -u)" = 0 || echo 'sudo -E env HOME=/root PATH="$(PATH)"')
 RESULTS := .cache/test-results
 TEST_WORLD := TESTKIT_NAME=gateway-test TESTKIT_NETWORK=198.18.78 TESTKIT_DIR="$(CURDIR)/.testkit"
-SCENARIOS := check_first default billing rollout lifecycle
+SCENARIOS := check_first default billing lifecycle
 
 .PHONY: help demo demo-down test lint unit molecule figures-billing bench docs lock collection clean bench-deploy torture
 

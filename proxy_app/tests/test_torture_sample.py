@@ -1,4 +1,4 @@
-"""A small part of `make torture` (torture/run.py): faults, isolation, kills and slow readers, with real processes."""
+"""A small part of `make torture` (torture/run.py): isolation, kills and slow readers, with real processes."""
 
 from __future__ import annotations
 
@@ -27,20 +27,18 @@ def _run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(300)
 def test_a_sample_of_the_torture(tmp_path: Path) -> None:
-    """One of each kind of fault, and a little of the rest."""
+    """A little of what takes seconds; the faults take minutes, and are `make torture`'s alone."""
     output = tmp_path / "reliability.json"
-    parts = "faults,isolation,kill9,slow_readers"
+    parts = "isolation,kill9,slow_readers"
     done = _run("run", "--size", "0.004", "--only", parts, "--output", str(output))
     assert done.returncode == 0, done.stderr
     figures = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("figure "))
     assert {name: str(value) for name, value in json.loads(output.read_text())["figures"].items()} == figures
-    assert int(figures["faults.kinds"]) >= 45
-    assert int(figures["faults.injections"]) >= int(figures["faults.kinds"])
     assert int(figures["isolation.requests"]) >= 400
     assert int(figures["kill9.count"]) == 2
     assert float(figures["slow_readers.kib_per_stream"]) < 1024
-    wrong = ("faults.invariant_violations", "isolation.errors", "kill9.ledger_difference_rows")
-    assert [figures[name] for name in wrong] == ["0"] * 3
+    wrong = ("isolation.errors", "kill9.ledger_difference_rows")
+    assert [figures[name] for name in wrong] == ["0"] * 2
 
 
 def test_a_part_that_does_not_exist_is_named() -> None:
