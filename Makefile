@@ -32,7 +32,7 @@ demo-down: .venv/.installed
 	@$(SUDO) $(BIN)/ansible-playbook testkit/down.yml -i inventory/demo
 	@$(SUDO) testkit/engine.sh stop
 
-## make test         lint, unit tests, all Molecule scenarios
+## make test         lint, unit tests, Molecule scenarios
 test: .venv/.installed
 	@rm -rf $(RESULTS) && mkdir -p $(RESULTS)
 	@code=0; $(MAKE) --no-print-directory lint unit molecule || code=1; \
@@ -63,7 +63,7 @@ unit: .venv/.installed
 	@echo "== unit tests: testkit"
 	@cd testkit && ../$(BIN)/pytest -q tests --junitxml=../$(RESULTS)/testkit.xml
 
-## make molecule     the Molecule scenarios; SCENARIOS=lifecycle for one
+## make molecule     the Molecule scenarios; SCENARIOS=rollout for that one, which is in no other command
 molecule: .venv/.installed
 	@mkdir -p $(RESULTS)
 	@$(SUDO) testkit/engine.sh
