@@ -18,6 +18,7 @@ from .field import Field, Problem, listed, nearest, shown
 
 VARIABLE_PREFIX = "goproxy_upstream__"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+BACKEND = "backend"  # its data and its release stand beside those of the upstreams
 UID_BASE = 10000  # uid of an upstream's container: this and its port
 
 REQUIRED = {
@@ -166,6 +167,8 @@ class Reader:
                 "is no name for an upstream",
                 f"use 1 to 41 small letters, digits and '_' after {VARIABLE_PREFIX}, a letter or digit first",
             )
+        elif self.name == BACKEND:
+            self.source.report("is the name of the control plane", "give the upstream another name")
         fields = self.source.record(REQUIRED, OPTIONAL, secret=("api_key",))
         if fields is None:
             return None

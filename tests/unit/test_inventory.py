@@ -1054,6 +1054,11 @@ def test_two_variables_for_one_name(inventory: Inventory) -> None:
     ]
 
 
+def test_the_control_planes_name_is_taken(inventory: Inventory) -> None:
+    inventory.upstreams["backend"] = {**inventory.upstreams["openhands"], "port": 8006, "domain": "a.trollllm.xyz"}
+    assert checked(inventory)[1] == ["backend: is the name of the control plane; give the upstream another name"]
+
+
 def test_no_upstream_says_how_to_add_one(inventory: Inventory) -> None:
     inventory.upstreams.clear()
     assert checked(inventory) == (
