@@ -15,11 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from functools import lru_cache
+from typing import Any, BinaryIO
 
 from goproxy.core.compact_json import compact
 
 _log = logging.getLogger("goproxy")
+_output: BinaryIO | None = None
+"""Where lines go once logging has started."""
 
 
 class Outcome(StrEnum):
@@ -77,7 +80,15 @@ def metric(name: str, kind: str, text: str, samples: Iterable[tuple[dict[str, st
 
 def log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Write one line: what happened, and what there is to know about it."""
-    if _log.isEnabledFor(level):
+    if _output is not None:
+        # What the handler below does, for a fifth of what it costs; there is a line for every request.
+        head = {"time": _moment(time.time_ns()), "level": logging.getLevelName(level).lower(), "event": event}
+        try:
+            _output.write(_line(head | fields) + b"\n")
+            _output.flush()
+        except (OSError, ValueError):  # a full disk, a closed pipe: that nobody reads the log is no reason to fail
+            pass
+    elif _log.isEnabledFor(level):
         record = logging.LogRecord(_log.name, level, "", 0, event, (), None)
         record.fields = fields
         _log.handle(record)
@@ -88,7 +99,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "time": _moment(int(record.created * 1e9)),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
@@ -97,10 +108,24 @@ class JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             line |= told(record.exc_info[1])
-        try:
-            return compact(line).decode()
-        except TypeError:
-            return json.dumps(line, default=str)
+        return _line(line).decode()
+
+
+def _line(line: dict[str, Any]) -> bytes:
+    try:
+        return compact(line)
+    except TypeError:
+        return json.dumps(line, default=str).encode()
+
+
+def _moment(nanoseconds: int) -> str:
+    milliseconds = nanoseconds // 1_000_000
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}+00:00"
+
+
+@lru_cache(maxsize=4)
+def _second(number: int) -> str:
+    return datetime.fromtimestamp(number, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def told(error: BaseException) -> dict[str, Any]:
@@ -114,6 +139,8 @@ def told(error: BaseException) -> dict[str, Any]:
 
 def start_logging() -> None:
     """Send every log line to standard output, as JSON."""
+    global _output
+    _output = sys.stdout.buffer
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nobody reads them here
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())

@@ -6,8 +6,6 @@ import pytest
 
 from goproxy.core.headers import UnsendableHeader, to_client, to_upstream
 
-CREDENTIAL = ("x-api-key", "upstream-key")
-
 
 def test_what_the_client_says_to_the_model_passes_in_order() -> None:
     said = [
@@ -19,7 +17,7 @@ def test_what_the_client_says_to_the_model_passes_in_order() -> None:
         ("Content-Type", "application/json"),
         ("X-Unknown", "grüße\twelt"),
     ]
-    assert to_upstream(said, CREDENTIAL) == [*said, ("Accept-Encoding", "identity"), CREDENTIAL]
+    assert to_upstream(said) == [*said, ("Accept-Encoding", "identity")]
 
 
 @pytest.mark.parametrize(
@@ -31,19 +29,19 @@ def test_what_the_client_says_to_the_model_passes_in_order() -> None:
     ],
 )
 def test_what_stays_on_this_side(name: str) -> None:
-    assert to_upstream([(name, "v")], CREDENTIAL) == [("Accept-Encoding", "identity"), CREDENTIAL]
+    assert to_upstream([(name, "v")]) == [("Accept-Encoding", "identity")]
 
 
 def test_what_connection_names_is_hop_by_hop_too() -> None:
     headers = [("Connection", "close, X-Hop"), ("x-hop", "1"), ("X-Stays", "1")]
-    assert to_upstream(headers, CREDENTIAL)[0] == ("X-Stays", "1")
+    assert to_upstream(headers)[0] == ("X-Stays", "1")
     assert to_client(headers) == [("X-Stays", "1")]
 
 
 @pytest.mark.parametrize("value", ["a\r\nb", "a\x00b", "a\udcffb", "\x7f"])
 def test_a_header_that_would_break_the_request_is_refused_by_name(value: str) -> None:
     with pytest.raises(UnsendableHeader, match="X-Odd"):
-        to_upstream([("X-Odd", value)], CREDENTIAL)
+        to_upstream([("X-Odd", value)])
 
 
 def test_an_answers_headers_pass() -> None:

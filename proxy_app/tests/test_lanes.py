@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from goproxy.data_plane import front
+from goproxy.data_plane.known_heads import KnownHeads
 from tests.conftest import Lines
 from tests.gateway import ALICE, BOB, Running
 from tests.provider import ANTHROPIC_EVENTS, ANTHROPIC_MESSAGE, Provider, Received, Script, Wire
@@ -76,7 +77,7 @@ CASES: dict[str, tuple[Script, dict[str, Any]]] = {
 @pytest.fixture(params=["fast lane", "aiohttp"])
 def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "aiohttp":
-        monkeypatch.setattr(front, "read_plain", lambda *_: None)
+        monkeypatch.setattr(KnownHeads, "read", lambda *_: None)
     return str(request.param)
 
 
@@ -121,7 +122,7 @@ async def test_both_lanes_send_and_answer_alike(
     gateway: Running, provider: Provider, monkeypatch: pytest.MonkeyPatch, case: str, lines: Lines
 ) -> None:
     fast = await _answer(gateway, provider, case)
-    monkeypatch.setattr(front, "read_plain", lambda *_: None)
+    monkeypatch.setattr(KnownHeads, "read", lambda *_: None)
     assert await _answer(gateway, provider, case) == fast
     await gateway.rows()
     one, other = lines.all("request")

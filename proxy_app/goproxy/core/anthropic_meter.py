@@ -33,10 +33,14 @@ CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
 THINKING = ("output_tokens_details", "thinking_tokens")
 COUNTS = (INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, THINKING)
 
-_CONTENT = re.compile(
-    rb'(?:\A|(?<=\n\n))(?:event: content_block_delta\ndata: {"type":"content_block_delta"[^\n]*+\n\n)++'
-)
+_BEGINS = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
+_CONTENT = re.compile(rb"(?:\A|(?<=\n\n))(?:%b[^\n]*+\n\n)++" % _BEGINS)
 """Events of nothing but content, as the provider writes them."""
+
+_NEXT = b"\n\n" + _BEGINS
+
+_SAYS_NOTHING = frozenset({b'{"type": "ping"}', b'{"type":"ping"}', b"[DONE]"})
+"""The last one is OpenAI's, but some upstreams send it everywhere."""
 
 _NOTHING = Usage()
 _TIERS = {"priority": "service_tier_priority", "batch": "service_tier_batch"}
@@ -61,7 +65,7 @@ class AnthropicMeter(Meter):
             if b'"content_block_delta"' in data:
                 self._generated_bytes += self._generated(data)
             return
-        if not data or data == b"[DONE]":  # which is OpenAI's, but some upstreams send it everywhere
+        if not data or data in _SAYS_NOTHING:
             return
         document = self._parse(data, "unparsed_event")
         kind = document.get("type") if document else None
@@ -83,12 +87,17 @@ class AnthropicMeter(Meter):
                     self._fail(value_at(document or {}, ("error", "type")))
 
     def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:  # noqa: ARG002
+        if (only := _only_run(data)) is not None:
+            run = data[only]
+            if b'"message_' not in run:
+                self._leave_uncounted(run)
+                return data[: only.start] + data[only.stop :]
         rest, at = [], 0
-        for run in _CONTENT.finditer(data):
-            if b'"message_' not in run[0]:
-                rest.append(data[at : run.start()])
-                at = run.end()
-                self._leave_uncounted(run[0])
+        for found in _CONTENT.finditer(data):
+            if b'"message_' not in found[0]:
+                rest.append(data[at : found.start()])
+                at = found.end()
+                self._leave_uncounted(found[0])
         return b"".join([*rest, data[at:]])
 
     def _on_delta(self, document: Mapping[str, Any]) -> None:
@@ -136,6 +145,22 @@ class AnthropicMeter(Meter):
             flags.add("incomplete_usage")
         _flag_terms(told.document, flags)
         return _sum(_usage(told, flags), self._compaction)
+
+
+def _only_run(data: bytes) -> slice | None:
+    """Where `_CONTENT` is found, if that is in one place; told by counting, which is several times as fast.
+
+    None: that cannot be told so.
+    """
+    start = 0 if data.startswith(_BEGINS) else data.find(_NEXT) + 2
+    last = data.rfind(_NEXT)
+    if start == 1 or last < start:
+        return None
+    end = data.find(b"\n\n", last + len(_NEXT)) + 2
+    # A line break behind each of the two lines of an event and one more: who has none to spare has no other line.
+    if end == 1 or data.count(b"\n", start, end) != 3 * (1 + data.count(_NEXT, start, end)):
+        return None
+    return slice(start, end)
 
 
 def cache_writes(total: int | None, for_5m: int | None, for_1h: int | None, flags: set[str]) -> tuple[int, int]:

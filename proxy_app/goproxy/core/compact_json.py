@@ -7,11 +7,15 @@ from typing import Any
 
 import orjson
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_ENCODER = json.JSONEncoder(
+    separators=(",", ":"), default=lambda record: {name: getattr(record, name) for name in record.__dataclass_fields__}
+)
 
 
 def compact(document: Any) -> bytes:
-    """A document of str, int, float, bool, None, lists, tuples and dicts with str as keys, as JSON in ASCII."""
+    """A document of str, int, float, bool, None, lists, tuples, dicts with str as keys and dataclasses of such things
+    (an object with a member for each field), as JSON in ASCII.
+    """
     try:
         written = orjson.dumps(document)
     except TypeError:  # an integer of more than 64 bits, half a surrogate pair: rare, and no reason to fail

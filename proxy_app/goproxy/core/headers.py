@@ -64,8 +64,8 @@ class UnsendableHeader(Exception):
     """A header holds bytes that must not be passed on; the text is the header's name."""
 
 
-def to_upstream(headers: Iterable[tuple[str, str]], credential: tuple[str, str]) -> Headers:
-    """The request's headers as the upstream gets them, with the upstream's own credential.
+def to_upstream(headers: Iterable[tuple[str, str]]) -> Headers:
+    """The request's headers as the upstream gets them, but for the credential, which is the upstream's own.
 
     Raises:
         UnsendableHeader: a header that should pass cannot.
@@ -74,16 +74,15 @@ def to_upstream(headers: Iterable[tuple[str, str]], credential: tuple[str, str])
     for name, value in passed:
         if _UNSENDABLE.search(name + value):
             raise UnsendableHeader(_UNSENDABLE.sub("?", name))
-    return [*passed, ("Accept-Encoding", "identity"), credential]
+    return [*passed, ("Accept-Encoding", "identity")]
 
 
 def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
     """The answer's headers as the client gets them; one that cannot be written is left out, the answer is not."""
-    return [
-        (name, value)
-        for name, value in _passing(headers, _NOT_DOWN, _NOT_DOWN_PREFIXES)
-        if not _UNSENDABLE.search(name + value)
-    ]
+    passed = _passing(headers, _NOT_DOWN, _NOT_DOWN_PREFIXES)
+    if _UNSENDABLE.search("".join([name + value for name, value in passed])):
+        return [(name, value) for name, value in passed if not _UNSENDABLE.search(name + value)]
+    return passed
 
 
 def _passing(headers: Iterable[tuple[str, str]], withheld: Collection[str], prefixes: tuple[str, ...]) -> Headers:

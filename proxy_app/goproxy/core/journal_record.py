@@ -197,13 +197,13 @@ def _document(record: Record) -> dict[str, Any]:
         case Started(instance, number):
             return {"kind": "start", "instance": instance, "number": number}
         case Opened(hold):
-            return {"kind": "open", "hold": hold.to_json()}
+            return {"kind": "open", "hold": hold}
         case Voided(id_):
             return {"kind": "void", "id": id_}
         case Progressed(id_, usage):
-            return {"kind": "progress", "id": id_, "usage": usage.to_json()}
+            return {"kind": "progress", "id": id_, "usage": usage}
         case Settled(row):
-            return {"kind": "settle", "row": row.to_json()}
+            return {"kind": "settle", "row": row}
         case Posted(ids):
             return {"kind": "posted", "ids": list(ids)}
         case Leased(wallet, granted_total, spent_by_posted):

@@ -47,9 +47,10 @@ class KeySnapshot:
 
     def find(self, presented: str) -> LimitedKey | None:
         """The live key that somebody shows, if it is one."""
-        if not presented:
-            return None
-        sha256 = digest(presented)
+        return self.find_digest(digest(presented)) if presented else None
+
+    def find_digest(self, sha256: str) -> LimitedKey | None:
+        """The live key with this digest."""
         found = None
         for key in self._shelves.get(sha256[:32], ()):
             if hmac.compare_digest(key.sha256, sha256):

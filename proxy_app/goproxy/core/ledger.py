@@ -56,7 +56,7 @@ class InvalidRow(ValueError):
     """A document is no hold or row; the text names the field."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that makes one of thirty fields twice as dear, for each request
 class _Request:
     """What is known of a request before it goes out."""
 
@@ -84,7 +84,7 @@ class _Request:
         return document
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Hold(_Request):
     """The worst case of a request, set aside before the upstream is contacted."""
 
@@ -101,7 +101,7 @@ class Hold(_Request):
         return cls(**_read(cls, document))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Row(_Request):
     """A request that reached the upstream, settled."""
 

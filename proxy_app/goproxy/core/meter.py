@@ -310,7 +310,8 @@ def string_bytes(text: bytes) -> int:
 
 def word(text: str) -> str:
     """What of an upstream's word can be shown and stored: printable, at most 100 characters."""
-    return "".join(filter(str.isprintable, text[:100]))
+    text = text[:100]
+    return text if text.isprintable() else "".join(filter(str.isprintable, text))
 
 
 def _integer(text: str) -> int | str:

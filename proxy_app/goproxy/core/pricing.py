@@ -11,11 +11,11 @@ minutes costs, writing to and reading from a cache cost what input costs, and re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from goproxy.core.usage import Usage
 
@@ -39,6 +39,29 @@ _INSTEAD = {
 """Whose price holds where a kind has none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What tokens cost at one multiplier: nano-dollars times `over` for a token of each kind."""
+
+    over: int
+    input: int
+    cache_write_5m: int
+    cache_write_1h: int
+    cache_read: int
+    output: int
+    reasoning: int
+
+    @property
+    def dearest_prompt_token(self) -> int:
+        """Wherever a token of the prompt may come from."""
+        return max(self.input, self.cache_write_5m, self.cache_write_1h, self.cache_read)
+
+    @property
+    def dearest_output_token(self) -> int:
+        """Whatever is generated."""
+        return max(self.output, self.reasoning)
+
+
 @dataclass(frozen=True)
 class Tier:
     """List prices in USD per million tokens, for prompts of up to so many tokens (None: of any length)."""
@@ -57,16 +80,23 @@ class Tier:
         """The price of each of `KINDS`, as a decimal string."""
         return {kind: written(self.price(kind)) for kind in KINDS}
 
-    @cached_property
-    def denominator(self) -> int:
-        """What makes an integer of every price here."""
-        return math.lcm(*(self.price(kind).as_integer_ratio()[1] for kind in KINDS))
+    def rates(self, multiplier: Decimal) -> Rates:
+        """These prices times `multiplier`, as integers."""
+        known = self._rates.get(multiplier)
+        if known is None:
+            prices = {kind: self.price(kind).as_integer_ratio() for kind in KINDS}
+            denominator = math.lcm(*(over for _, over in prices.values()))
+            numerator, over = multiplier.as_integer_ratio()
+            a_token = {
+                kind: price * (denominator // below) * numerator * _PER_TOKEN for kind, (price, below) in prices.items()
+            }
+            known = self._rates[multiplier] = Rates(denominator * over, **a_token)
+        return known
 
     @cached_property
-    def numerators(self) -> Mapping[str, int]:
-        """The price of each of `KINDS`, times `denominator`."""
-        ratios = {kind: self.price(kind).as_integer_ratio() for kind in KINDS}
-        return {kind: numerator * (self.denominator // over) for kind, (numerator, over) in ratios.items()}
+    def _rates(self) -> dict[Decimal, Rates]:
+        """By multiplier: an upstream has one."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +122,8 @@ class Priced:
 
 def version_in_force(versions: Sequence[PriceVersion], day: date) -> PriceVersion:
     """The last of the versions that began on or before `day`; before the first one, the first."""
+    if len(versions) == 1:
+        return versions[0]
     begun = [version for version in versions if version.effective_from <= day]
     if begun:
         return max(begun, key=lambda version: version.effective_from)
@@ -108,12 +140,18 @@ def tier_for(version: PriceVersion, prompt_tokens: int) -> Tier:
 
 def cost(usage: Usage, tier: Tier, multiplier: Decimal) -> int:
     """The cost in nano-dollars, rounded once, half to even."""
-    prices = tier.numerators
-    dollars_per_million = sum(tokens * prices[kind] for kind, tokens in _by_kind(usage) if tokens)
-    numerator, denominator = multiplier.as_integer_ratio()
-    denominator *= tier.denominator
-    whole, rest = divmod(dollars_per_million * numerator * _PER_TOKEN, denominator)
-    return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))
+    rates = tier.rates(multiplier)
+    reasoning = min(usage.reasoning, usage.output)  # it is a part of the output, whatever a provider says
+    whole, rest = divmod(
+        usage.input * rates.input
+        + usage.cache_write_5m * rates.cache_write_5m
+        + usage.cache_write_1h * rates.cache_write_1h
+        + usage.cache_read * rates.cache_read
+        + (usage.output - reasoning) * rates.output
+        + reasoning * rates.reasoning,
+        rates.over,
+    )
+    return whole + (2 * rest > rates.over or (2 * rest == rates.over and whole % 2 == 1))
 
 
 def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, day: date) -> Priced:
@@ -137,19 +175,17 @@ def worst_case(version: PriceVersion, multiplier: Decimal, input_tokens: int, ou
     """
     dearest, over = 0, 1
     for tier in version.tiers:
-        limit, prices = tier.up_to_prompt_tokens, tier.numerators
+        limit, rates = tier.up_to_prompt_tokens, tier.rates(multiplier)
         prompt = input_tokens if limit is None else min(input_tokens, limit)
-        a_prompt_token = max(prices[kind] for kind in ("input", "cache_write_5m", "cache_write_1h", "cache_read"))
-        an_output_token = max(prices["output"], prices["reasoning"])
-        here = prompt * a_prompt_token + output_tokens * an_output_token
-        if here * over > dearest * tier.denominator:
-            dearest, over = here, tier.denominator
+        here = prompt * rates.dearest_prompt_token + output_tokens * rates.dearest_output_token
+        if here * over > dearest * rates.over:
+            dearest, over = here, rates.over
         if limit is not None and input_tokens <= limit:
             break
-    numerator, denominator = multiplier.as_integer_ratio()
-    return -(-dearest * numerator * _PER_TOKEN // (over * denominator))
+    return -(-dearest // over)
 
 
+@lru_cache(maxsize=256)
 def written(number: Decimal) -> str:
     """A number without exponent and without zeros that say nothing: 5.40 and 5.4 are one price."""
     text = f"{number:f}"
@@ -161,13 +197,3 @@ def dollars(nanodollars: int) -> str:
     whole, rest = divmod(abs(nanodollars), NANODOLLARS)
     decimals = f"{rest:09}".rstrip("0")
     return f"{'-' if nanodollars < 0 else ''}${whole}.{decimals:0<2}"
-
-
-def _by_kind(usage: Usage) -> Iterator[tuple[str, int]]:
-    reasoning = min(usage.reasoning, usage.output)  # it is a part of the output, whatever a provider says
-    yield "input", usage.input
-    yield "cache_write_5m", usage.cache_write_5m
-    yield "cache_write_1h", usage.cache_write_1h
-    yield "cache_read", usage.cache_read
-    yield "output", usage.output - reasoning
-    yield "reasoning", reasoning

@@ -18,6 +18,7 @@ from goproxy.core.input_estimate import estimate_input
 
 _DECODER = json.JSONDecoder()
 _scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
+_AFTER_VALUE = frozenset({",", "}"})
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -184,7 +185,7 @@ def _members(text: str, within: str = "at its top level") -> dict[str, Member]:
     while True:
         if text[at : at + 1] != '"':
             raise json.JSONDecodeError("Expecting property name in double quotes", text, at)
-        name, at = _value(text, at)
+        name, at = _scan(text, at)
         if name in members:
             raise InvalidBody(f"The request body has the same field twice {within}.")
         if text[at : at + 1] != ":":
@@ -192,25 +193,20 @@ def _members(text: str, within: str = "at its top level") -> dict[str, Member]:
             if text[at : at + 1] != ":":
                 raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
         start = _skip_space(text, at + 1)
-        value, end = _value(text, start)
-        members[name] = Member(value, start, end)
-        at = _skip_space(text, end)
-        match text[at : at + 1]:
-            case ",":
-                at = _skip_space(text, at + 1)
-            case "}":
-                _expect_end(text, at + 1)
-                return members
-            case _:
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-
-
-def _value(text: str, at: int) -> tuple[Any, int]:
-    """The value that begins there, and where it ends."""
-    try:
-        return _scan(text, at)
-    except StopIteration as nothing:
-        raise json.JSONDecodeError("Expecting value", text, nothing.value) from None
+        try:
+            value, at = _scan(text, start)
+        except StopIteration as nothing:
+            raise json.JSONDecodeError("Expecting value", text, nothing.value) from None
+        members[name] = Member(value, start, at)
+        if text[at : at + 1] not in _AFTER_VALUE:
+            at = _skip_space(text, at)
+        if text[at : at + 1] == ",":
+            at = _skip_space(text, at + 1)
+        elif text[at : at + 1] == "}":
+            _expect_end(text, at + 1)
+            return members
+        else:
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
 
 
 def _expect_end(text: str, at: int) -> None:

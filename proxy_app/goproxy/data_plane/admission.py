@@ -9,7 +9,6 @@ from datetime import date
 from aiohttp import web
 
 from goproxy.config import Config, Endpoint, Model
-from goproxy.core.headers import Headers
 from goproxy.core.key_snapshot import LimitedKey
 from goproxy.core.ledger import Hold
 from goproxy.core.pricing import dollars, version_in_force, worst_case
@@ -18,9 +17,9 @@ from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable
 from goproxy.data_plane.exchange import timestamp
 from goproxy.data_plane.journal import JournalUnwritable
+from goproxy.data_plane.request_head import RequestHead
 
 _SHOWN = 100  # characters of a wrong model name in a message
-_BEARER = "bearer "
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Admitted:
     """By us, and not by the client, who must not see it."""
 
 
-def authenticate(headers: Headers, books: Books, staleness_seconds: float) -> LimitedKey:
+def authenticate(head: RequestHead, books: Books, staleness_seconds: float) -> LimitedKey:
     """The key that this request shows.
 
     Raises:
@@ -43,7 +42,7 @@ def authenticate(headers: Headers, books: Books, staleness_seconds: float) -> Li
     """
     if books.keys_age > staleness_seconds:
         raise Refusal(Fault.UNAVAILABLE, "The gateway cannot check API keys at the moment. Try again later.")
-    found = {key.id: key for shown in _presented(headers) if (key := books.keys.find(shown)) and _is_live(key)}
+    found = {key.id: key for shown in head.keys if (key := books.keys.find_digest(shown)) and _is_live(key)}
     if len(found) != 1:  # two keys of two accounts: nobody could say who pays
         raise Refusal(
             Fault.AUTHENTICATION,
@@ -122,21 +121,6 @@ def _whose(wallet: str) -> str:
     return "your key's spending limit" if wallet.startswith("key:") else "your account"
 
 
-def _presented(headers: Headers) -> set[str]:
-    """The keys that a request shows. Clients configured twice (a key and a token) send both headers."""
-    keys, bearers = [], []
-    for name, value in headers:
-        match name.lower():
-            case "x-api-key":
-                keys.append(value)
-            case "authorization":
-                bearers.append(value)
-    if len(keys) > 1 or len(bearers) > 1:
-        return set()
-    tokens = [value[len(_BEARER) :] for value in bearers if value[: len(_BEARER)].lower() == _BEARER]
-    return {key.strip() for key in (*keys, *tokens)}
-
-
 def endpoint_for(protocol: WireProtocol, config: Config) -> Endpoint:
     """Where the upstream speaks this protocol.
 
@@ -194,17 +178,14 @@ def admit(body: bytes, config: Config, *, asks_for_usage: bool = False) -> Admit
     return Admitted(model, asked.stream, body, asked, usage_was_asked_for=wanted is not asked)
 
 
-def check_encoding(headers: Headers) -> None:
+def check_encoding(head: RequestHead) -> None:
     """Take a body only as it is.
 
     Raises:
         Refusal: it is packed.
     """
-    for name, value in headers:
-        if name.lower() == "content-encoding" and value.lower() != "identity":
-            raise Refusal(
-                Fault.INVALID_REQUEST, "The request body is compressed. Send it plain, without Content-Encoding."
-            )
+    if head.is_packed:
+        raise Refusal(Fault.INVALID_REQUEST, "The request body is compressed. Send it plain, without Content-Encoding.")
 
 
 def check_size(size: int, limit: int) -> None:

@@ -50,7 +50,7 @@ class Aftermath:
 
     def of_sending(self, exchange: Exchange, sending: asyncio.Task[Answer]) -> None:
         """The handler is done before an answer had begun, and the upstream may have the request."""
-        self._start(self._await_answer(exchange, sending))
+        self._start(self._await_answer(exchange, sending, exchange.record.outcome))
 
     def of_refusal(self, exchange: Exchange) -> None:
         """The upstream gave no answer that a client of ours should see."""
@@ -73,9 +73,9 @@ class Aftermath:
         if self._tasks:  # their holds are in the journal: the next start makes rows of them
             log("leaving with requests that could not be settled", level=logging.ERROR, exchanges=len(self._tasks))
 
-    async def _await_answer(self, exchange: Exchange, sending: asyncio.Task[Answer]) -> None:
+    async def _await_answer(self, exchange: Exchange, sending: asyncio.Task[Answer], outcome: Outcome) -> None:
+        """`outcome`: why the handler is done. That of the sending may stand in the record when this begins."""
         record = exchange.record
-        outcome = record.outcome
         answer = None
         try:
             if outcome in _LEFT:

@@ -6,6 +6,7 @@ It outlives the handler of its request: a client may leave, and the answer is st
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -60,7 +61,7 @@ class Exchange:
         self._saw_gap = saw_gap
         self._withholds_usage = withhold_usage
         self._filter: UsageChunkFilter | None = None
-        self._meter: Meter = protocol.meter(stream=False)
+        self._meter: Meter | None = None
         self._answered_bytes = 0
         self._noted: Usage | None = None
         self._note_at = 0.0
@@ -75,6 +76,7 @@ class Exchange:
 
     def take(self, piece: bytes) -> bytes:
         """A piece of the answer's body; what of it goes to the client."""
+        assert self._meter is not None, "the answer has begun"
         self._meter.feed(piece)
         self._answered_bytes += len(piece)
         now = time.monotonic()
@@ -83,20 +85,22 @@ class Exchange:
         self._piece_at = now
         if now >= self._note_at:
             self._note_at = now + _NOTE_EVERY
-            self._note()
+            asyncio.get_running_loop().call_soon(self._note)  # an answer that comes at once is whole by then
         return piece if self._filter is None else self._filter.feed(piece)
 
     def end(self) -> bytes:
         """The answer is whole; what was held back and goes to the client."""
+        assert self._meter is not None, "the answer has begun"
         self.is_whole = True
         self._meter.end()
         return b"" if self._filter is None else self._filter.end()
 
     def row(self) -> Row:
         """The settlement, from what was seen by now."""
+        meter = self._meter or self._protocol.meter(stream=False)
         return settle(
             self.hold,
-            reading=self._meter.reading(counts_exact=False),
+            reading=meter.reading(counts_exact=False),
             drained=self.drained,
             status=self.record.upstream_status,
             outcome=self.record.outcome,
@@ -109,7 +113,7 @@ class Exchange:
         )
 
     def _note(self) -> None:
-        usage = self._meter.usage()
+        usage = self._meter.usage() if self._meter is not None and not self.is_whole else None
         if usage is not None and usage != self._noted:
             self._noted = usage
             self._notes.progress(self.hold.id, usage)

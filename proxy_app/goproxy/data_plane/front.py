@@ -1,21 +1,23 @@
 """The connections of clients. A plain request takes the fast lane; every other one is aiohttp's.
 
-The fast lane is a look at the bytes (plain_request.py) and a task. Nothing of a request has been acted upon before it
-is known to be plain and whole, so that up to there the connection can still be given to aiohttp with every byte that
-came, for good. In both lanes the same code serves the request and writes the answer (request.py, client.py); a
-differential test holds them together.
+The fast lane is a look at the bytes (known_heads.py, plain_request.py) and a task. Nothing of a request has been acted
+upon before it is known to be plain and whole, so that up to there the connection can still be given to aiohttp with
+every byte that came, for good. In both lanes the same code serves the request and writes the answer (request.py,
+client.py); a differential test holds them together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, cast
 
 from aiohttp import web
 
 from goproxy.data_plane.client import Client
-from goproxy.data_plane.plain_request import PlainRequest, read_plain
+from goproxy.data_plane.known_heads import KnownHeads
+from goproxy.data_plane.request_head import RequestHead
 from goproxy.hosting import Stay
 
 _IDLE = 75.0
@@ -27,7 +29,8 @@ _SLOW = 1.0
 _PIPELINED = 64 * 1024
 """Bytes that may come before the answer to what came before them is written."""
 
-Serve = Callable[[PlainRequest, Client], Coroutine[Any, Any, None]]
+Serve = Callable[[RequestHead, bytes, Client], Coroutine[Any, Any, None]]
+"""Serves a request with this head and this body."""
 
 
 class Front:
@@ -37,6 +40,7 @@ class Front:
         """`routes`: who serves plain requests, by path."""
         self.aiohttp_server = aiohttp_server
         self.routes = routes
+        self.heads = KnownHeads(routes)
         self.stay = stay
         self.connections: set[Connection] = set()
 
@@ -64,6 +68,8 @@ class Connection(asyncio.Protocol):
         """With fewer bytes than this a look is in vain."""
         self._is_reading = True
         self._timer: asyncio.TimerHandle | None = None
+        self._until = math.inf
+        """When the wait is over. The timer may be early: a request moves this, and leaves the timer alone."""
         self.client: Client | None = None
         """Who is being answered."""
 
@@ -134,7 +140,7 @@ class Connection(asyncio.Protocol):
         """Serve the request that has come, if it has."""
         if len(self._came) < self._needs:
             return
-        found = read_plain(self._came, self._front.routes)
+        found = self._front.heads.read(self._came)
         if found is None:
             self._give_to_aiohttp()
         elif isinstance(found, int):
@@ -142,11 +148,11 @@ class Connection(asyncio.Protocol):
                 self._wait(_SLOW)
             self._needs = found
         else:
-            request, length = found
+            known, body, length = found
             self._came, self._needs = self._came[length:], 1
-            self._stop_timer()
-            client = self.client_for(is_http_1_0=False, keeps_alive=request.keeps_alive)
-            task = self._loop.create_task(self._front.routes[request.path](request, client))
+            self._until = math.inf
+            client = self.client_for(is_http_1_0=False, keeps_alive=known.keeps_alive)
+            task = self._loop.create_task(self._front.routes[known.path](known.head, body, client))
             self._task = task
             self._front.stay.track(task)
             task.add_done_callback(self._served)
@@ -175,12 +181,20 @@ class Connection(asyncio.Protocol):
             handler.data_received(came)
 
     def _wait(self, seconds: float) -> None:
-        self._stop_timer()
-        self._timer = self._loop.call_later(seconds, self._waited)
+        until = self._until
+        self._until = self._loop.time() + seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._until, self._waited)
+        elif self._until < until and until != math.inf:
+            self._stop_timer()
+            self._timer = self._loop.call_at(self._until, self._waited)
 
     def _waited(self) -> None:
         self._timer = None
-        if self._came:
+        if self._loop.time() < self._until:
+            if self._until != math.inf:
+                self._timer = self._loop.call_at(self._until, self._waited)
+        elif self._came:
             self._give_to_aiohttp()
         else:
             self._transport.close()

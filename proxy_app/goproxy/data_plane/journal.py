@@ -144,35 +144,35 @@ class Journal:
             JournalUnwritable: it may not.
         """
         try:
-            await self._put(Opened(hold), wait=True)
+            await self._put(Opened(hold))
         except asyncio.CancelledError:
             self.void(hold.id)
             raise
 
     def void(self, id: str) -> None:  # noqa: A002 - the request's id, as in a row
         """The request of an open hold is not sent after all; there will be no row."""
-        self._put(Voided(id))
+        self._note(Voided(id))
 
     def progress(self, id: str, usage: Usage) -> None:  # noqa: A002
         """Note what an open request has used so far, soon."""
-        self._put(Progressed(id, usage))
+        self._note(Progressed(id, usage))
 
     def settle(self, row: Row) -> asyncio.Future[bytes]:
         """Close a hold with its row. Done, with the row's line, when it is on the disk, however long that takes."""
-        return self._put(Settled(row), wait=True)
+        return self._put(Settled(row))
 
     def posted(self, ids: Sequence[str]) -> None:
         """The control plane has these rows. (Should this be lost, they are posted again, which changes nothing.)"""
-        self._put(Posted(tuple(ids)))
+        self._note(Posted(tuple(ids)))
 
     def lease(self, wallet: str, granted_total: int) -> asyncio.Future[bytes]:
         """Note what is lent of a wallet. Done when it is on the disk; no later record is there before it."""
-        return self._put(Leased(wallet, granted_total), wait=True)
+        return _unobserved(self._put(Leased(wallet, granted_total)))
 
     def renew(self) -> asyncio.Future[bytes]:
         """Become another instance, which was lent nothing yet."""
         self.instance = secrets.token_hex(16)
-        return self._put(Started(self.instance, self._start), wait=True)
+        return _unobserved(self._put(Started(self.instance, self._start)))
 
     async def close(self) -> None:
         """Write what there is to write, and leave the directory to others."""
@@ -182,18 +182,23 @@ class Journal:
             await asyncio.to_thread(self._thread.join)
         self._shelf.release()
 
-    def _put(self, record: Record, *, wait: bool = False) -> asyncio.Future[bytes]:
+    def _put(self, record: Record) -> asyncio.Future[bytes]:
+        """Done, with the record's line, when it is on the disk."""
         written: asyncio.Future[bytes] = self._loop.create_future()
-        written.add_done_callback(lambda done: done.cancelled() or done.exception())  # not everybody looks
-        entry = _Entry(record, encode(record), written if wait else None)
+        entry = _Entry(record, encode(record), written)
         if self._is_closing:
             _resolve([entry], JournalUnwritable("The journal is closed."))
             return written
         self._queue.append(entry)
-        if wait and not self._is_called:
+        if not self._is_called:
             self._is_called = True
             self._tokens.put(None)
         return written
+
+    def _note(self, record: Record) -> None:
+        """It will be on the disk soon; nobody waits for that."""
+        if not self._is_closing:
+            self._queue.append(_Entry(record, encode(record), None))
 
     # The thread.
 
@@ -341,6 +346,12 @@ class Journal:
     def _tell(self, entries: Sequence[_Entry], error: Exception | None = None) -> None:
         with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_resolve, entries, error)
+
+
+def _unobserved(written: asyncio.Future[bytes]) -> asyncio.Future[bytes]:
+    """Not everybody looks whether it went well."""
+    written.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return written
 
 
 def _resolve(entries: Sequence[_Entry], error: Exception | None) -> None:

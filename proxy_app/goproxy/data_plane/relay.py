@@ -116,9 +116,10 @@ class _Path:
     async def run(self) -> Outcome:
         """Pass on every piece of the answer, to its end or to where it stops."""
         self._client.watcher = self
-        self._watch()
         self._answer.pass_to(self)
         self._client.flush()
+        if not self._over.done():
+            self._watch()
         return await self._over
 
     def stop(self) -> None:

@@ -11,7 +11,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from goproxy.config import Config, Endpoint
-from goproxy.core.headers import Headers, UnsendableHeader, to_upstream
 from goproxy.core.key_snapshot import LimitedKey
 from goproxy.core.protocols import ANTHROPIC, OPENAI
 from goproxy.core.wire import Fault, Refusal, WireProtocol
@@ -36,9 +35,9 @@ from goproxy.data_plane.exchange import Exchange
 from goproxy.data_plane.front import Connection, Serve
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.patience import Patience
-from goproxy.data_plane.plain_request import PlainRequest
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.relay import Unmetered, relay
+from goproxy.data_plane.request_head import RequestHead
 from goproxy.data_plane.upstream import Upstream
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.hosting import Stay
@@ -74,8 +73,7 @@ ROUTES = (
 class Asked:
     """What a client asks, by whichever lane it came."""
 
-    query: str
-    headers: Headers
+    head: RequestHead
     body: Callable[[], Awaitable[bytes]]
     client: Client
     record: RequestRecord
@@ -99,12 +97,12 @@ class Gateway:
         return {route.path: self._serving(route) for route in ROUTES}
 
     def _serving(self, route: Route) -> Serve:
-        async def serve(request: PlainRequest, client: Client) -> None:
-            async def body() -> bytes:
-                return request.body
+        async def serve(head: RequestHead, body: bytes, client: Client) -> None:
+            async def whole() -> bytes:
+                return body
 
             async def forward(record: RequestRecord) -> None:
-                await self._forward(route, Asked(request.query, request.headers, body, client, record))
+                await self._forward(route, Asked(head, whole, client, record))
 
             await self.envelope.around(client, route.name, route.protocol, forward)
 
@@ -127,8 +125,8 @@ class Gateway:
                 return await read_body(request, self.config.max_body_bytes, self.config.timeouts.idle)
 
             async def forward(record: RequestRecord) -> None:
-                asked = Asked(f"?{query}" if query else "", list(request.headers.items()), body, client, record)
-                await self._forward(route, asked)
+                head = RequestHead.of(f"?{query}" if query else "", list(request.headers.items()))
+                await self._forward(route, Asked(head, body, client, record))
 
             await self.envelope.around(client, route.name, route.protocol, forward)
             return _Written(client)
@@ -138,18 +136,20 @@ class Gateway:
     async def _forward(self, route: Route, asked: Asked) -> None:
         """Check a request, pass it to the upstream, and relay the answer."""
         record, protocol = asked.record, route.protocol
-        key = authenticate(asked.headers, self.books, self.config.staleness_seconds)
+        key = authenticate(asked.head, self.books, self.config.staleness_seconds)
         record.account = key.account
         endpoint = endpoint_for(protocol, self.config)
         self.limits.admit(key)
-        check_encoding(asked.headers)
+        check_encoding(asked.head)
         body = await asked.body()
         record.bytes_in = len(body)
         check_size(len(body), self.config.max_body_bytes)
         admitted = admit(body, self.config, asks_for_usage=protocol is OPENAI and self.config.include_usage)
         record.model, record.stream = admitted.model.id, admitted.stream
         check_permission(key, self.config.upstream, admitted.model)
-        sending = _Sending(endpoint, route.below + asked.query, self._headers(asked.headers, endpoint), admitted)
+        if asked.head.unsendable is not None:
+            raise Refusal(Fault.INVALID_REQUEST, f"The header {asked.head.unsendable} holds bytes that are not text.")
+        sending = _Sending(endpoint, route.below + asked.head.query, asked.head.fields, admitted)
         if route.below:
             await self._pass_on(asked, sending)
         else:
@@ -159,9 +159,10 @@ class Gateway:
         """Send a request that costs nothing, and relay its answer."""
         record = asked.record
         patience = Patience(self.config.timeouts)
-        answer = await self._send(sending, patience, record)
+        endpoint = sending.endpoint
+        answer = await self.upstream.answer(self._send(sending, patience, record), endpoint, record)
         try:
-            protocol = sending.endpoint.protocol
+            protocol = endpoint.protocol
             await relay(asked.client, answer, protocol, patience, record, id_headers(record), Unmetered())
         finally:
             answer.close()
@@ -183,15 +184,15 @@ class Gateway:
             self.observer.gaps.observe,
             withhold_usage=admitted.usage_was_asked_for,
         )
-        asking = asyncio.create_task(self._send(sending, patience, record))
+        endpoint, sent = sending.endpoint, self._send(sending, patience, record)
         try:
-            answer = await asyncio.shield(asking)
+            answer = await self.upstream.answer(asyncio.shield(sent), endpoint, record)
         except Refusal:
             self.aftermath.of_refusal(exchange)
             raise
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
-            self.aftermath.of_sending(exchange, asking)
+            self.aftermath.of_sending(exchange, self.upstream.answering(sent, endpoint, record))
             raise
         except BaseException:
             self.aftermath.of_refusal(exchange)
@@ -202,16 +203,10 @@ class Gateway:
         finally:
             self.aftermath.of_answer(exchange, answer)
 
-    async def _send(self, sending: _Sending, patience: Patience, record: RequestRecord) -> Answer:
-        return await self.upstream.send(
-            sending.endpoint, sending.target, sending.headers, sending.admitted.body, patience, record
+    def _send(self, sending: _Sending, patience: Patience, record: RequestRecord) -> asyncio.Future[Answer]:
+        return self.upstream.send(
+            sending.endpoint, sending.target, sending.fields, sending.admitted.body, patience, record
         )
-
-    def _headers(self, headers: Headers, endpoint: Endpoint) -> Headers:
-        try:
-            return to_upstream(headers, self.upstream.credential(endpoint))
-        except UnsendableHeader as error:
-            raise Refusal(Fault.INVALID_REQUEST, f"The header {error} holds bytes that are not text.") from None
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/models: the models of the configuration, in the shape that the client knows."""
@@ -226,7 +221,7 @@ class Gateway:
         return web.json_response(shape_for(request).model(model.offered))
 
     def _identify(self, request: web.Request) -> None:
-        key = authenticate(list(request.headers.items()), self.books, self.config.staleness_seconds)
+        key = authenticate(RequestHead.of("", list(request.headers.items())), self.books, self.config.staleness_seconds)
         request[ACCOUNT] = key.account
 
 
@@ -236,7 +231,7 @@ class _Sending:
 
     endpoint: Endpoint
     target: str
-    headers: Headers
+    fields: bytes
     admitted: Admitted
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from yarl import URL
 
 from goproxy.config import Endpoint, Timeouts
-from goproxy.core.headers import Headers
 from goproxy.core.wire import Fault, Refusal
 from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.reachability import why
@@ -71,44 +70,33 @@ class Upstream:
         self._pools: dict[URL, UpstreamPool] = {}
         self._places: dict[str, _Place] = {}
 
-    def credential(self, endpoint: Endpoint) -> tuple[str, str]:
-        """The header that pays at this endpoint."""
-        return endpoint.protocol.credential(self._secret)
-
-    async def send(
+    def send(
         self,
         endpoint: Endpoint,
         target: str,
-        headers: Headers,
+        fields: bytes,
         body: bytes,
         patience: Patience,
         record: RequestRecord,
-    ) -> Answer:
-        """Send a request and wait for the head of its answer, which the caller must close.
+    ) -> asyncio.Future[Answer]:
+        """Send a request; what comes of it is for `answer` to tell. Cancelled: it is given up.
 
-        `target`: what comes after the endpoint's own path.
+        `target`: what comes after the endpoint's own path. `fields`: of the head, a line each.
+        """
+        place = self._place(endpoint)
+        connection = place.pool.idle()
+        if connection is None:
+            return asyncio.ensure_future(self._connect_and_send(endpoint, target, fields, body, patience, record))
+        return connection.send(place.head(target, fields, body), body, patience.for_answer())
+
+    async def answer(self, sending: asyncio.Future[Answer], endpoint: Endpoint, record: RequestRecord) -> Answer:
+        """Wait for the head of an answer, which the caller must close.
 
         Raises:
             Refusal: there is no answer, or none that a client of ours should see.
         """
-        place = self._place(endpoint)
         try:
-            connection = place.pool.idle()
-            if connection is None:
-                async with asyncio.timeout_at(patience.for_connection()):
-                    connection = await place.pool.connect()
-        except TimeoutError:
-            self._tell("upstream does not accept connections", endpoint, record)
-            record.outcome = Outcome.UPSTREAM_UNREACHABLE
-            raise Refusal(
-                Fault.UPSTREAM_TIMEOUT,
-                f"The upstream {self.name} did not accept a connection within "
-                f"{self.timeouts.connect:g} s. Nothing was sent to it; try again later.",
-            ) from None
-        except OSError as error:
-            raise self._unreachable(error, endpoint, record) from None
-        try:
-            answer = await connection.send(place.head(target, headers, body), body, patience.for_answer())
+            answer = await sending
         except TimeoutError:
             self._tell("upstream does not answer", endpoint, record)
             record.outcome = Outcome.UPSTREAM_TIMEOUT
@@ -126,17 +114,56 @@ class Upstream:
             raise
         return answer
 
+    def answering(
+        self, sending: asyncio.Future[Answer], endpoint: Endpoint, record: RequestRecord
+    ) -> asyncio.Task[Answer]:
+        """`answer`, for who may give it up: cancelled, the request is given up, whatever came of it by then."""
+
+        def give_up(task: asyncio.Task[Answer]) -> None:
+            if task.cancelled() and not sending.cancel() and not sending.cancelled() and sending.exception() is None:
+                sending.result().close()
+
+        task = asyncio.create_task(self.answer(sending, endpoint, record))
+        task.add_done_callback(give_up)
+        return task
+
     def close(self) -> None:
         """Close all connections."""
         for pool in self._pools.values():
             pool.close()
+
+    async def _connect_and_send(
+        self,
+        endpoint: Endpoint,
+        target: str,
+        fields: bytes,
+        body: bytes,
+        patience: Patience,
+        record: RequestRecord,
+    ) -> Answer:
+        place = self._place(endpoint)
+        try:
+            async with asyncio.timeout_at(patience.for_connection()):
+                connection = await place.pool.connect()
+        except TimeoutError:
+            self._tell("upstream does not accept connections", endpoint, record)
+            record.outcome = Outcome.UPSTREAM_UNREACHABLE
+            raise Refusal(
+                Fault.UPSTREAM_TIMEOUT,
+                f"The upstream {self.name} did not accept a connection within "
+                f"{self.timeouts.connect:g} s. Nothing was sent to it; try again later.",
+            ) from None
+        except OSError as error:
+            raise self._unreachable(error, endpoint, record) from None
+        return await connection.send(place.head(target, fields, body), body, patience.for_answer())
 
     def _place(self, endpoint: Endpoint) -> _Place:
         if endpoint.name not in self._places:
             url = URL(endpoint.base_url, encoded=True)
             if (origin := url.origin()) not in self._pools:
                 self._pools[origin] = UpstreamPool(origin, self._tls)
-            self._places[endpoint.name] = _Place(self._pools[origin], url)
+            credential = endpoint.protocol.credential(self._secret)
+            self._places[endpoint.name] = _Place(self._pools[origin], url, credential)
         return self._places[endpoint.name]
 
     def _unreachable(self, error: Exception, endpoint: Endpoint, record: RequestRecord) -> Refusal:
@@ -180,18 +207,24 @@ class Upstream:
 class _Place:
     """Where an endpoint is: over which connections, and what every request to it begins with."""
 
-    def __init__(self, pool: UpstreamPool, url: URL) -> None:
+    def __init__(self, pool: UpstreamPool, url: URL, credential: tuple[str, str]) -> None:
         self.pool = pool
         port = "" if url.is_default_port() else f":{url.explicit_port}"
         host = url.host_subcomponent or ""
-        self._path = url.raw_path
-        self._host = f"Host: {host}{port}\r\n"
+        self._path = f"POST {url.raw_path}".encode()
+        self._host = f" HTTP/1.1\r\nHost: {host}{port}\r\n".encode()
+        self._credential = "{}: {}\r\n".format(*credential).encode()
 
-    def head(self, target: str, headers: Headers, body: bytes) -> bytes:
+    def head(self, target: str, fields: bytes, body: bytes) -> bytes:
         """The head of a request."""
-        fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        head = f"POST {self._path}{target} HTTP/1.1\r\n{self._host}{fields}Content-Length: {len(body)}\r\n\r\n"
-        return head.encode()
+        return b"%b%b%b%b%bContent-Length: %d\r\n\r\n" % (
+            self._path,
+            target.encode(),
+            self._host,
+            fields,
+            self._credential,
+            len(body),
+        )
 
 
 @asynccontextmanager

@@ -62,6 +62,7 @@ class Answer:
     def __init__(self, connection: UpstreamConnection, status: int, headers: Headers) -> None:
         self.status = status
         self.headers = headers
+        self._first = {name.lower(): value for name, value in reversed(headers)}
         self.content_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
         """The media type in small letters, without parameters; empty if none was told."""
         self._connection = connection
@@ -80,10 +81,7 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         """The first value of a header; `name` in small letters."""
-        for each, value in self.headers:
-            if each.lower() == name:
-                return value
-        return None
+        return self._first.get(name)
 
     def pass_to(self, taker: Taker | None) -> None:
         """Give what has come and what comes to this taker; None: keep it, within a bound."""
