@@ -33,7 +33,8 @@ _QUEUED = 0.05
 """Seconds to accept the connections that the kernel made before new ones were refused."""
 
 _ASKED_LATE = 0.25
-"""Seconds for the requests on them to arrive."""
+_ASKED_LAST = 2.0
+"""Seconds for the requests on them to arrive, and for the first one of a connection that has had none."""
 
 _BACKLOG = 1024
 
@@ -295,11 +296,15 @@ class Front(Protocol):
     def close_idle(self) -> None:
         """Close the connections on which nothing is asked."""
 
+    @property
+    def expects_first_requests(self) -> bool:
+        """Whether a connection was made on which nothing was ever asked."""
+
 
 @asynccontextmanager
 async def serving(
     runner: web.AppRunner, sockets: Sequence[socket.socket], front: Callable[[web.Server], Front] | None = None
-) -> AsyncIterator[list[asyncio.Server]]:
+) -> AsyncIterator[tuple[list[asyncio.Server], Front | None]]:
     """Accept connections on these sockets, for the length of the block or until the servers are closed."""
     await runner.setup()
     assert runner.server is not None
@@ -307,7 +312,7 @@ async def serving(
     loop = asyncio.get_running_loop()
     servers = [await loop.create_server(before or runner.server, sock=each, backlog=_BACKLOG) for each in sockets]
     try:
-        yield servers
+        yield servers, before
     finally:
         for server in servers:
             server.close()
@@ -327,7 +332,7 @@ async def host(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stay.ask_to_leave)
-    async with serving(make_runner(app), sockets, front) as servers:
+    async with serving(make_runner(app), sockets, front) as (servers, before):
         log("listening", addresses=[_address(each) for each in sockets])
         await stay.until_asked_to_leave()
         log("leaving")
@@ -336,10 +341,19 @@ async def host(
         await asyncio.sleep(_QUEUED)
         for server in servers:
             server.close()
-        await asyncio.sleep(_ASKED_LATE)
+        await _for_late_requests(before)
         stay.leave()
         await stay.finish(grace)
     log("left")
+
+
+async def _for_late_requests(front: Front | None) -> None:
+    """Who has connected asks at once; on a loaded machine that may take a moment, and closing would reset it."""
+    await asyncio.sleep(_ASKED_LATE)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ASKED_LAST):
+            while front is not None and front.expects_first_requests:  # noqa: ASYNC110 - for a moment, at the end
+                await asyncio.sleep(_ASKED_LATE / 10)
 
 
 def _let_nobody_connect(listener: socket.socket) -> None:

@@ -257,7 +257,7 @@ class Meter(ABC):
     def _parse(self, data: bytes | bytearray, flag: str) -> Mapping[str, Any] | None:
         """A JSON object, or None and the flag. Broken UTF-8 in some text does not hide what stands beside it."""
         try:
-            document = _DECODER.decode(data.decode(errors="replace"))
+            document = _decode(data.decode(errors="replace"))
         except (ValueError, RecursionError):
             document = None
         if isinstance(document, dict):
@@ -320,3 +320,12 @@ def _integer(text: str) -> int | str:
 
 
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=str, parse_constant=str, strict=False)
+
+
+def _decode(text: str) -> Any:
+    """What `_DECODER.decode` does; where no space is around the document, its scanner is asked at once."""
+    if text.startswith("{") and text.endswith("}"):
+        document, end = _DECODER.scan_once(text, 0)  # type: ignore[attr-defined]
+        if end == len(text):
+            return document
+    return _DECODER.decode(text)

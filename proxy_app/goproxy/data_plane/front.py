@@ -47,6 +47,11 @@ class Front:
     def __call__(self) -> Connection:
         return Connection(self)
 
+    @property
+    def expects_first_requests(self) -> bool:
+        """Whether a connection was made on which nothing was ever asked."""
+        return any(connection.is_new for connection in self.connections)
+
     def close_idle(self) -> None:
         """The process leaves: nothing more will be asked."""
         for connection in list(self.connections):
@@ -67,6 +72,8 @@ class Connection(asyncio.Protocol):
         self._needs = 1
         """With fewer bytes than this a look is in vain."""
         self._is_reading = True
+        self.is_new = True
+        """Nothing was asked yet."""
         self._timer: asyncio.TimerHandle | None = None
         self._until = math.inf
         """When the wait is over. The timer may be early: a request moves this, and leaves the timer alone."""
@@ -150,7 +157,7 @@ class Connection(asyncio.Protocol):
         else:
             known, body, length = found
             self._came, self._needs = self._came[length:], 1
-            self._until = math.inf
+            self._until, self.is_new = math.inf, False
             client = self.client_for(is_http_1_0=False, keeps_alive=known.keeps_alive)
             task = self._loop.create_task(self._front.routes[known.path](known.head, body, client))
             self._task = task
@@ -174,6 +181,7 @@ class Connection(asyncio.Protocol):
 
     def _give_to_aiohttp(self) -> None:
         self._stop_timer()
+        self.is_new = False
         self._aiohttp = handler = self._front.aiohttp_server()
         handler.connection_made(self._transport)
         came, self._came = self._came, b""

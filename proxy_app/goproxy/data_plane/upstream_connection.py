@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -173,6 +174,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._until = math.inf
+        """When the head of the answer must be there. The timer may be early: an answer leaves it alone."""
+        self._looks_at = math.inf
         self.idle_since = 0.0
 
     @property
@@ -194,7 +198,9 @@ class UpstreamConnection(asyncio.Protocol):
         answering: asyncio.Future[Answer] = loop.create_future()
         self._answering = answering
         answering.add_done_callback(self._given_up)
-        self._timer = loop.call_at(until, self._too_late)
+        self._until = until
+        if self._timer is None or until < self._looks_at:
+            self._set_timer(loop)
         if len(body) <= _PIECE:
             self._transport.write(head + body)
         else:
@@ -250,6 +256,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._is_lost = True
+        self._stop_timer()
         self._lost(self)
         self.resume_writing()
         if self._answer is not None:
@@ -297,7 +304,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_ended_by_close = status not in WITHOUT_BODY and not _is_framed(self._headers)
         self._answer = Answer(self, status, self._headers)
         self._answering = None
-        self._stop_timer()
+        self._until = math.inf
         answering.set_result(self._answer)
 
     def on_message_complete(self) -> None:
@@ -343,8 +350,21 @@ class UpstreamConnection(asyncio.Protocol):
         elif answering.exception() is not None:
             self.abort()
 
-    def _too_late(self) -> None:
-        self._refuse(TimeoutError)
+    def _look(self) -> None:
+        """Look at the clock."""
+        self._timer = None
+        if self._until == math.inf:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._until:
+            self._set_timer(loop)
+        else:
+            self._refuse(TimeoutError)
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._stop_timer()
+        self._looks_at = self._until
+        self._timer = loop.call_at(self._until, self._look)
 
     def _fail(self) -> None:
         """The bytes make no sense: what came before them counts, and the connection is no more to be used."""
