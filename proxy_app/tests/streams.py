@@ -282,6 +282,7 @@ ANTHROPIC_STREAMS: tuple[Answer, ...] = (
         "cut before message_delta",
         anthropic_stream(_CACHED, {"output_tokens": 7})[:-2],
         Usage(9, 100, 20, 1000, 1),
+        "final_usage_missing",
         exact=False,
         ended=False,
     ),
@@ -514,6 +515,7 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
             for number, word in enumerate(WORDS)
         ),
         Usage(input=9, output=4),
+        "final_usage_missing",
         exact=False,
         ended=False,
     ),
@@ -526,7 +528,7 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
     ),
     _openai("no usage asked for", (*openai_content(), DONE), None, "final_usage_missing", exact=False),
     _openai("usage null only", (*openai_content(usage=None), DONE), None, "final_usage_missing", exact=False),
-    _openai("cut before the usage", openai_stream(_OPENAI)[:-2], None, exact=False, ended=False),
+    _openai("cut before the usage", openai_stream(_OPENAI)[:-2], None, "final_usage_missing", exact=False, ended=False),
     _openai("no [DONE]", openai_stream(_OPENAI)[:-1], Usage(input=1129, output=7), ended=False),
     _openai(
         "half of a usage",

@@ -244,6 +244,16 @@ def test_usage_that_is_no_object_is_flagged(protocol: WireProtocol, usage: str) 
 
 
 @BOTH
+def test_a_stream_whose_end_does_not_come_is_not_said_to_lack_its_usage(protocol: WireProtocol) -> None:
+    """That it broke off is its outcome. One that HTTP says is whole came without it, whatever the protocol says."""
+    cut = protocol.meter(stream=True)
+    cut.feed(b'data: {"choices":[],"type":"ping"}\n\n')
+    assert cut.reading().flags == ()
+    cut.end()
+    assert (cut.reading().ended, cut.reading().flags) == (False, ("final_usage_missing",))
+
+
+@BOTH
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\x00", b"\x1f", b"\t"])
 def test_text_that_no_json_may_have_does_not_hide_the_usage_beside_it(protocol: WireProtocol, text: bytes) -> None:
     usage = {"input_tokens": 9, "output_tokens": 7} if protocol is ANTHROPIC else openai_usage(9, 7)

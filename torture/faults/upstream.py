@@ -230,7 +230,7 @@ _NO_ANSWER = "it closed the connection without an answer"
 _BROKEN = Billed(("estimated", "exact"), Charge.WITHIN_HOLD)
 _CUTS = [
     Kind("U11", "the stream ends without its last events", "what was sent, with the end that the provider wrote",
-         look(passes()), ESTIMATED, _no_end),
+         look(passes()), Billed(("estimated",), Charge.WITHIN_HOLD, "final_usage_missing"), _no_end),
     Kind("U11", "cut at any byte, inside a chunk", "what was sent, and no clean end", look(breaks_off()), _BROKEN,
          _truncated("in a chunk"), share=2),
     Kind("U11", "cut at any byte, between two chunks", "what was sent, and no clean end", look(breaks_off()), _BROKEN,

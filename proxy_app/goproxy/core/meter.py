@@ -112,6 +112,8 @@ class Meter(ABC):
         self._flags: set[str] = set()
         self._told = RawUsage(self.counts)
         self._ended = False
+        self._is_over = False
+        """A stream of events ended as HTTP says, whether the protocol's end came or not."""
         self._error: str | None = None
         self._model: str | None = None
         self._generated_bytes = 0
@@ -141,6 +143,7 @@ class Meter(ABC):
         if self._events is not None:
             self._read()
             self._take(self._events.end())
+            self._is_over = self._has_events
             if not self._has_events:
                 self._flags.add("no_event")
         elif "oversized_body" not in self._flags:
@@ -161,7 +164,7 @@ class Meter(ABC):
         told = self._told
         usage = self._usage(flags) if told.tokens else None
         is_final = usage is not None and self._is_final()
-        if self._ended and not is_final and self._error is None:
+        if (self._ended or self._is_over) and not is_final and self._error is None:
             flags.add("final_usage_missing")
         if told.was_invalid:
             flags.add("invalid_usage")
