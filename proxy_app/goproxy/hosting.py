@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler as Handling
+from aiohttp.typedefs import Middleware
 
 from goproxy.observe import log, told
+from goproxy.unreadable import Handler, UnreadableRequests
 from goproxy.watched_file import LOOK_EVERY
 
 _LAST_WORDS = 2.0
@@ -95,7 +97,7 @@ class Stay:
         """The middleware that knows which requests are running."""
 
         @web.middleware
-        async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def track(request: web.Request, handler: Handling) -> web.StreamResponse:
             task = asyncio.current_task()
             assert task is not None
             self._running.add(task)
@@ -204,41 +206,28 @@ def repeat(look: Callable[[], None]) -> Callable[[web.Application], AsyncIterato
     return context
 
 
-class _Handler(web.RequestHandler):
-    """aiohttp's, but for its word to what it cannot read: JSON in a shape that every client understands, no echo."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        super().handle_error(request, status, exc, message)  # logs it
-        is_ours = status >= 500
-        told: dict[str, Any] = {
-            "type": "api_error" if is_ours else "invalid_request_error",
-            "message": "The gateway failed." if is_ours else "The request is not valid HTTP.",
-            "param": None,
-            "code": "internal_error" if is_ours else "bad_request",
-        }
-        answer = web.json_response({"type": "error", "error": told}, status=status, headers={"Server": "goproxy"})
-        answer.force_close()
-        return answer
-
-
 class _Server(web.Server):
+    unreadable: UnreadableRequests
+
     def __call__(self) -> web.RequestHandler:
-        return _Handler(self, loop=self._loop, **self._kwargs)
+        return Handler(self, self.unreadable, loop=self._loop, **self._kwargs)
 
 
 class _Runner(web.AppRunner):
+    def __init__(self, app: web.Application, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self._unreadable = UnreadableRequests()
+
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         server.__class__ = _Server  # aiohttp knows no other way to say whose its connections are
+        assert isinstance(server, _Server)
+        server.unreadable = self._unreadable
         return server
+
+    async def cleanup(self) -> None:
+        await super().cleanup()
+        self._unreadable.close()
 
 
 def make_runner(app: web.Application) -> web.AppRunner:

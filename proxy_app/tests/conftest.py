@@ -110,15 +110,15 @@ def lines() -> Iterator[Lines]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_unforeseen(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No test may make aiohttp or asyncio log an error, but for those that are about that."""
+def nothing_unforeseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No test may make aiohttp or asyncio log an error."""
     yield
     unforeseen = [
         record.getMessage()
         for record in caplog.get_records("call")
         if record.name.startswith(("aiohttp", "asyncio")) and record.levelno >= logging.ERROR
     ]
-    assert not unforeseen or request.node.get_closest_marker("malformed_http"), unforeseen
+    assert not unforeseen, unforeseen
 
 
 @pytest.fixture

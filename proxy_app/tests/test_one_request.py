@@ -39,7 +39,6 @@ async def test_what_claims_to_be_http_2_is_the_last_on_its_connection(gateway: R
     assert [request.target for request in provider.received if "inner" in request.target] == []
 
 
-@pytest.mark.malformed_http
 @pytest.mark.parametrize("line", ["X-ODD /v1/messages?secret HTTP/1.1", "POST /v1/messages HTTP/1.1\r\nX: \x01secret"])
 async def test_what_cannot_be_read_gets_an_error_that_every_client_understands(gateway: Running, line: str) -> None:
     """And that repeats nothing of it."""

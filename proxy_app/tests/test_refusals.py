@@ -114,7 +114,6 @@ async def test_a_compressed_body_is_400_and_not_unpacked(gateway: Running) -> No
     )
 
 
-@pytest.mark.malformed_http
 async def test_a_query_that_is_not_percent_encoded_is_400(gateway: Running) -> None:
     async with connected(gateway.port) as raw:
         await raw.post({"model": MODEL}, "/v1/messages?a=\xfc")
@@ -165,7 +164,6 @@ async def test_a_body_of_just_the_limit_is_taken(gateway: Running, provider: Pro
     assert provider.last.body == body
 
 
-@pytest.mark.malformed_http
 async def test_a_broken_chunked_body_is_400(gateway: Running, provider: Provider) -> None:
     async with connected(gateway.port) as raw:
         head = f"POST /v1/messages HTTP/1.1\r\nHost: h\r\nx-api-key: {ALICE}\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -255,7 +253,6 @@ async def test_a_failure_of_our_own_is_500_in_shape_and_logged_without_its_text(
     assert "CANARY" not in "".join(lines.text)
 
 
-@pytest.mark.malformed_http
 async def test_what_is_not_http_leaves_no_bytes_of_it_in_the_log(gateway: Running, lines: Lines) -> None:
     for garbage in (b"\x16\x03\x01CANARY\r\n\r\n", b"GET / HTTP/1.1\r\nx-api-key: " + b"CANARY" * 2000 + b"\r\n\r\n"):
         async with connected(gateway.port) as raw:
