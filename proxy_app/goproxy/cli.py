@@ -1,4 +1,4 @@
-"""The command line: `goproxy serve`, `backend`, `admin`, `check-config`, `check-upstream`, `healthcheck`, `key new`.
+"""The command line: `goproxy serve`, `backend`, `admin`, and what `goproxy --help` lists besides.
 
 Whatever an operator can get wrong ends in one clear line on standard error and exit code 1. The imports stand inside
 the verbs, so that a health check every few seconds does not load a web framework.
@@ -40,6 +40,7 @@ _PROXY_TOKENS_PATH = "/run/secrets/proxy_tokens"
 _BACKEND_PORT = 8000
 _GRACE_SECONDS = 120.0
 _HEALTHCHECK_SECONDS = 5.0
+_DPKG_STATUS = "/var/lib/dpkg/status"
 _CONFIG_VARIABLE = re.compile(r"GOPROXY_[A-Z0-9_]+_CONFIG_PATH")
 
 
@@ -86,7 +87,30 @@ def _parser() -> argparse.ArgumentParser:
 
     key = verbs.add_parser("key", help="API keys").add_subparsers(required=True, metavar="VERB")
     key.add_parser("new", help="print a new API key").set_defaults(verb=_key_new)
+
+    sbom = verbs.add_parser("sbom", help="print what this image is made of (CycloneDX)")
+    sbom.add_argument("--name", default="goproxy", help="of the image; default: goproxy")
+    sbom.add_argument(
+        "--debian", metavar="FILE", help="another image's /var/lib/dpkg/status, and nothing else; - : stdin"
+    )
+    sbom.set_defaults(verb=_sbom)
     return parser
+
+
+def _sbom(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:
+    from goproxy.bill_of_materials import bill, debian_packages, python_packages
+
+    path = chosen.debian or _DPKG_STATUS
+    try:
+        status = sys.stdin.read() if path == "-" else Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CannotStart(f"{path} cannot be read: {error}. Expected: Debian's list of packages.") from None
+    debian = list(debian_packages(status))
+    if not debian:
+        raise CannotStart(f"{path} names no installed package. Expected: Debian's list, /var/lib/dpkg/status.")
+    components = debian if chosen.debian else [*debian, *python_packages()]
+    print(json.dumps(bill(chosen.name, __version__, components), indent=1))
+    return 0
 
 
 def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""Requests that cannot be read as HTTP: anyone who reaches the port can send them, so they fill no log and no memory."""
+"""What cannot be read as HTTP: anyone who reaches the port can send it, so that it fills no log and no memory."""
 
 from __future__ import annotations
 
