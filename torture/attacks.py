@@ -1,4 +1,4 @@
-"""Attacks on the edge that are no smuggling: wrong names, spoofed addresses, slowness, floods, guessed keys.
+"""Attacks on the edge that are no smuggling: wrong names, weak TLS, spoofed addresses, slowness, floods, guessed keys.
 
 Each is bounded in count and time, comes from an address of its own (127.0.0.9), and meets the limits per address as an
 operator has them. Meanwhile an honest client at another address asks, and must be answered.
@@ -11,10 +11,14 @@ import json
 import logging
 import re
 import ssl
+import warnings
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
 
 from torture.deployment import DOMAINS, Deployment, deployed
 from torture.smuggling.corpus import BODY
@@ -29,6 +33,13 @@ _LIMITS: Mapping[str, Any] = {"nginx_connections_per_address": 256, "nginx_reque
 _PATIENCE = 20.0
 _HEADER_SECONDS = 10.0
 """In which a head must have come, and some more until it is noticed."""
+
+_SUITES = frozenset(
+    f"ECDHE-{signed}-{suite}"
+    for signed in ("ECDSA", "RSA")
+    for suite in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+)
+"""TLS 1.2, Mozilla's intermediate profile (guidelines 6.0)."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 _PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"x" * 8
@@ -126,10 +137,13 @@ async def wrong_names(stand: _Stand) -> None:
     """A Host that is not the SNI, and a SNI that nobody serves."""
     key = f"x-api-key: {stand.deployment.key}"
     for name, host in ((_HOST, _OTHER), (_OTHER, _HOST), (_HOST, "other.example.org"), (_HOST, "127.0.0.1")):
-        before = len(stand.record.asked)
-        came = await stand.say(_request("/v1/messages", key, host=host), name)
-        if _status(came) != 421 or len(stand.record.asked) != before:
+        came = await stand.say(_request("/v1/messages?misdirected", key, host=host), name)
+        if _status(came) != 421 or stand.record.targets("misdirected"):
             stand.fail(f"{host} at a connection for {name}: {came[:100]!r}")
+        if (status := await _status_over_h2(stand, name, host)) != 421:
+            stand.fail(f"{host} over HTTP/2 at a connection for {name}: {status}")
+    if (status := await _status_over_h2(stand, _HOST, _HOST)) != 200:
+        stand.fail(f"an honest request over HTTP/2: {status}")
     tls = stand.deployment.tls()
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     for name in ("other.example.org", ""):
@@ -141,6 +155,59 @@ async def wrong_names(stand: _Stand) -> None:
             continue
         writer.transport.abort()
         stand.fail(f"a handshake for {name} was not refused")
+
+
+async def _status_over_h2(stand: _Stand, name: str, authority: str) -> int:
+    """What a request for `authority` gets on an HTTP/2 connection for `name`; 0: no answer."""
+    reader, writer = await stand.open("h2", name=name)
+    connection = H2Connection()
+    connection.initiate_connection()
+    asked = {":method": "GET", ":scheme": "https", ":authority": authority, ":path": "/v1/models"}
+    connection.send_headers(1, [*asked.items(), ("x-api-key", stand.deployment.key)], end_stream=True)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            writer.write(connection.data_to_send())
+            while data := await reader.read(65536):
+                for event in connection.receive_data(data):
+                    if isinstance(event, ResponseReceived):
+                        return int(dict(event.headers)[b":status"])
+    finally:
+        writer.transport.abort()
+    return 0
+
+
+async def weak_tls(stand: _Stand) -> None:
+    """Old versions, and every suite that this OpenSSL has, one at a time: Mozilla's intermediate ones, or nothing."""
+
+    async def is_taken(tls: ssl.SSLContext) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", stand.deployment.edge_port, ssl=tls, server_hostname=_HOST, local_addr=_ATTACKER
+            )
+        except (ssl.SSLError, OSError):
+            return False
+        writer.transport.abort()
+        return True
+
+    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
+        if await is_taken(_only(stand.deployment.tls(), version)):
+            stand.fail(f"{version.name} is taken")
+    known = _only(stand.deployment.tls(), ssl.TLSVersion.TLSv1_2).get_ciphers()
+    suites = {each["name"] for each in known if "TLSv1.3" not in each["protocol"]}
+    taken = {suite for suite in suites if await is_taken(_only(stand.deployment.tls(), ssl.TLSVersion.TLSv1_2, suite))}
+    if weak := taken - _SUITES:
+        stand.fail(f"suites that Mozilla's intermediate profile does not have: {weak}")
+    if not taken & _SUITES or not await is_taken(_only(stand.deployment.tls(), ssl.TLSVersion.TLSv1_3)):
+        stand.fail("not even good TLS is taken: the others may have been refused for another reason")
+
+
+def _only(tls: ssl.SSLContext, version: ssl.TLSVersion, suites: str = "ALL:COMPLEMENTOFALL") -> ssl.SSLContext:
+    """A client that this is all of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the old versions, as is right
+        tls.set_ciphers(f"{suites}:@SECLEVEL=0")
+        tls.minimum_version = tls.maximum_version = version
+    return tls
 
 
 async def spoofed_addresses(stand: _Stand) -> None:
@@ -261,6 +328,7 @@ async def guessed_keys(stand: _Stand) -> None:
 
 ATTACKS: Sequence[Callable[[_Stand], Coroutine[Any, Any, None]]] = (
     wrong_names,
+    weak_tls,
     spoofed_addresses,
     oversized,
     rapid_resets,
