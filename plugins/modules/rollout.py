@@ -98,6 +98,7 @@ failed_services:
   sample: [goproxy-ohmygpt]
 """
 
+import fcntl
 import http.client
 import json
 import os
@@ -105,7 +106,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +117,7 @@ _LABEL = "com.docker.compose."
 _LINES = 50
 _CHECKS = 3
 _LOOK_EVERY = 0.5
+_PATIENCE = 900  # longer than streams are usually let finish
 
 
 class Refused(Exception):
@@ -390,7 +393,36 @@ class Rollout:
             self.engine.docker("rm", each.id)
 
 
+@contextmanager
+def alone(directory: str, patience: float) -> Iterator[None]:
+    """While no other rollout is at it: one whose ansible-playbook was killed goes on until it is done."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    deadline = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Refused(
+                        f"an earlier rollout, whose run was interrupted, goes on in {directory}; "
+                        "run again when streams had time to end"
+                    ) from None
+                time.sleep(_LOOK_EVERY)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
+    if module.check_mode:
+        return roll_out(module)
+    with alone(module.params["project_src"], _PATIENCE):
+        return roll_out(module)
+
+
+def roll_out(module: AnsibleModule) -> dict[str, Any]:
     engine = _Engine(module)
     wanted, found = engine.wanted(), engine.instances()
     needed = plans(module.params["services"], wanted, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,3 +85,15 @@ def test_the_report_says_state_health_log_and_the_last_lines() -> None:
     assert lines[1] == "  State: restarting, health starting, restarted 2 times, exit code 7"
     assert [line.strip() for line in lines[3:6]] == ["refused 2", "refused 3", "refused 4"]
     assert [line.strip() for line in lines[7:]] == [f"line {number}" for number in range(50, 100)]
+
+
+def test_one_rollout_waits_for_another_that_outlived_its_run(tmp_path: Path) -> None:
+    """And says so where that takes too long; nothing is left that could hold up a third one."""
+    with (
+        subject.alone(str(tmp_path), 0),
+        pytest.raises(subject.Refused, match=r"an earlier rollout, .* run again"),
+        subject.alone(str(tmp_path), 0),
+    ):
+        raise AssertionError("both at once")
+    with subject.alone(str(tmp_path), 0):
+        assert list(tmp_path.iterdir()) == []
