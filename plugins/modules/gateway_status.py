@@ -43,6 +43,9 @@ options:
     description: The edge's TLS port.
     type: int
     default: 443
+  renewal_failed:
+    description: Where certbot-renew keeps why the last renewal failed. Without it, renewals are not looked at.
+    type: path
   timeout:
     description: Seconds that one look may take.
     type: int
@@ -61,12 +64,13 @@ EXAMPLES = r"""
   trollllm.gateway.gateway_status:
     upstreams: "{{ goproxy_upstreams }}"
     services: [backend]
+    renewal_failed: /var/lib/certbot-renew/failed
   register: found
 """
 
 RETURN = r"""
 upstreams:
-  description: What was found, for each upstream and each of O(services) by name. What is not well has C(problem).
+  description: What was found, for each upstream, each of O(services) and the renewal, by name; C(problem) if not well.
   returned: always
   type: dict
   contains:
@@ -83,6 +87,9 @@ upstreams:
       description: >-
         Of a proxy: C(ready) and C(detail) in its own words, C(unposted_rows) that the backend does not have yet,
         C(unsettled_rows) of requests that run, C(damaged) pieces, C(keys_age_seconds); or C(problem).
+      type: dict
+    renewal:
+      description: Of C(certbot-renew.service), C(problem) when the last renewal failed.
       type: dict
     store:
       description: Of the backend, C(kind) (SQLite or PostgreSQL), C(available), C(ready) and C(detail); or C(problem).
@@ -259,6 +266,17 @@ def look_at_store(service: str, container: Found, timeout: int) -> Found:
     return found
 
 
+def look_at_renewal(file: str) -> Found:
+    """Why the last renewal failed, if it did: when, and what was said."""
+    try:
+        with open(file, encoding="utf-8", errors="replace") as stream:
+            time, *said = stream.read().strip().splitlines() or [""]
+    except FileNotFoundError:
+        return {}
+    reason = " ".join(map(str.strip, said))
+    return {"problem": f"the renewal of {time} failed, and the certificate of before is served: {reason}"}
+
+
 def _ask_privately(service: str, container: Found, timeout: int) -> Found:
     """/readyz and the gauges of /metrics, asked at the container's address on its network."""
     networks = ((container.get("NetworkSettings") or {}).get("Networks") or {}).values()
@@ -332,6 +350,8 @@ def look(params: Mapping[str, Any]) -> dict[str, Found]:
             found[service] = {"container": look_at_container(service, inspected)} | {
                 part: told.result() for part, told in waited.get(service, {}).items()
             }
+    if params["renewal_failed"]:
+        found["certbot-renew.service"] = {"renewal": look_at_renewal(params["renewal_failed"])}
     return found
 
 
@@ -344,6 +364,7 @@ def main() -> None:
             "backend": {"type": "str", "default": "backend"},
             "address": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "default": 443},
+            "renewal_failed": {"type": "path"},
             "timeout": {"type": "int", "default": 15},
         },
         supports_check_mode=True,

@@ -5,13 +5,18 @@ from __future__ import annotations
 import datetime
 import http.server
 import json
+import re
+import shlex
 import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -20,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from ansible_collections.trollllm.gateway.plugins.module_utils import certificate as reader
 from ansible_collections.trollllm.gateway.plugins.modules import acme_probe, certificate_state, served_certificate
-from real_ansible import Ansible
+from real_ansible import REPOSITORY, Ansible
 
 SERVER = "https://acme.example.net/dir"
 CHAT, CHAT2 = "chat.example.org", "chat2.example.org"
@@ -396,3 +401,69 @@ def test_a_wildcard_covers_one_label() -> None:
     assert certificate.covers("Chat.Example.org")
     assert not certificate.covers("a.chat.example.org")
     assert not certificate.covers("example.org")
+
+
+# -- the check for monitoring -----------------------------------------------------------------------------------------
+
+
+def check(tmp_path: Path, port: int, *arguments: str, names: tuple[str, ...] = (CHAT,)) -> tuple[int, str]:
+    """The role's script: exit code, and what it says."""
+    environment = jinja2.Environment()
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    template = REPOSITORY / "roles/certbot/templates/certificate-check.sh.j2"
+    script = environment.from_string(template.read_text()).render(
+        ansible_managed="",
+        certbot_check_address="127.0.0.1",
+        certbot_check_port=port,
+        certbot_min_days_left=14,
+        __certbot_state=tmp_path,
+        __certbot_wanted=names,
+    )
+    ended = subprocess.run(["sh", "-c", script, "check", *arguments], capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+def test_a_certificate_that_lasts_is_well(tmp_path: Path, serve_tls: Callable[[Pair], int]) -> None:
+    port = serve_tls(issue(CHAT, CHAT2))
+    assert check(tmp_path, port, names=(CHAT, CHAT2)) == (0, "")
+    code, metrics = check(tmp_path, port, "--metrics", names=(CHAT, CHAT2))
+    assert code == 0
+    end = re.search(rf'^gateway_certificate_not_after_seconds{{domain="{CHAT2}"}} (\d+)$', metrics, re.MULTILINE)
+    assert end is not None
+    assert 59 < (int(end[1]) - time.time()) / 86400 <= 60
+    assert "\ngateway_certificate_renewal_failed 0\n" in metrics
+    assert metrics.endswith("\ngateway_certificate_problems 0\n")
+
+
+@pytest.mark.parametrize(
+    ("left", "lifetime", "said"),
+    [(13, 90, "ends on"), (1.6, 6.6, "and was not renewed"), (-1, 90, "ended on")],
+)
+def test_one_that_does_not_last_is_said(
+    tmp_path: Path, serve_tls: Callable[[Pair], int], left: float, lifetime: float, said: str
+) -> None:
+    port = serve_tls(issue(CHAT, left=left, lifetime=lifetime))
+    code, told = check(tmp_path, port)
+    assert code == 1
+    assert told.startswith(f"{CHAT}: the certificate served ")
+    assert said in told
+    assert check(tmp_path, port, "--metrics")[1].endswith("\ngateway_certificate_problems 1\n")
+
+
+def test_a_name_without_a_certificate_and_a_failed_renewal_are_said(
+    tmp_path: Path, serve_tls: Callable[[Pair], int]
+) -> None:
+    (tmp_path / "failed").write_text("2026-01-02 03:04:05 UTC\nno authority answers\n")
+    code, told = check(tmp_path, serve_tls(issue(CHAT)), names=(CHAT, CHAT2))
+    assert code == 1
+    assert told.splitlines() == [
+        f"{CHAT2}: the certificate served is not for this name",
+        "the last renewal failed: 2026-01-02 03:04:05 UTC no authority answers ",
+    ]
+    assert check(tmp_path, 1) == (
+        1,
+        f"{CHAT}: no certificate is served at 127.0.0.1:1\n"
+        "the last renewal failed: 2026-01-02 03:04:05 UTC no authority answers \n",
+    )
+    code, told = check(tmp_path, 1, "--metric")
+    assert (code, "there is no option --metric" in told) == (2, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +136,13 @@ def test_upstreams_of_one_provider_are_asked_about_once() -> None:
     assert found["endpoints"] == [{"endpoint": "b-0", "host": "x.test", "reachable": False, "detail": "refused"}]
     assert found["problem"] == "b-0 at x.test: refused"
     assert subject.look_at_provider(upstream("b", "z.test"), asked)["problem"] == "b-0 at z.test: it was not tried"
+
+
+def test_a_renewal_that_failed_is_told_with_its_reason(tmp_path: Path) -> None:
+    failed = tmp_path / "failed"
+    assert subject.look_at_renewal(str(failed)) == {}
+    failed.write_text("2026-01-02 03:04:05 UTC\nno authority answers\n")
+    assert subject.look_at_renewal(str(failed)) == {
+        "problem": "the renewal of 2026-01-02 03:04:05 UTC failed, and the certificate of before is served: "
+        "no authority answers"
+    }
