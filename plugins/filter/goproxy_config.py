@@ -41,6 +41,7 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
         "max_body_bytes": upstream["max_body_mib"] * MIB,
         "include_usage": upstream["include_usage"],
         "staleness_seconds": upstream["staleness_seconds"],
+        "processes": upstream["processes"],
         "disconnect": {
             "policy": disconnect["policy"],
             "seconds": disconnect["seconds"],

@@ -33,6 +33,7 @@ OPTIONAL = (
     "disconnect",
     "include_usage",
     "max_body_mib",
+    "processes",
     "staleness_seconds",
     "timeouts",
     "ttl",
@@ -40,6 +41,8 @@ OPTIONAL = (
 )
 DEFAULT_STALENESS_SECONDS = 3600
 MOST_STALENESS_SECONDS = 7 * 86400
+DEFAULT_PROCESSES = 1
+MOST_PROCESSES = 16
 DEFAULT_DISCONNECT = {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64}
 DISCONNECT_LIMITS = {"seconds": 3600, "max_mib": 1024, "concurrent": 10_000}
 POLICIES = ("drain", "abort")
@@ -195,6 +198,11 @@ class Reader:
             staleness_seconds = fields["staleness_seconds"].integer(
                 1, MOST_STALENESS_SECONDS, f"give a whole number of seconds, 1 to {MOST_STALENESS_SECONDS} (a week)"
             )
+        processes: int | None = DEFAULT_PROCESSES
+        if "processes" in fields:
+            processes = fields["processes"].integer(
+                1, MOST_PROCESSES, f"give a whole number of processes, 1 to {MOST_PROCESSES}, one for each core at most"
+            )
         disconnect: dict[str, Any] = dict(DEFAULT_DISCONNECT)
         if "disconnect" in fields:
             disconnect |= self.disconnect(fields["disconnect"])
@@ -215,6 +223,7 @@ class Reader:
             "wallet": wallet,
             "include_usage": include_usage,
             "staleness_seconds": staleness_seconds,
+            "processes": processes,
             "disconnect": disconnect,
         }
 

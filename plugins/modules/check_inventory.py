@@ -129,6 +129,10 @@ ansible_facts:
           description: How long the proxy believes its last good answer about keys while the backend is away.
           type: int
           sample: 3600
+        processes:
+          description: How many processes serve the upstream on its port.
+          type: int
+          sample: 1
         disconnect:
           description: What becomes of an answer whose client has gone, and within which bounds.
           type: dict

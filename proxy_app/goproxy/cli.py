@@ -23,6 +23,8 @@ from goproxy.admin import add_verbs, run
 from goproxy.admin_client import AdminError
 
 if TYPE_CHECKING:
+    import socket
+
     from goproxy.control_plane.catalogue import Catalogue
     from goproxy.control_plane.plane import ControlPlane
 
@@ -117,8 +119,10 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     import uvloop
 
     from goproxy.config import ConfigError, load_config
+    from goproxy.data_plane.board import Place
+    from goproxy.data_plane.crew import CrewFailed
     from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
-    from goproxy.data_plane.server import serve
+    from goproxy.data_plane.server import serve, serve_together
     from goproxy.data_plane.upstream import UnusableSecret, read_secret, trust
     from goproxy.hosting import CannotListen
     from goproxy.observe import start_logging
@@ -134,11 +138,19 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     journal = _path(environment, "JOURNAL_PATH", _JOURNAL_PATH)
     backend_url = environment.get("BACKEND_URL") or _BACKEND_URL
     start_logging()
+
+    def work(place: Place | None = None, sockets: Sequence[socket.socket] = ()) -> int:
+        try:
+            uvloop.run(serve(config, secret, tls, grace, journal, backend_url, proxy_token, place, sockets))
+        except (JournalInUse, JournalUnwritable) as problem:
+            print(problem, file=sys.stderr)
+            return 1
+        return 0
+
     try:
-        uvloop.run(serve(config, secret, tls, grace, journal, backend_url, proxy_token))
-    except (CannotListen, JournalInUse, JournalUnwritable) as problem:
+        return work() if config.processes == 1 else serve_together(config.port, config.processes, journal, work)
+    except (CannotListen, CrewFailed) as problem:
         raise CannotStart(problem) from None
-    return 0
 
 
 def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:

@@ -108,6 +108,8 @@ class Config:
     disconnect: Disconnect
     staleness_seconds: int
     """How long the last good answer of the control plane about keys is believed."""
+    processes: int
+    """How many serve it on its port, one per core."""
 
 
 def load_config(path: Path) -> Config:
@@ -148,6 +150,7 @@ _CONTEXT_TOKENS = 200_000
 _MAX_OUTPUT_TOKENS = 64_000
 _DISCONNECT = Disconnect(policy="drain", seconds=120, bytes=16 * 1024 * 1024, concurrent=64)
 _STALENESS_SECONDS = 3600
+_PROCESSES = 1
 """What holds where the file says nothing."""
 
 _POLICIES = ("abort", "drain")
@@ -174,6 +177,7 @@ def _config(fields: Fields) -> Config:
         include_usage=fields.truth("include_usage") if fields.has("include_usage") else True,
         disconnect=_disconnect(fields.object("disconnect")) if fields.has("disconnect") else _DISCONNECT,
         staleness_seconds=_whole_or(fields, "staleness_seconds", 1, 7 * 86400, _STALENESS_SECONDS),
+        processes=_whole_or(fields, "processes", 1, 16, _PROCESSES),
     )
     for index, endpoint in enumerate(endpoints):
         if config.endpoints[endpoint.protocol.name] is not endpoint:

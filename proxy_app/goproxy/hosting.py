@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler as Handling
@@ -166,11 +166,20 @@ _request_ids = _new_request_ids()
 
 
 def add_private_routes(
-    app: web.Application, stay: Stay, readiness: Callable[[], Readiness], metrics: Callable[[], str]
+    app: web.Application,
+    stay: Stay,
+    readiness: Callable[[], Readiness],
+    metrics: Callable[[], str],
+    illness: Callable[[], str | None] = lambda: None,
 ) -> None:
-    """/healthz (the process answers), /readyz (it can serve) and /metrics: for the private network only."""
+    """/healthz (the process answers), /readyz (it can serve) and /metrics: for the private network only.
+
+    `illness`: what is wrong with a process that does not answer itself.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
+        if (problem := illness()) is not None:
+            return web.json_response({"status": "ill", "detail": problem}, status=503)
         return web.json_response({"status": "ok"})
 
     async def readyz(_: web.Request) -> web.Response:
@@ -290,16 +299,32 @@ class Front(Protocol):
         """Whether a connection was made on which nothing was ever asked."""
 
 
+class Accepting(Protocol):
+    """Accepts connections until it is closed."""
+
+    def close(self) -> None: ...
+
+
+F = TypeVar("F", bound=Front)
+
+
 @asynccontextmanager
 async def serving(
-    runner: web.AppRunner, sockets: Sequence[socket.socket], front: Callable[[web.Server], Front] | None = None
-) -> AsyncIterator[tuple[list[asyncio.Server], Front | None]]:
+    runner: web.AppRunner,
+    sockets: Sequence[socket.socket],
+    front: Callable[[web.Server], F] | None = None,
+    accepting: Callable[[socket.socket, F], Accepting] | None = None,
+) -> AsyncIterator[tuple[Sequence[Accepting], F | None]]:
     """Accept connections on these sockets, for the length of the block or until the servers are closed."""
     await runner.setup()
     assert runner.server is not None
     before = None if front is None else front(runner.server)
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(before or runner.server, sock=each, backlog=_BACKLOG) for each in sockets]
+    servers: list[Accepting]
+    if accepting is not None and before is not None:
+        servers = [accepting(each, before) for each in sockets]
+    else:
+        servers = [await loop.create_server(before or runner.server, sock=each, backlog=_BACKLOG) for each in sockets]
     try:
         yield servers, before
     finally:
@@ -315,18 +340,23 @@ async def host(
     stay: Stay,
     sockets: Sequence[socket.socket],
     grace: float,
-    front: Callable[[web.Server], Front] | None = None,
+    front: Callable[[web.Server], F] | None = None,
+    accepting: Callable[[socket.socket, F], Accepting] | None = None,
 ) -> None:
-    """Serve `app` until SIGTERM or SIGINT, then leave."""
+    """Serve `app` until SIGTERM or SIGINT, then leave.
+
+    `accepting`: the sockets are other processes', too: who accepts from them for this one. Whoever opened them has new
+    connections refused.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stay.ask_to_leave)
-    async with serving(make_runner(app), sockets, front) as (servers, before):
+    async with serving(make_runner(app), sockets, front, accepting) as (servers, before):
         log("listening", addresses=[_address(each) for each in sockets])
         await stay.until_asked_to_leave()
         log("leaving")
-        for each in sockets:
-            _let_nobody_connect(each)
+        for each in sockets if accepting is None else ():
+            refuse_new_connections(each)
         await asyncio.sleep(_QUEUED)
         for server in servers:
             server.close()
@@ -345,7 +375,7 @@ async def _for_late_requests(front: Front | None) -> None:
                 await asyncio.sleep(_ASKED_LATE / 10)
 
 
-def _let_nobody_connect(listener: socket.socket) -> None:
+def refuse_new_connections(listener: socket.socket) -> None:
     """Have the kernel drop what asks for a new connection, while those that it made already wait to be accepted.
 
     Closing a listening socket resets what waits there, and whoever has sent a request by then may not send it again.

@@ -62,7 +62,7 @@ def test_plain_http_is_for_loopback_only() -> None:
 def test_what_a_configuration_need_not_say() -> None:
     config = parse_config(json.dumps(config_document()).encode())
     assert (config.models[0].context_tokens, config.models[0].max_output_tokens) == (200_000, 64_000)
-    assert (config.wallet, config.include_usage, config.staleness_seconds) == (None, True, 3600)
+    assert (config.wallet, config.include_usage, config.staleness_seconds, config.processes) == (None, True, 3600, 1)
     assert config.disconnect == Disconnect("drain", 120, 16 * 1024 * 1024, 64)
     partly = parse_config(json.dumps(config_document(disconnect={"seconds": 7})).encode())
     assert partly.disconnect == Disconnect("drain", 7, 16 * 1024 * 1024, 64)
@@ -75,6 +75,7 @@ def test_what_a_configuration_may_say() -> None:
             include_usage=False,
             disconnect={"policy": "abort", "seconds": 1, "bytes": 2, "concurrent": 3},
             staleness_seconds=60,
+            processes=4,
         )
     )
     document["models"][0] |= {"context_tokens": 1_048_576, "max_output_tokens": 65_536}
@@ -82,6 +83,7 @@ def test_what_a_configuration_may_say() -> None:
     config = parse_config(json.dumps(document).encode())
     assert (config.models[0].context_tokens, config.models[0].max_output_tokens) == (1_048_576, 65_536)
     assert (config.wallet, config.include_usage, config.staleness_seconds) == ("openhands", False, 60)
+    assert config.processes == 4
     assert config.disconnect == Disconnect("abort", 1, 2, 3)
     assert config.models[0].prices[0].tiers[0].price("reasoning") == 3
 
@@ -181,6 +183,7 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
         ("disconnect", {"bytes": 0.5}, 'disconnect.bytes: "0.5" will not do; expected a whole number'),
         ("disconnect", {"concurrent": -1}, "disconnect.concurrent: -1 will not do; expected a whole number from 1"),
         ("disconnect", {"max_mib": 1}, "disconnect.max_mib: is not known; expected only bytes, concurrent, policy"),
+        ("processes", 0, "processes: 0 will not do; expected a whole number from 1 to 16"),
         ("staleness_seconds", 0, "staleness_seconds: 0 will not do; expected a whole number from 1 to 604800"),
     ],
 )

@@ -49,6 +49,7 @@ def test_the_config_of_an_upstream(inventory: Inventory) -> None:
         "max_body_bytes": 8388608,
         "include_usage": True,
         "staleness_seconds": 3600,
+        "processes": 1,
         "disconnect": {"policy": "abort", "seconds": 120, "bytes": 16777216, "concurrent": 64},
         "wallet": "omg",
     }
@@ -63,7 +64,7 @@ def test_the_proxy_accepts_the_config_and_reads_the_same_numbers(inventory: Inve
             str(model["multiplier"]) for model in upstream["models"]
         ]
         assert (read.wallet, read.include_usage) == (upstream["wallet"], upstream["include_usage"])
-        assert read.staleness_seconds == upstream["staleness_seconds"]
+        assert (read.staleness_seconds, read.processes) == (upstream["staleness_seconds"], upstream["processes"])
         assert asdict(read.disconnect) == {
             "policy": upstream["disconnect"]["policy"],
             "seconds": upstream["disconnect"]["seconds"],
@@ -84,7 +85,7 @@ def test_the_proxy_accepts_the_config_and_reads_the_same_numbers(inventory: Inve
 def test_what_the_inventory_leaves_out_is_what_the_proxy_would_take(inventory: Inventory) -> None:
     upstreams, _problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
     written = goproxy_config(upstreams[1])
-    optional = ("include_usage", "staleness_seconds", "disconnect")
+    optional = ("include_usage", "staleness_seconds", "processes", "disconnect")
     unsaid = {key: value for key, value in written.items() if key not in optional}
     unsaid["models"] = [
         {key: value for key, value in model.items() if key not in ("context_tokens", "max_output_tokens")}
@@ -99,12 +100,13 @@ def test_the_longest_that_the_inventory_allows_is_allowed_by_the_proxy(inventory
     largest = {"policy": "drain", "seconds": 3600, "max_mib": 1024, "concurrent": 10000}
     inventory.spoil(("upstreams", "openhands", "disconnect"), largest)
     inventory.spoil(("upstreams", "openhands", "staleness_seconds"), 7 * 86400)
+    inventory.spoil(("upstreams", "openhands", "processes"), 16)
     inventory.spoil(("price_book", "opus", "context_tokens"), 10**9)
     inventory.spoil(("price_book", "opus", "max_output_tokens"), 10**9)
     upstreams, problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
     assert not problems
     read = parse_config(json.dumps(goproxy_config(upstreams[1])).encode())
-    assert (read.disconnect.bytes, read.staleness_seconds) == (2**30, 604800)
+    assert (read.disconnect.bytes, read.staleness_seconds, read.processes) == (2**30, 604800, 16)
 
 
 def test_the_keyring_holds_digests_only() -> None:

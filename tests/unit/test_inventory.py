@@ -42,6 +42,7 @@ A_PRIMARY = "give the IP address of the server that takes updates"
 A_WALLET = "give a name of up to 41 small letters, digits and '-', or leave it out for the account's own wallet"
 A_LIMIT = "give a number of tokens above 0, as the provider states it"
 STALENESS = "give a whole number of seconds, 1 to 604800 (a week)"
+PROCESSES = "give a whole number of processes, 1 to 16, one for each core at most"
 A_DIRECTORY = "give letsencrypt or letsencrypt-staging, or the https URL of a directory"
 
 UPSTREAM_ROWS: dict[str, Row] = {
@@ -61,7 +62,7 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "hunter2hunter2",
         [
             "openhands: password: is not a known key; known here: domain, port, api_key, endpoints, multiplier_band, "
-            "models, disconnect, include_usage, max_body_mib, staleness_seconds, timeouts, ttl, wallet"
+            "models, disconnect, include_usage, max_body_mib, processes, staleness_seconds, timeouts, ttl, wallet"
         ],
     ),
     "no mapping": (
@@ -69,7 +70,7 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "sk-oops-the-key-itself",
         [
             "openhands: is text; give a mapping of domain, port, api_key, endpoints, "
-            "multiplier_band, models, disconnect, include_usage, max_body_mib, staleness_seconds, "
+            "multiplier_band, models, disconnect, include_usage, max_body_mib, processes, staleness_seconds, "
             "timeouts, ttl or wallet"
         ],
     ),
@@ -367,6 +368,9 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "1h",
         [f'openhands: staleness_seconds: is "1h", text; {STALENESS}'],
     ),
+    "no process": ((*U, "processes"), 0, [f"openhands: processes: is 0; {PROCESSES}"]),
+    "too many processes": ((*U, "processes"), 17, [f"openhands: processes: is 17; {PROCESSES}"]),
+    "processes in words": ((*U, "processes"), "auto", [f'openhands: processes: is "auto", text; {PROCESSES}']),
     "disconnect a word": (
         (*U, "disconnect"),
         "abort",
@@ -943,6 +947,7 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((*U, "include_usage"), False),
         ((*U, "staleness_seconds"), 1),
         ((*U, "staleness_seconds"), 604800),
+        ((*U, "processes"), 16),
         ((*U, "disconnect"), {}),
         ((*U, "disconnect"), {"policy": "abort", "seconds": 3600, "max_mib": 1024, "concurrent": 10000}),
         ((*B, "context_tokens"), 64000),
@@ -1166,6 +1171,7 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "wallet": None,
                 "include_usage": True,
                 "staleness_seconds": 3600,
+                "processes": 1,
                 "disconnect": {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64},
             },
             {
@@ -1189,6 +1195,7 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "wallet": "omg",
                 "include_usage": True,
                 "staleness_seconds": 3600,
+                "processes": 1,
                 "disconnect": {"policy": "abort", "seconds": 120, "max_mib": 16, "concurrent": 64},
             },
         ],

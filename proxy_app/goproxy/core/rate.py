@@ -14,10 +14,16 @@ class Bucket:
 
     __slots__ = ("_at", "_level", "limit")
 
-    def __init__(self, limit: int, now: float) -> None:
+    def __init__(self, limit: int, now: float, level: float | None = None) -> None:
+        """A full one, or one with what was left of it at that time."""
         self.limit = limit
-        self._level = float(limit)
+        self._level = float(limit) if level is None else level
         self._at = now
+
+    def level(self, now: float) -> float:
+        """What is left of it."""
+        self._fill(now)
+        return self._level
 
     def wait(self, amount: int, now: float) -> float:
         """Seconds until `amount` could be taken; 0: now."""
@@ -43,6 +49,13 @@ class KeyRate:
     def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None, now: float) -> None:
         self.requests = Bucket(requests_per_minute, now) if requests_per_minute else None
         self.tokens = Bucket(tokens_per_minute, now) if tokens_per_minute else None
+
+    @classmethod
+    def of(cls, requests: Bucket | None, tokens: Bucket | None) -> KeyRate:
+        """The limits with what is left of them."""
+        rate = cls(None, None, 0.0)
+        rate.requests, rate.tokens = requests, tokens
+        return rate
 
     def admit(self, now: float) -> tuple[str, float] | None:
         """Count a request; or which limit is reached, and the seconds until it is not.

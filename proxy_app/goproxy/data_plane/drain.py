@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
+from goproxy.data_plane.board import Place
 from goproxy.data_plane.upstream_connection import Answer
 
 T = TypeVar("T")
@@ -31,10 +32,12 @@ class DrainEnd(StrEnum):
 class Drains:
     """All drains of one proxy."""
 
-    def __init__(self, *, seconds: float, bytes: int, concurrent: int) -> None:  # noqa: A002 - as the config calls it
+    def __init__(self, *, seconds: float, bytes: int, concurrent: int, place: Place | None = None) -> None:  # noqa: A002
+        """The bounds are the config's; `place`: of this process, where several drain no more than so many together."""
         self._seconds = seconds
         self._bytes = bytes
         self._concurrent = concurrent
+        self._place = place
         self._limits: set[asyncio.Timeout] = set()
         self._is_stopped = False
 
@@ -49,7 +52,7 @@ class Drains:
 
     async def drain(self, answer: Answer, feed: Callable[[bytes], object]) -> DrainEnd:
         """Read `answer` to its end or to a bound; every piece is given to `feed`, and kept nowhere."""
-        if not self.may_start():
+        if not self._begins():
             return DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_MANY
         limit = asyncio.timeout(self._seconds)
         self._limits.add(limit)
@@ -60,10 +63,11 @@ class Drains:
             return DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_LONG
         finally:
             self._limits.discard(limit)
+            self._ended()
 
     async def head(self, sending: asyncio.Task[T]) -> T | None:
         """Wait within the same bounds for an answer that has not begun. None: it did not, and nobody waits any more."""
-        if not self.may_start():
+        if not self._begins():
             sending.cancel()
             return None
         limit = asyncio.timeout(self._seconds)
@@ -75,6 +79,14 @@ class Drains:
             return None
         finally:
             self._limits.discard(limit)
+            self._ended()
+
+    def _begins(self) -> bool:
+        return self.may_start() and (self._place is None or self._place.begin_drain(self._concurrent))
+
+    def _ended(self) -> None:
+        if self._place is not None:
+            self._place.end_drain()
 
     def stop(self) -> None:
         """End all drains, and begin none any more."""

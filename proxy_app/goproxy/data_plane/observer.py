@@ -7,90 +7,95 @@ computed elsewhere.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from goproxy.core.ledger import Row
 from goproxy.core.pricing import KINDS
+from goproxy.data_plane.board import Place
 from goproxy.data_plane.books import Books
+from goproxy.data_plane.tally import OwnTally, Tally
 from goproxy.observe import RequestRecord, log
 
 _FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
+class Buckets:
+    """A histogram that is cheap enough to see every piece of an answer."""
 
-class Gaps(Collector):
-    """The time between two pieces of an answer: a histogram that is cheap enough to see every piece."""
+    def __init__(self, tally: Tally, name: str, bounds: tuple[float, ...]) -> None:
+        self.name = name
+        self.bounds = bounds
+        self._numbers = tally.numbers
+        self._indexes = [tally.index(f"{name}\n{number}") for number in range(len(bounds) + 1)]
+        self._sum = tally.index(f"{name}\nsum")
 
-    def __init__(self, upstream: str) -> None:
-        self._upstream = upstream
-        self._counts = [0] * (len(_GAP_SECONDS) + 1)
-        self._sum = 0.0
-
-    def observe(self, seconds: float) -> None:
+    def observe(self, value: float) -> None:
         """Count one."""
-        self._counts[bisect_left(_GAP_SECONDS, seconds)] += 1
-        self._sum += seconds
+        numbers = self._numbers
+        numbers[self._indexes[bisect_left(self.bounds, value)]] += 1
+        numbers[self._sum] += value
 
-    def collect(self) -> Iterable[HistogramMetricFamily]:
+    def family(self, text: str, upstream: str, counted: Mapping[str, float]) -> HistogramMetricFamily:
         """For Prometheus, whose buckets hold all that is below them."""
-        bounds = [*map(floatToGoString, _GAP_SECONDS), "+Inf"]
-        family = HistogramMetricFamily(
-            "goproxy_event_gap_seconds", "Between two pieces of an answer.", labels=["upstream"]
-        )
-        family.add_metric([self._upstream], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum)
-        yield family
+        counts = [counted[f"{self.name}\n{number}"] for number in range(len(self.bounds) + 1)]
+        bounds = [*map(floatToGoString, self.bounds), "+Inf"]
+        family = HistogramMetricFamily(f"goproxy_{self.name}", text, labels=["upstream"])
+        family.add_metric([upstream], list(zip(bounds, accumulate(counts), strict=True)), counted[f"{self.name}\nsum"])
+        return family
 
 
-class Observer:
-    """Counts and logs the requests of one upstream."""
+_COUNTERS = {
+    "requests": ("Requests that ended.", "protocol", "status", "outcome"),
+    "rows": ("Paid requests, by how they were settled.", "settlement"),
+    "tokens": ("Tokens that were charged, by kind of price.", "kind"),
+    "cost_nanodollars": ("What was charged.",),
+}
+"""What they tell, and their labels."""
 
-    def __init__(self, upstream: str, books: Books) -> None:
+_GAUGES = {
+    "requests_in_flight": "Requests that are served, drained or settled.",
+    "streams_in_flight": "Those of them that asked for a stream.",
+    "holds": "Requests that money is held for.",
+    "held_nanodollars": "What is held for them.",
+    "lease_free_nanodollars": "What is leased and not held.",
+    "journal_syncs": "Times that the journal was synced.",
+    "journal_unposted_rows": "Rows that the backend does not have.",
+    "journal_unsettled_rows": "Rows that the disk does not have.",
+    "journal_damaged": "Records that could not be read.",
+    "keys_age_seconds": "Since the backend told the keys.",
+}
+
+_OLDEST = "keys_age_seconds"
+"""Of several processes it is the highest that is told, and not the sum."""
+
+
+class Observer(Collector):
+    """Counts and logs the requests of one upstream: those of this process, and tells those of all."""
+
+    def __init__(self, upstream: str, books: Books, place: Place | None = None) -> None:
         self._upstream = upstream
+        self._books = books
+        self._place = place
         self._open: dict[int, RequestRecord] = {}
-        self._children: dict[tuple[int, tuple[str, ...]], Counter] = {}
-        self._registry = registry = CollectorRegistry()
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"goproxy_{name}", text, ["upstream", *labels], registry=registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            metric = Histogram(f"goproxy_{name}", text, ["upstream"], buckets=buckets, registry=registry)
-            return metric.labels(upstream)
-
-        def gauge(name: str, text: str, value: object) -> None:
-            Gauge(f"goproxy_{name}", text, ["upstream"], registry=registry).labels(upstream).set_function(value)  # type: ignore[arg-type]
-
-        self._requests = counter("requests", "Requests that ended.", "protocol", "status", "outcome")
-        self._rows = counter("rows", "Paid requests, by how they were settled.", "settlement")
-        self._tokens = counter("tokens", "Tokens that were charged, by kind of price.", "kind")
-        self._cost = counter("cost_nanodollars", "What was charged.")
-        self._first_byte = histogram(
-            "first_byte_seconds", "From a request's arrival to the first byte of its answer.", _FIRST_BYTE_SECONDS
-        )
-        self.gaps = Gaps(upstream)
-        registry.register(self.gaps)
-        gauge("requests_in_flight", "Requests that are served, drained or settled.", lambda: len(self._open))
-        gauge("streams_in_flight", "Those of them that asked for a stream.", self._streams)
-        gauge("holds", "Requests that money is held for.", lambda: books.standing.open_requests)
-        gauge("held_nanodollars", "What is held for them.", lambda: books.standing.held)
-        gauge("lease_free_nanodollars", "What is leased and not held.", lambda: books.standing.free)
-        gauge("journal_syncs", "Times that the journal was synced.", lambda: books.standing.journal_syncs)
-        gauge("journal_unposted_rows", "Rows that the backend does not have.", lambda: books.standing.unposted_rows)
-        gauge("journal_unsettled_rows", "Rows that the disk does not have.", lambda: books.standing.unsettled_rows)
-        gauge("journal_damaged", "Records that could not be read.", lambda: books.standing.journal_damaged)
-        gauge("keys_age_seconds", "Since the backend told the keys.", lambda: books.standing.keys_age)
+        self._counts: Tally = OwnTally() if place is None else place.counts
+        self._indexes: dict[tuple[str, ...], int] = {}
+        self._first_byte = Buckets(self._counts, "first_byte_seconds", _FIRST_BYTE_SECONDS)
+        self.gaps = Buckets(self._counts, "event_gap_seconds", _GAP_SECONDS)
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self._former_syncs = self._counts.numbers[self._counts.index("journal_syncs")]
+        """Those of the processes that had this place before: their sum must not fall."""
 
         for row in books.interrupted:
-            self._child(self._requests, row.protocol, str(row.status), row.outcome).inc()
+            self._count("requests", row.protocol, str(row.status), row.outcome)
             self._settled(row)
 
     def begin(self, record: RequestRecord) -> None:
@@ -100,7 +105,7 @@ class Observer:
     def end(self, record: RequestRecord, row: Row | None = None) -> None:
         """It is over, and settled if it was paid for: count it, and write its line."""
         del self._open[id(record)]
-        self._child(self._requests, record.protocol, str(record.status), record.outcome).inc()
+        self._count("requests", record.protocol, str(record.status), record.outcome)
         if record.first_byte_ms is not None:
             self._first_byte.observe(record.first_byte_ms / 1000)
         log(
@@ -126,12 +131,55 @@ class Observer:
         """All metrics, in Prometheus's text format."""
         return generate_latest(self._registry).decode()
 
+    def gauges(self) -> dict[str, float]:
+        """What is to be told of this process at this moment, by name."""
+        standing = self._books.standing
+        syncs = self._former_syncs + standing.journal_syncs
+        self._counts.numbers[self._counts.index("journal_syncs")] = syncs
+        return {
+            "requests_in_flight": len(self._open),
+            "streams_in_flight": sum(record.stream for record in self._open.values()),
+            "holds": standing.open_requests,
+            "held_nanodollars": standing.held,
+            "lease_free_nanodollars": standing.free,
+            "journal_unposted_rows": standing.unposted_rows,
+            "journal_unsettled_rows": standing.unsettled_rows,
+            "journal_damaged": standing.journal_damaged,
+            _OLDEST: standing.keys_age,
+        }
+
+    def collect(self) -> Iterable[Metric]:
+        """For Prometheus: all processes together."""
+        gauges = self.gauges()
+        counted = dict(self._counts.items())
+        for other in () if self._place is None else self._place.others:
+            for name, value in other.counts.items():
+                counted[name] = counted.get(name, 0.0) + value
+            for name, value in other.gauges.items():
+                gauges[name] = max(gauges[name], value) if name == _OLDEST else gauges[name] + value
+        gauges["journal_syncs"] = counted["journal_syncs"]
+        for name, (text, *labels) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"goproxy_{name}", text, labels=["upstream", *labels])
+            for counted_name, value in counted.items():
+                family, *contents = counted_name.split("\n")
+                if family == name:
+                    counter.add_metric([self._upstream, *contents], value)
+            yield counter
+        yield self._first_byte.family(
+            "From a request's arrival to the first byte of its answer.", self._upstream, counted
+        )
+        yield self.gaps.family("Between two pieces of an answer.", self._upstream, counted)
+        for name, text in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"goproxy_{name}", text, labels=["upstream"])
+            gauge.add_metric([self._upstream], gauges[name])
+            yield gauge
+
     def _settled(self, row: Row) -> dict[str, Any]:
-        self._child(self._rows, row.settlement).inc()
-        self._child(self._cost).inc(row.cost_nanodollars)
+        self._count("rows", row.settlement)
+        self._count("cost_nanodollars", amount=row.cost_nanodollars)
         tokens = {kind: count for kind, count in row.usage.to_json().items() if kind in KINDS and count}
         for kind, count in tokens.items():
-            self._child(self._tokens, kind).inc(count)
+            self._count("tokens", kind, amount=count)
         return {
             "settlement": row.settlement,
             "cost_nanodollars": row.cost_nanodollars,
@@ -139,12 +187,8 @@ class Observer:
             "flags": row.flags,
         }
 
-    def _child(self, counter: Counter, *labels: str) -> Counter:
-        """The counter with these labels; to find it anew each time is most of what counting costs."""
-        key = (id(counter), labels)
-        if key not in self._children:
-            self._children[key] = counter.labels(self._upstream, *labels)
-        return self._children[key]
-
-    def _streams(self) -> int:
-        return sum(record.stream for record in self._open.values())
+    def _count(self, *name_and_labels: str, amount: int = 1) -> None:
+        index = self._indexes.get(name_and_labels)
+        if index is None:
+            index = self._indexes[name_and_labels] = self._counts.index("\n".join(name_and_labels))
+        self._counts.numbers[index] += amount

@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Protocol
 
 from goproxy.core.key_snapshot import LimitedKey
 from goproxy.core.rate import KeyRate
 from goproxy.core.wire import Fault, Refusal
 
 
-class RateLimits:
+class Rates(Protocol):
     """What is left of each limited key's minute."""
+
+    def admit(self, key_id: str, limits: tuple[int | None, int | None], now: float) -> tuple[str, float] | None:
+        """Count a request of a key; or which limit is reached, and the seconds until it is not."""
+
+    def used(self, key_id: str, tokens: int, now: float) -> None:
+        """Count what an answer used."""
+
+
+class OwnRates:
+    """The rates of a process that is the only one of its upstream."""
 
     def __init__(self) -> None:
         self._rates: dict[str, KeyRate] = {}
+
+    def admit(self, key_id: str, limits: tuple[int | None, int | None], now: float) -> tuple[str, float] | None:
+        rate = self._rates.get(key_id)
+        if rate is None or not rate.has(*limits):
+            rate = self._rates[key_id] = KeyRate(*limits, now)
+        return rate.admit(now)
+
+    def used(self, key_id: str, tokens: int, now: float) -> None:
+        if (rate := self._rates.get(key_id)) is not None:
+            rate.used(tokens, now)
+
+
+class RateLimits:
+    """Lets the requests of a limited key in, or says when to come again."""
+
+    def __init__(self, rates: Rates | None = None) -> None:
+        self._rates = rates or OwnRates()
 
     def admit(self, key: LimitedKey) -> None:
         """Count a request of a key.
@@ -25,11 +53,7 @@ class RateLimits:
         limits = key.requests_per_minute, key.tokens_per_minute
         if not any(limits):
             return
-        now = time.monotonic()
-        rate = self._rates.get(key.id)
-        if rate is None or not rate.has(*limits):
-            rate = self._rates[key.id] = KeyRate(*limits, now)
-        if (reached := rate.admit(now)) is not None:
+        if (reached := self._rates.admit(key.id, limits, time.monotonic())) is not None:
             name, seconds = reached
             limit = key.requests_per_minute if name == "requests" else key.tokens_per_minute
             raise Refusal(
@@ -40,5 +64,4 @@ class RateLimits:
 
     def used(self, key_id: str, tokens: int) -> None:
         """Count the tokens of a settled request."""
-        if (rate := self._rates.get(key_id)) is not None:
-            rate.used(tokens, time.monotonic())
+        self._rates.used(key_id, tokens, time.monotonic())

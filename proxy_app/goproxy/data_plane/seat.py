@@ -1,8 +1,9 @@
-"""The seats of an upstream's instances: each has a journal of its own, below the one directory that they share.
+"""The seats of an upstream's processes: each has a journal of its own, below the one directory that they share.
 
-One instance has the directory itself. One that starts beside it (a rollout) takes a folder in it. What an instance
-leaves in its seat is adopted by one that runs: requests in whose middle it ended get their rows, rows are posted, and
-what it was lent is given back. Leases are the instance's, so that two of them never spend the same money.
+One has the directory itself. One that starts beside it (a rollout, or several processes behind one port) takes a folder
+in it. What one leaves in its seat is adopted by one that runs, or by the one that follows it: requests in whose middle
+it ended get their rows, rows are posted, and what it was lent is given back. To the control plane each is an instance
+of its own, and leases are the instance's, so that two of them never spend the same money.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
 from goproxy.data_plane.segment import InUse, Shelf
 from goproxy.observe import log, told
 
-SEATS = 8
-"""The most instances of one upstream that share a directory."""
+SEATS = 40
+"""The most processes of one upstream that share a directory: two instances of 16, and what they left."""
 
 _KEYS = "keys.json"
 
@@ -46,8 +47,8 @@ class Seat:
     """Whether another instance has one, too."""
 
 
-def take_seat(directory: Path) -> Seat:
-    """The first seat that is free; its journal is still to be locked.
+def take_seat(directory: Path, preferred: str | None = None) -> Seat:
+    """A seat that is free, the preferred one or the first; its journal is still to be locked.
 
     Raises:
         JournalInUse: none is.
@@ -56,12 +57,22 @@ def take_seat(directory: Path) -> Seat:
     for path in _seats(directory):
         if _is_in_use(path):
             is_beside = True
-        elif free is None:
+        elif free is None or seat_name(directory, path) == preferred:
             free = path
     if free is None:
         raise JournalInUse(f"{directory}: {SEATS} other processes write journals here")
     _share_keys(directory, free)
     return Seat(free, is_beside)
+
+
+def seat_name(directory: Path, path: Path) -> str:
+    """What a seat is called among the seats of a directory."""
+    return str(path.relative_to(directory))
+
+
+def has_company(directory: Path) -> bool:
+    """Whether any seat is taken."""
+    return any(map(_is_in_use, _seats(directory)))
 
 
 async def adopt(directory: Path, own: Path, books_of: BooksOf) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -15,15 +16,19 @@ from aiohttp import web
 from goproxy.config import Config
 from goproxy.core.ledger import Row
 from goproxy.data_plane.aftermath import Aftermath
+from goproxy.data_plane.board import BEAT_EVERY, Board, Place
 from goproxy.data_plane.books import Books, books_for
+from goproxy.data_plane.crew import Crew, Work
+from goproxy.data_plane.doorman import doormen
 from goproxy.data_plane.drain import Drains
 from goproxy.data_plane.envelope import Envelope
 from goproxy.data_plane.front import Front
+from goproxy.data_plane.journal import JournalInUse
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.request import ROUTES, Gateway
-from goproxy.data_plane.seat import adopt, take_seat
+from goproxy.data_plane.seat import Seat, adopt, has_company, seat_name, take_seat
 from goproxy.data_plane.upstream import Upstream, reach
 from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, new_application
 from goproxy.observe import RequestRecord, log
@@ -31,12 +36,19 @@ from goproxy.observe import RequestRecord, log
 _FOR_KEYS = 5.0
 """Seconds to wait for the backend before listening."""
 
+_SEATS_TRIED = 20
+_SEAT_AGAIN = 0.05
+"""How often a seat is tried for that others took meanwhile, or only looked at, and the seconds in between."""
+
 _LOOK_AGAIN = 1.0
 """Seconds until an instance that starts beside another one looks again whether it could serve."""
 
 
-def make_app(gateway: Gateway) -> web.Application:
-    """Everything that clients and the private network can ask of one goproxy."""
+def make_app(gateway: Gateway, place: Place | None = None) -> web.Application:
+    """Everything that clients and the private network can ask of one goproxy.
+
+    `place`: of this process, where there are several; whichever is asked answers for all.
+    """
     config, stay, observer = gateway.config, gateway.stay, gateway.observer
     app = new_application(stay, gateway.envelope.middleware(but={route.name for route in ROUTES}))
     for route in ROUTES:
@@ -44,7 +56,11 @@ def make_app(gateway: Gateway) -> web.Application:
     app.router.add_get("/v1/models", gateway.models, name="models")
     app.router.add_get("/v1/models/{id:.+}", gateway.model, name="model")
 
-    add_private_routes(app, stay, lambda: readiness(config, gateway.books), observer.metrics)
+    def ready() -> Readiness:
+        own = readiness(config, gateway.books)
+        return own if place is None else place.readiness(own)
+
+    add_private_routes(app, stay, ready, observer.metrics, (lambda: None) if place is None else place.illness)
     return app
 
 
@@ -66,10 +82,16 @@ def readiness(config: Config, books: Books) -> Readiness:
 
 @asynccontextmanager
 async def gateway_for(
-    config: Config, books: Books, upstream: Upstream, observer: Observer, stay: Stay, grace: float
+    config: Config,
+    books: Books,
+    upstream: Upstream,
+    observer: Observer,
+    stay: Stay,
+    grace: float,
+    place: Place | None = None,
 ) -> AsyncIterator[Gateway]:
     """What serves requests; at the end it waits for what goes on after them."""
-    limits = RateLimits()
+    limits = RateLimits(None if place is None else place.rates)
 
     def settled(record: RequestRecord, row: Row) -> None:
         limits.used(row.key_id, row.usage.prompt + row.usage.output)
@@ -77,7 +99,7 @@ async def gateway_for(
 
     policy = config.disconnect
     concurrent = policy.concurrent if policy.policy == "drain" else 0
-    drains = Drains(seconds=policy.seconds, bytes=policy.bytes, concurrent=concurrent)
+    drains = Drains(seconds=policy.seconds, bytes=policy.bytes, concurrent=concurrent, place=place)
     aftermath = Aftermath(books, drains, settled)
     try:
         envelope = Envelope(config, observer, stay)
@@ -94,37 +116,82 @@ async def serve(
     journal: Path,
     backend_url: str,
     proxy_token: str,
+    place: Place | None = None,
+    sockets: Sequence[socket.socket] = (),
 ) -> None:
     """Serve the upstream of `config` until SIGTERM.
 
     Beside another instance (a rollout) it listens only when it could serve: until then the other one does.
+    `place`, `sockets`: of this process, if it is one of several, and what all of them listen on.
 
     Raises:
         CannotListen: its port cannot be had.
         JournalInUse, JournalUnwritable: its journal cannot be had.
     """
-    sockets = listen(config.port)
+    sockets = sockets or listen(config.port)
     stay = Stay()
-    seat = take_seat(journal)
 
     def books_of(directory: Path) -> AbstractAsyncContextManager[Books]:
         return books_for(config, directory, backend_url, proxy_token)
 
     async with (
-        books_of(seat.path) as books,
+        _seated(journal, books_of, place) as (seat, books),
         reach(config.upstream, secret, config.timeouts, tls) as upstream,
     ):
-        observer = Observer(config.upstream, books)
-        async with gateway_for(config, books, upstream, observer, stay, grace) as gateway:
+        observer = Observer(config.upstream, books, place)
+        async with gateway_for(config, books, upstream, observer, stay, grace, place) as gateway:
             await _first_keys(books)
-            if seat.is_beside:
+            if seat.is_beside if place is None else place.is_beside:
                 await _until_ready(config, books, tls)
-            adopting = asyncio.create_task(adopt(journal, seat.path, books_of))
+            beside = [asyncio.create_task(adopt(journal, seat.path, books_of))]
+            if place is not None:
+                await place.until_it_may_listen()
+                beside.append(asyncio.create_task(_beat(place, config, gateway)))
             try:
-                await host(make_app(gateway), stay, sockets, grace, front_of(gateway))
+                accepting = None if place is None else doormen(place)
+                await host(make_app(gateway, place), stay, sockets, grace, front_of(gateway), accepting)
             finally:
-                adopting.cancel()
-                await asyncio.gather(adopting, return_exceptions=True)
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
+
+
+def serve_together(port: int, processes: int, journal: Path, work: Work) -> int:
+    """Serve with several processes until SIGTERM; the result is the exit code.
+
+    Raises:
+        CannotListen: the port cannot be had.
+        CrewFailed: nobody can serve.
+    """
+    board = Board(processes, is_beside=has_company(journal))
+    return Crew(board, listen(port), work).run()
+
+
+@asynccontextmanager
+async def _seated(
+    journal: Path, books_of: Callable[[Path], AbstractAsyncContextManager[Books]], place: Place | None
+) -> AsyncIterator[tuple[Seat, Books]]:
+    """A seat, and the books of its journal. Others may look at it, or take it, between those two."""
+    async with AsyncExitStack() as stack:
+        for left in reversed(range(_SEATS_TRIED)):
+            seat = take_seat(journal, None if place is None else place.seat)
+            try:
+                books = await stack.enter_async_context(books_of(seat.path))
+                break
+            except JournalInUse:
+                if not left:
+                    raise
+                await asyncio.sleep(_SEAT_AGAIN)
+        if place is not None:
+            place.seat = seat_name(journal, seat.path)
+        yield seat, books
+
+
+async def _beat(place: Place, config: Config, gateway: Gateway) -> None:
+    """Let the other processes know, again and again, that this one lives and how it stands."""
+    while True:
+        place.beat(readiness(config, gateway.books), gateway.observer.gauges())
+        await asyncio.sleep(BEAT_EVERY)
 
 
 async def _first_keys(books: Books) -> None:

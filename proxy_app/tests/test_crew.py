@@ -1,0 +1,286 @@
+"""Several processes that serve one upstream on one port: to clients, ledger and operators they are one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from goproxy.data_plane import shared_rates
+from goproxy.data_plane.board import Board, State
+from goproxy.data_plane.rate_limits import OwnRates
+from goproxy.data_plane.tally import TALLY_BYTES, SharedTally
+from goproxy.hosting import Readiness
+from tests.backend import Backend
+from tests.process import Serving, serving
+from tests.provider import Provider, Received, Wire
+from tests.raw import connected
+from tests.test_beside import ask, said
+from tests.test_outages import ASK, NOTED, START, rows_of, say_all
+
+
+def children(served: Serving) -> list[int]:
+    pid = served.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def metrics(port: int) -> dict[str, float]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = await answer.text()
+    return {name: float(value) for name, value in (
+        line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")
+    )}  # fmt: skip
+
+
+async def readiness(port: int) -> tuple[int, dict[str, Any]]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+        return answer.status, await answer.json()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def crew(
+    document: dict[str, Any], backend: Backend, directory: Path, processes: int = 2, **more: Any
+) -> AsyncIterator[Serving]:
+    async with serving(document | {"processes": processes}, backend, directory, **more) as served:
+        await until(lambda: len(said(served, "listening")) == processes)
+        async with asyncio.timeout(10):
+            while (await readiness(served.port))[0] != 200:
+                await asyncio.sleep(0.02)
+        yield served
+        assert served.process.returncode is not None or children(served)
+        if served.process.returncode is None:
+            served.process.terminate()
+            assert await asyncio.wait_for(served.process.wait(), 20) == 0
+
+
+def total(counted: dict[str, float], name: str) -> float:
+    return sum(value for key, value in counted.items() if key.startswith(f"{name}{{"))
+
+
+async def test_a_killed_process_is_followed_and_its_siblings_streams_do_not_notice(
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
+) -> None:
+    """Its open requests become rows at once, what it counted stays counted, and the wallet is right to the end."""
+    go_on = asyncio.Event()
+
+    async def slow(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(START)
+        await go_on.wait()
+        await wire.end_stream()
+
+    async with crew(document, backend, tmp_path / "crew") as served:
+        first, second = children(served)
+        provider.script = say_all
+        for _ in range(6):
+            assert (await ask(served.port))[0] == 200
+        provider.script = slow
+        async with AsyncExitStack() as stack:
+            raws = [await stack.enter_async_context(connected(served.port)) for _ in range(12)]
+            for raw in raws:
+                await raw.post(ASK)
+                await raw.head()
+                assert await raw.chunk() == START
+            await asyncio.sleep(0.6)  # their progress is noted, and each process has told how it stands
+            before = await metrics(served.port)
+            assert total(before, "goproxy_requests_in_flight") == total(before, "goproxy_holds") == 12
+            assert total(before, "goproxy_requests_total") == 6
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: len(children(served)) == 2 and first not in children(served))
+            assert second in children(served)
+            provider.script = say_all
+            for _ in range(10):
+                assert (await ask(served.port))[0] == 200
+            await until(lambda: len(said(served, "listening")) == 3)
+            go_on.set()
+            ends = await asyncio.gather(*(raw.chunk() for raw in raws), return_exceptions=True)
+        unhurt = sum(end == b"" for end in ends)
+        assert unhurt == 6, "each process served its half of them"
+        rows = await rows_of(backend, 28)
+        assert sorted(row["settlement"] for row in rows).count("interrupted") == 12 - unhurt
+        assert all(row["cost_nanodollars"] == NOTED for row in rows if row["settlement"] == "interrupted")
+        assert len(provider.received) == len({row["id"] for row in rows}) == 28
+        await asyncio.sleep(0.6)
+        after = await metrics(served.port)
+        assert total(after, "goproxy_requests_total") == total(after, "goproxy_rows_total") == 28
+        assert total(after, "goproxy_cost_nanodollars_total") == sum(row["cost_nanodollars"] for row in rows)
+        assert total(after, "goproxy_holds") == total(after, "goproxy_requests_in_flight") == 0
+        assert all(after[name] >= value for name, value in before.items() if name.split("{")[0].endswith("_total"))
+        assert total(after, "goproxy_journal_syncs") >= total(before, "goproxy_journal_syncs") > 0
+    leases = (await backend.get("leases"))["leases"]
+    assert all(lease["held_nanodollars"] == 0 for lease in leases)
+
+
+async def test_a_rate_limit_holds_for_all_processes_together(
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
+) -> None:
+    provider.script = say_all
+    async with crew(document, backend, tmp_path / "crew") as served:
+        made = await backend.post("accounts/alice/keys", {"requests_per_minute": 8})
+        key = made["key"]
+        await asyncio.sleep(1)  # both have heard of it
+        began, statuses = time.monotonic(), list[int]()
+        for _ in range(3):
+            statuses += await asyncio.gather(*(_ask_as(key, served.port) for _ in range(16)))
+        refilled = 8 * (time.monotonic() - began) / 60
+        assert 8 <= statuses.count(200) <= 8 + refilled
+        assert set(statuses) == {200, 429}
+        await backend.post(f"keys/{made['id']}/revoke", {})
+        await asyncio.sleep(1)
+        assert set(await asyncio.gather(*(_ask_as(key, served.port) for _ in range(16)))) == {401}
+
+
+async def _ask_as(key: str, port: int) -> int:
+    headers = {"x-api-key": key, "connection": "close"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(f"http://127.0.0.1:{port}/v1/messages", json=ASK) as answer,
+    ):
+        await answer.read()
+        return answer.status
+
+
+async def test_two_crews_take_turns_and_sigterm_cuts_nothing(
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
+) -> None:
+    """A rollout: the new crew beside the old one, which leaves while its streams go on to their ends."""
+    go_on = asyncio.Event()
+
+    async def slow(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(START)
+        await go_on.wait()
+        await wire.end_stream()
+
+    async with AsyncExitStack() as stack:
+        old = await stack.enter_async_context(crew(document, backend, tmp_path / "old", grace=10))
+        provider.script = slow
+        raws = [await stack.enter_async_context(connected(old.port)) for _ in range(8)]
+        for raw in raws:
+            await raw.post(ASK)
+            await raw.head()
+            assert await raw.chunk() == START
+        provider.script = say_all
+        new = await stack.enter_async_context(crew(document, backend, tmp_path / "new", beside=tmp_path / "old"))
+        assert len(said(new, "ready to serve beside the other instance")) == 2
+        both = await asyncio.gather(*(ask(port) for port in (old.port, new.port) * 5))
+        assert {status for status, _ in both} == {200}
+        old.process.terminate()
+        await until(lambda: len(said(old, "leaving")) == 2)
+        await asyncio.sleep(0.5)
+        with pytest.raises(ConnectionError):
+            await ask(old.port)
+        assert (await ask(new.port))[0] == 200
+        go_on.set()
+        assert [await raw.chunk() for raw in raws] == [b""] * 8
+        assert await asyncio.wait_for(old.process.wait(), 10) == 0
+        rows = await rows_of(backend, 19)
+        assert len({row["id"] for row in rows}) == len(provider.received) == 19
+
+
+async def test_a_crew_that_cannot_start_says_so_and_ends(
+    document: dict[str, Any], backend: Backend, tmp_path: Path
+) -> None:
+    (tmp_path / "crew").mkdir()
+    (tmp_path / "crew" / "journal").write_text("no directory")
+    async with serving(document | {"processes": 2}, backend, tmp_path / "crew", is_awaited=False) as served:
+        assert await asyncio.wait_for(served.process.wait(), 20) == 1
+        assert not said(served, "listening")
+
+
+def test_ready_are_all_or_none_and_a_stuck_one_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Board(2).places
+    fine = Readiness(True, "serving")
+    assert first.readiness(fine).detail == "process 2 of 2 is being started"
+    second.state = State.SERVING
+    second.beat(Readiness(False, "no API keys"), {"holds": 3})
+    assert first.readiness(fine).detail == "process 2 of 2: no API keys"
+    second.beat(fine, {"holds": 3})
+    assert first.readiness(fine) == fine
+    assert not first.readiness(Readiness(False, "no journal")).ready
+    assert first.illness() is None
+    later = time.monotonic() + 11
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert str(first.illness()).startswith("process 2 of 2 has been stuck for 11")
+    second.vacate()
+    assert first.illness() is None
+    assert dict(second.gauges.items()) == {"holds": 0}
+
+
+def test_drains_are_counted_over_all_processes_and_a_dead_ones_are_over() -> None:
+    first, second = Board(2).places
+    assert [first.begin_drain(3), second.begin_drain(3), second.begin_drain(3)] == [True] * 3
+    assert not first.begin_drain(3)
+    second.vacate()
+    assert [first.begin_drain(3), first.begin_drain(3), second.begin_drain(3)] == [True, True, False]
+    first.end_drain()
+    assert second.begin_drain(3)
+
+
+def test_what_was_counted_outlives_who_counted_it() -> None:
+    memory = memoryview(bytearray(TALLY_BYTES))
+    mine, theirs = SharedTally(memory), SharedTally(memory)
+    mine.numbers[mine.index("requests\nok")] += 2
+    assert dict(theirs.items()) == {"requests\nok": 2}
+    following = SharedTally(memory)
+    following.numbers[following.index("requests\nok")] += 1
+    following.numbers[following.index("rows")] += 5
+    assert dict(theirs.items()) == {"requests\nok": 3, "rows": 5}
+    for number in range(2000):
+        following.index(f"name {number}")
+    following.numbers[following.index("one too many")] += 1
+    assert dict(theirs.items())["other"] == 1
+
+
+def test_processes_that_count_at_the_same_time_lose_nothing() -> None:
+    board = Board(2)
+    limits = 10_000, None
+    pids = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            let_in = sum(board.rates.admit("key", limits, 0.0) is None for _ in range(4000))
+            os._exit(let_in // 100 if let_in % 100 == 0 else 255)
+        pids.append(pid)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    assert board.rates.admit("key", limits, 0.0) is not None
+    assert board.rates.admit("key", limits, 60 / 10_000 * 1.5) is None
+
+
+@pytest.mark.parametrize("keys", [1, 40])
+def test_a_shared_rate_is_what_one_process_would_count(keys: int) -> None:
+    """The same questions to both: the same answers, even where keys come and go."""
+    shared, own = Board(1).rates, OwnRates()
+    for step in range(3000):
+        now, key, limits = step * 0.37, f"key {step * 7 % keys}", (30 + step * 7 % keys, 5000)
+        assert shared.admit(key, limits, now) == own.admit(key, limits, now)
+        shared.used(key, step % 400, now)
+        own.used(key, step % 400, now)
+
+
+def test_only_full_entries_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_rates, "_ENTRIES", 4)
+    monkeypatch.setattr(shared_rates, "_NEAR", 4)
+    rates = Board(1).rates
+    for key in "abcd":
+        assert rates.admit(key, (2, None), 0.0) is None
+    assert rates.admit("e", (2, None), 40.0) is None  # the others' minute is over: each is full again
+    assert rates.admit("e", (2, None), 40.0) is None
+    for key in "abcd":
+        rates.admit(key, (2, None), 40.0)
+    assert rates.admit("e", (2, None), 40.0) is not None
