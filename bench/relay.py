@@ -4,11 +4,13 @@
     make bench SIZE=quick ONLY=throughput            less of it; writes nothing
     .venv/bin/python bench/relay.py --only throughput --targets nginx,goproxy --connections 64 --seconds 5
     .venv/bin/python bench/relay.py --only paced --targets goproxy --connections 300 --seconds 10
+    .venv/bin/python bench/relay.py --only throughput --targets goproxy,goproxy-2 --connections 64 --seconds 5
     .venv/bin/python bench/relay.py --hold goproxy   runs one target until Enter, and shows how to put load on it
 
 What is measured runs on core 0, provider and clients (and the goproxy's backend) on core 1. The goproxy runs as an
-operator runs it: keys, holds, a synced journal and its ledger, which is checked afterwards. Exit code 1: a figure is
-not what it must be, an event was lost, or the ledger is wrong.
+operator runs it: keys, holds, a synced journal and its ledger, which is checked afterwards. Only when it is asked for:
+goproxy-2, two processes of which each may use both cores, so that all the rest takes from what it could do. Exit code
+1: a figure is not what it must be, an event was lost, or the ledger is wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from relayed.measures import MEASURES, SIZES
 from relayed.peers import versions
 from relayed.process import CannotMeasure
 from relayed.results import Results
-from relayed.targets import NAMES, OTHER_CORE, running_bench, running_target, running_targets
+from relayed.targets import CREW, NAMES, OTHER_CORE, running_bench, running_target, running_targets
 
 _ROOT = Path(__file__).parents[1]
 _CACHE = _ROOT / ".cache" / "bench"
@@ -65,11 +67,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="full", help="how long it takes its time")
     parser.add_argument("--only", type=_names(*MEASURES), help=f"of {','.join(MEASURES)}")
-    parser.add_argument("--targets", type=_names(*NAMES), help=f"of {','.join(NAMES)}")
+    parser.add_argument("--targets", type=_names(*NAMES, CREW), help=f"of {','.join(NAMES)}; or {CREW}")
     parser.add_argument("--connections", type=_numbers, default=(), help="other numbers than usual: 1,64")
     parser.add_argument("--seconds", type=float, help="how long each measurement takes, without its warm-up")
     parser.add_argument("--rounds", type=int, help="how often each is made")
-    parser.add_argument("--hold", choices=NAMES, help="run this one until Enter; measure nothing")
+    parser.add_argument("--hold", choices=(*NAMES, CREW), help="run this one until Enter; measure nothing")
     parser.add_argument("--scratch", type=Path, default=_CACHE, help="where journal and ledger are: a real disk")
     parser.add_argument("--output", type=Path, help="default: figures/relay.json, if all of it was measured in full")
     return parser.parse_args()

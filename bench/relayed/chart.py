@@ -11,6 +11,7 @@ _COLOURS = {
     "haproxy": "#57606a",
     "nginx": "#1a7f37",
     "goproxy": "#0969da",
+    "goproxy-2": "#54aeff",
     "litellm": "#bf8700",
 }
 _OTHERS = ("#8250df", "#cf222e", "#116329")

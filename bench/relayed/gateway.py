@@ -10,7 +10,7 @@ import json
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -82,14 +82,21 @@ class Gateway:
 
 @contextmanager
 def running_gateway(
-    directory: Path, provider: Provider, core: int, backend_core: int, *, base_url: str = "", ca: Path | None = None
+    directory: Path,
+    provider: Provider,
+    core: int | Sequence[int],
+    backend_core: int,
+    *,
+    base_url: str = "",
+    ca: Path | None = None,
+    processes: int = 1,
 ) -> Iterator[Gateway]:
     """Run it on a core, and its backend on another one; `base_url`: another way to the provider."""
     port, backend_port = free_port(), free_port()
     directory.mkdir(parents=True)
     config = directory / "config.json"
     base_url = base_url or f"http://127.0.0.1:{provider.port}"
-    config.write_text(json.dumps(_config(port, base_url)))
+    config.write_text(json.dumps(_config(port, base_url) | {"processes": processes}))
     backend_environment = _backend_environment(directory, config, backend_port)
     with running("backend", _goproxy("backend"), backend_core, backend_environment, _NICE) as backend:
         backend.await_true(lambda: is_ready(backend_port), "getting ready", _START)

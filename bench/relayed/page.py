@@ -17,6 +17,7 @@ _NAMES = {
     "haproxy": "HAProxy, one thread",
     "nginx": "nginx, one worker",
     "goproxy": "**goproxy**, one process",
+    "goproxy-2": "goproxy, two processes on both cores",
     "litellm": "LiteLLM, one worker",
 }
 _ORDER = tuple(_NAMES)

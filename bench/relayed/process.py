@@ -115,17 +115,22 @@ class Process:
             self._tail = (self._tail + written)[-_TAIL:]
 
 
-def pinned(core: int, command: Sequence[str], niceness: int = 0) -> list[str]:
-    """The command, bound to a core and to the life of this process."""
-    bound = ["setpriv", "--pdeathsig", "TERM", "taskset", "--cpu-list", str(core)]
+def pinned(core: int | Sequence[int], command: Sequence[str], niceness: int = 0) -> list[str]:
+    """The command, bound to a core, or to some, and to the life of this process."""
+    cores = str(core) if isinstance(core, int) else ",".join(map(str, core))
+    bound = ["setpriv", "--pdeathsig", "TERM", "taskset", "--cpu-list", cores]
     return [*bound, *(["nice", "-n", str(niceness)] if niceness else []), *command]
 
 
 @contextmanager
 def running(
-    name: str, command: Sequence[str], core: int, environment: Mapping[str, str] | None = None, niceness: int = 0
+    name: str,
+    command: Sequence[str],
+    core: int | Sequence[int],
+    environment: Mapping[str, str] | None = None,
+    niceness: int = 0,
 ) -> Iterator[Process]:
-    """Run a command on a core; with niceness it gets what others leave.
+    """Run a command on a core, or on some; with niceness it gets what others leave.
 
     Raises:
         CannotMeasure: there is no such command.

@@ -14,6 +14,8 @@ from relayed.peers import LITELLM_KEY, running_haproxy, running_litellm, running
 from relayed.process import CannotMeasure, Process
 
 NAMES = ("provider", "haproxy", "nginx", "goproxy", "litellm")
+CREW = "goproxy-2"
+"""The goproxy with two processes, one on each core: measured when it is asked for."""
 CORE, OTHER_CORE = 0, 1
 """Where a target runs, and where all the rest does."""
 
@@ -120,7 +122,7 @@ def running_target(bench: Bench, name: str) -> Iterator[Target]:
     Raises:
         CannotMeasure: it cannot run here.
     """
-    number = len(list(bench.scratch.glob(f"{name}-*")))
+    number = len(list(bench.scratch.glob(f"{name}-[0-9]*")))
     directory, provider = bench.scratch / f"{name}-{number}", bench.provider
     keys = bench.scratch / "keys.txt"
     keys.write_text(f"{LITELLM_KEY}\n")
@@ -128,8 +130,9 @@ def running_target(bench: Bench, name: str) -> Iterator[Target]:
     if name == "provider":
         yield Target(name, provider.port, keys, {"target": provider.process})
         return
-    if name == "goproxy":
-        with running_gateway(directory, provider, CORE, OTHER_CORE) as gateway:
+    if name in ("goproxy", CREW):
+        cores, processes = ((CORE,), 1) if name == "goproxy" else ((CORE, OTHER_CORE), 2)
+        with running_gateway(directory, provider, cores, OTHER_CORE, processes=processes) as gateway:
             watched = {"target": gateway.process, "backend": gateway.backend, **own}
             yield Target(name, gateway.port, gateway.keys, watched, gateway)
             bench.close_books(gateway)
