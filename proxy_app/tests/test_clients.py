@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,35 @@ async def test_a_client_that_never_takes_its_answer_is_given_up(
         await eventually(lambda: provider.open_connections == 0)
         await eventually(lambda: bool(lines.all("request")))
     assert (await lines.request())["outcome"] == "client_stalled"
+
+
+async def test_a_client_that_takes_a_little_now_and_then_is_not_given_up(
+    provider: Provider, keys: Path, lines: Lines
+) -> None:
+    """However much still waits for it."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        while True:
+            await wire.chunk(b"x" * 65536)
+
+    provider.script = script
+    timeouts = {"connect": 0.3, "first_byte": 0.3, "idle": 0.5, "total": 10}
+    document = config_document(endpoints=endpoints_at(provider.url), timeouts=timeouts)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        async with running_gateway(document, keys) as gateway:
+            connection.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", gateway.port))
+            reader, writer = await asyncio.open_connection(sock=connection, limit=8192)
+            raw = RawClient(reader, writer)
+            await raw.post(ASK)
+            for _ in range(10):
+                await reader.readexactly(16384)
+                await asyncio.sleep(0.1)
+            is_over = bool(lines.all("request"))
+            raw.reset()
+            assert not is_over
 
 
 async def test_nothing_is_left_of_requests_that_are_over(

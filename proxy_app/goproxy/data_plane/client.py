@@ -8,10 +8,14 @@ takes it for a whole one.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import http
 import socket
 import struct
+import sys
+import termios
 import time
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Protocol
 
@@ -52,6 +56,15 @@ class Client:
     def is_gone(self) -> bool:
         """Whether the client has left."""
         return self._transport.is_closing()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were written and that the client has not taken: what is here, and what the kernel has of it."""
+        size = self._transport.get_write_buffer_size()
+        connection = self._transport.get_extra_info("socket")
+        with suppress(OSError, ValueError):  # it is closed
+            size += int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+        return size
 
     def begin(self, status: int, headers: Headers) -> None:
         """Make the head, which goes out with the first piece, or when it is flushed.

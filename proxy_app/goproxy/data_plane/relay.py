@@ -20,6 +20,10 @@ from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord
 
 
+_LOOKS = 4
+"""How often, in the time that a client may take nothing, it is looked at whether it took something."""
+
+
 class Tap(Protocol):
     """What sees an answer on its way."""
 
@@ -106,7 +110,9 @@ class _Path:
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[Outcome] = self._loop.create_future()
         self._moved_at = self._loop.time()
-        """When a piece came last, or the client took what was waiting for it."""
+        """When a piece came last, or the client took something of what was waiting for it."""
+        self._waiting = 0
+        """Bytes that the client had not taken when that was looked at last; it is looked at while it is full."""
         self._ended: Outcome | None = None
         """The answer is over, and the client has not taken all of it."""
         self._timer: asyncio.TimerHandle | None = None
@@ -151,6 +157,7 @@ class _Path:
 
     def client_is_full(self) -> None:
         self._moved_at = self._loop.time()
+        self._waiting = self._client.waiting
         self._answer.pause()
         self._watch()
 
@@ -188,9 +195,14 @@ class _Path:
         """Look at the clock when something must have moved by then. A piece moves the deadline, and not the timer."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline(), self._look)
+        deadline = self._deadline()
+        if self._client.is_full:
+            deadline = min(deadline, self._loop.time() + self._patience.timeouts.idle / _LOOKS)
+        self._timer = self._loop.call_at(deadline, self._look)
 
     def _look(self) -> None:
+        if self._client.is_full and (waiting := self._client.waiting) < self._waiting:
+            self._waiting, self._moved_at = waiting, self._loop.time()
         if self._loop.time() < self._deadline():
             self._watch()
         elif self._client.is_full:
