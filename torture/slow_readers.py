@@ -13,7 +13,7 @@ import uvloop
 from torture.client import Client, a_client
 from torture.faults.hostile import a_hostile_provider
 from torture.faults.kind import Turn
-from torture.stand import Stand, a_stand, endpoint
+from torture.stand import Stand, a_stand, endpoint, number_of
 
 WHOLE_RUN = 600
 """Seconds."""
@@ -43,6 +43,7 @@ async def _measure(seconds: int, readers: int, scratch: Path) -> Mapping[str, in
             await _warm_up(stand)
             hostile.otherwise = _endless
             grown, cut = await _read(stand, seconds, readers)
+            cut += await _given_up(stand)
     for problem in cut:
         log.warning("%s", problem)
     return {
@@ -91,6 +92,13 @@ async def _read(stand: Stand, seconds: int, readers: int) -> tuple[int, list[str
             await asyncio.sleep(0.5)
             most = max(most, daemon.rss_kib)
     return most - before, cut
+
+
+async def _given_up(stand: Stand) -> list[str]:
+    """What the gateway has cut; a client sees that only when it has read what the kernel still had for it."""
+    await stand.is_settled("slow")
+    rows = await stand.rows("slow")
+    return [f"reader {number_of(row)} was given up" for row in rows if row["outcome"] == "client_stalled"]
 
 
 async def _reader(stand: Stand, number: int, until: float, cut: list[str]) -> None:
