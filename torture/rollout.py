@@ -44,19 +44,10 @@ class Operation:
 
 def measure(size: float, scratch: Path) -> Mapping[str, int | float]:
     """Do all of it on a host that is made for it, and removed."""
-    with Testkit(_ROOT, keep=False, name="gateway-torture", network="198.18.80") as testkit, _environment(testkit):
-        operator = Operator(scratch, release(scratch))
-        operator.succeed("site.yml")
-        connection = Connection.read()
-        vps = Vps(testinfra.get_host(f"docker://{connection.vps}"))
-        providers = {name: Provider(control) for name, control in connection.providers.items()}
-        for provider in providers.values():
-            provider.reset()
-            provider.behave(gap_ms=2)
+    with a_gateway(scratch) as gateway:
         streams, total, operations = max(_LEAST, round(STREAMS * size)), Noticed(), 0
-        for operation in _operations(operator, vps, size):
-            crowd = Crowd(connection, Edge(connection), providers, streams, _GAP)
-            run, noticed = crowd.across(operation.act, lambda: any(".leaving" in name for name in vps.containers()))
+        for operation in _operations(gateway.operator, gateway.vps, size):
+            run, noticed = gateway.crowd(streams, _GAP).across(operation.act, gateway.is_leaving)
             print(f"{operation.name}: {noticed}", file=sys.stderr)
             if run.code != 0:
                 raise RuntimeError(f"{operation.name} failed:\n{run.output}")
@@ -69,6 +60,38 @@ def measure(size: float, scratch: Path) -> Mapping[str, int | float]:
         "rollout.lost_events": total.lost_events,
         "rollout.gateway_errors": total.gateway_errors,
     }
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """One that was deployed to a host of the testkit, and whoever has to do with it."""
+
+    operator: Operator
+    connection: Connection
+    vps: Vps
+    providers: Mapping[str, Provider]
+
+    def crowd(self, streams: int, gap: float) -> Crowd:
+        """Users of it."""
+        return Crowd(self.connection, Edge(self.connection), self.providers, streams, gap)
+
+    def is_leaving(self) -> bool:
+        """Whether a container waits for its last streams."""
+        return any(".leaving" in name for name in self.vps.containers())
+
+
+@contextmanager
+def a_gateway(scratch: Path) -> Iterator[Gateway]:
+    """Make a host, deploy to it, and remove it in the end."""
+    with Testkit(_ROOT, keep=False, name="gateway-torture", network="198.18.80") as testkit, _environment(testkit):
+        operator = Operator(scratch, release(scratch))
+        operator.succeed("site.yml")
+        connection = Connection.read()
+        providers = {name: Provider(control) for name, control in connection.providers.items()}
+        for provider in providers.values():
+            provider.reset()
+            provider.behave(gap_ms=2)
+        yield Gateway(operator, connection, Vps(testinfra.get_host(f"docker://{connection.vps}")), providers)
 
 
 @contextmanager
@@ -106,10 +129,12 @@ def _operations(operator: Operator, vps: Vps, size: float) -> Sequence[Operation
 
     def renew() -> Run:
         vps.run(f"sed -i '1i {_DUE}' {_RENEWAL}")
+        served = {_served(vps)}
         for _ in range(renewals):
             vps.run("systemctl start certbot-renew.service")
+            served.add(_served(vps))
         vps.run(f"sed -i '/^{_DUE}$/d' {_RENEWAL}")
-        return Run(0, "")
+        return Run(0, "") if len(served) == renewals + 1 else Run(1, f"{len(served) - 1} of {renewals} were served")
 
     return (
         Operation("a new image", image),
@@ -118,6 +143,14 @@ def _operations(operator: Operator, vps: Vps, size: float) -> Sequence[Operation
         Operation("reloads of the edge", reload, reloads),
         Operation("forced renewals", renew, renewals),
         Operation("a rollback", lambda: operator.run("playbooks/rollback.yml", "-e", "upstream=all")),
+    )
+
+
+def _served(vps: Vps) -> str:
+    """The fingerprint of the certificate that a new client gets."""
+    return vps.run(
+        "openssl s_client -connect 127.0.0.1:443 -servername chat.trollllm.xyz </dev/null 2>/dev/null"
+        " | openssl x509 -noout -fingerprint -sha256"
     )
 
 

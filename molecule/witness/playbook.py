@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,16 +47,19 @@ class Operator:
         shutil.copytree(ROOT / "inventory/demo", self.inventory)
         self.upstreams = self.inventory / "group_vars/all/upstreams"
 
-    def run(self, playbook: str, *arguments: str) -> Run:
-        """Run a playbook. The environment says which testkit (TESTKIT_*); Molecule's Ansible settings do not count."""
-        environment = {
+    def run(self, playbook: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Run:
+        """Run a playbook, with more variables of the environment where they are given.
+
+        The environment says which testkit (TESTKIT_*); Molecule's Ansible settings do not count.
+        """
+        variables = {
             name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))
         }
-        environment["ANSIBLE_CONFIG"] = str(self.project / "ansible.cfg")
+        variables |= {"ANSIBLE_CONFIG": str(self.project / "ansible.cfg"), **(environment or {})}
         told = subprocess.run(
             [BIN / "ansible-playbook", playbook, "-i", self.inventory, *arguments],
             cwd=self.project,
-            env=environment,
+            env=variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -5,6 +5,7 @@ The tests build on one another: they are an evening of an operator's, in order.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from witness.connection import Connection
 from witness.crowd import Crowd
 from witness.edge import Edge
+from witness.interruption import Interruptions, Point
+from witness.ledger import wait_until
 from witness.playbook import Operator, Run, release
 from witness.provider import Provider
 from witness.vps import Vps
@@ -31,6 +34,18 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     """Has a copy of the project, in which the next release can be made."""
     folder = tmp_path_factory.mktemp("operator")
     return Operator(folder, release(folder))
+
+
+@pytest.fixture(scope="module")
+def interruptions(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Interruptions:
+    """The same operator has bad luck."""
+    return Interruptions(operator, tmp_path_factory.mktemp("interruptions"))
+
+
+@pytest.fixture
+def crowd(connection: Connection, edge: Edge, providers: dict[str, Provider]) -> Crowd:
+    """A small one, patient enough for three runs."""
+    return Crowd(connection, edge, providers, 4, gap=0.5)
 
 
 @pytest.fixture
@@ -56,6 +71,11 @@ def running(vps: Vps) -> dict[str, str]:
 
 def image(vps: Vps, container: str) -> str:
     return str(vps.inspect(container)["Config"]["Image"])
+
+
+def lock(vps: Vps) -> str:
+    """Who changes the host, or nothing."""
+    return vps.run("cat /run/trollllm-gateway.lock 2>/dev/null || true")
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -145,6 +165,7 @@ def test_a_configuration_that_leads_nowhere_is_not_let_in(operator: Operator, vp
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {"goproxy-ohmygpt"}
     assert "nobody" not in vps.run("cat /opt/trollllm/goproxy/config-openhands-prod.json")
+    edit(operator.upstreams / "openhands.yml", "nobody.trollllm.xyz", "llm-proxy.app.all-hands.dev")
 
 
 @pytest.mark.parametrize(
@@ -155,6 +176,46 @@ def test_a_rollback_of_nothing_says_so(operator: Operator, chosen: str, said: st
     run = operator.run("playbooks/rollback.yml", "-e", f"upstream={chosen}")
     assert run.code != 0
     assert said in run.output
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(Point("Write the configuration of each upstream, once", 0.4), id="files"),
+        pytest.param(Point("Start the new container of each proxy", 8), id="containers"),
+        pytest.param(Point("Order the certificate", 1), id="certificate"),
+    ],
+)
+def test_a_run_that_is_killed_is_made_up_for_by_the_next(
+    interruptions: Interruptions, vps: Vps, crowd: Crowd, point: Point
+) -> None:
+    """And the one after has nothing to do. `make torture ONLY=ansible` kills at each task."""
+    after, noticed = crowd.across(
+        lambda: interruptions.aftermath(point), is_leaving=lambda: any(".leaving" in name for name in vps.containers())
+    )
+    assert after.killed_in, "the run was over before"
+    assert not after.problems, "\n".join(after.problems)
+    assert noticed.is_nothing, noticed
+    wait_until(lambda: lock(vps) == "", 10)
+
+
+def test_of_two_runs_at_once_one_is_told_who_is_at_it(
+    operator: Operator, interruptions: Interruptions, vps: Vps
+) -> None:
+    """Also of another playbook; and the one that waits for longer gets through, with nothing left to do."""
+    interruptions.change()  # back to the upstreams of before
+    first: list[Run] = []
+    running = threading.Thread(target=lambda: first.append(operator.run("site.yml")))
+    running.start()
+    wait_until(lambda: lock(vps) != "", 60)
+    refused = operator.run("playbooks/rollback.yml", "-e", "upstream=openhands", "-e", "lock_patience=0")
+    waited = operator.run("site.yml", "-e", "lock_patience=300")
+    running.join()
+    assert refused.code != 0
+    assert "Another run changes this host: site.yml by" in " ".join(refused.output.split())
+    assert (first[0].code, waited.code) == (0, 0), first[0].output + waited.output
+    assert waited.changed == 0
+    assert "for another run: site.yml by" in " ".join(waited.output.split())
 
 
 def test_what_is_noticed_is_counted(

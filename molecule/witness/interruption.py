@@ -1,0 +1,117 @@
+"""Runs of Ansible that are killed in their middle, and whether the next one makes up for it.
+
+What changes from one to the next is one upstream more or less, the configuration of another, a secret of the third, and
+the image of all: there is something to do, and to interrupt, in every role.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .playbook import Operator, Run
+
+_CALLBACKS = Path(__file__).parent / "callbacks"
+_THIRD = """---
+goproxy_upstream__third:
+  domain: "chat3.{{ gateway_zone }}"
+  port: 8006
+  api_key: "{{ vault_openhands_api_key }}"
+  endpoints:
+    anthropic: https://llm-proxy.app.all-hands.dev/v1/messages
+  multiplier_band: [1.0, 1.2]
+  models:
+    claude-haiku-4-5: {multiplier: 1.1}
+"""
+
+_KEYS = ("-next", "")  # the ends of the keys that the simulated provider takes
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run is killed: as a task begins, or so many seconds later."""
+
+    task: int | str
+    """Its number, or a part of its name."""
+    seconds: float = 0
+
+    def __str__(self) -> str:
+        return f"task {self.task}" + (f" + {self.seconds} s" if self.seconds else "")
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What became of a run that was killed."""
+
+    point: Point
+    killed_in: str
+    """The task that began last; empty when the run ended before the point."""
+    problems: Sequence[str]
+
+
+@dataclass
+class Interruptions:
+    """An operator who changes the same things forth and back, and is interrupted at it."""
+
+    operator: Operator
+    scratch: Path
+    _turn: itertools.count[int] = field(default_factory=itertools.count)
+
+    def change(self) -> None:
+        """Write the next state of all that changes into inventory and project."""
+        turn, upstreams = next(self._turn), self.operator.upstreams
+        if turn % 2:
+            (upstreams / "third.yml").unlink()
+        else:
+            (upstreams / "third.yml").write_text(_THIRD)
+        _set(upstreams / "openhands.yml", "max_body_mib", str(31 - turn % 2))
+        _set(upstreams / "ohmygpt.yml", "api_key", f'"{{{{ vault_ohmygpt_api_key }}}}{_KEYS[turn % 2]}"')
+        with (self.operator.project / "proxy_app/goproxy/__init__.py").open("a") as source:
+            source.write(f"# The next release: {uuid.uuid4()}.\n")
+
+    def tasks(self) -> Sequence[str]:
+        """Change all, and give the tasks of the run that brings it there."""
+        self.change()
+        run, tasks = self._run({})
+        assert run.code == 0, run.output
+        return tasks
+
+    def aftermath(self, point: Point) -> Aftermath:
+        """Change all, kill the run at a point, run again, and once more."""
+        self.change()
+        times = {"INTERRUPT_AT": str(point.task), "INTERRUPT_SECONDS": str(point.seconds)}
+        killed, tasks = self._run(times)
+        problems = [] if killed.code in (-9, 0) else [f"the run that was to be killed failed:\n{killed.output}"]
+        again = self.operator.run("site.yml")
+        if again.code != 0:
+            problems.append(f"the run after it failed:\n{again.output}")
+        third = self.operator.run("site.yml")
+        if third.code != 0 or third.changed:
+            problems.append(f"the run after that is not without changes:\n{third.output}")
+        return Aftermath(point, tasks[-1] if killed.code == -9 else "", problems)
+
+    def _run(self, environment: Mapping[str, str]) -> tuple[Run, Sequence[str]]:
+        noted = self.scratch / "tasks"
+        noted.unlink(missing_ok=True)
+        run = self.operator.run(
+            "site.yml",
+            environment={
+                "ANSIBLE_CALLBACK_PLUGINS": str(_CALLBACKS),
+                "ANSIBLE_CALLBACKS_ENABLED": "interrupt",
+                "INTERRUPT_TASKS": str(noted),
+                **environment,
+            },
+        )
+        return run, noted.read_text().splitlines()
+
+
+def _set(path: Path, key: str, value: str) -> None:
+    """Give an upstream's file another value of a key."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(f"  {key}:")]
+    lines.insert(
+        lines.index(next(line for line in lines if line.startswith("  multiplier_band:"))), f"  {key}: {value}"
+    )
+    path.write_text("\n".join(lines) + "\n")
