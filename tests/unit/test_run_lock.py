@@ -28,7 +28,7 @@ def lock(tmp_path: Path) -> Path:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -97,7 +97,7 @@ def test_the_refusal_names_the_holder_and_the_remedy() -> None:
 def held(ansible: Ansible, lock: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run that has the lock until the file `go` is there; a session of its own, with all but the keeper in it."""
     tasks = [
-        {"trollllm.gateway.run_lock": {"purpose": "the first", "file": str(lock), "lease": 2}},
+        {"trollllm.gateway.run_lock": {"purpose": "the first", "file": str(lock), "lease": 9}},
         {"ansible.builtin.wait_for": {"path": str(tmp_path / "go"), "sleep": 1}},
     ]
     ansible.write("first.yml", [{"hosts": "all", "gather_facts": False, "tasks": tasks}])
@@ -111,7 +111,7 @@ def held(ansible: Ansible, lock: Path, tmp_path: Path) -> Iterator[subprocess.Po
 
 
 def second(ansible: Ansible, lock: Path, patience: int, *flags: str) -> dict[str, Any]:
-    given = {"purpose": "the second", "file": str(lock), "lease": 2, "patience": patience}
+    given = {"purpose": "the second", "file": str(lock), "lease": 9, "patience": patience}
     return ansible.play([{"trollllm.gateway.run_lock": given}], *flags).result
 
 
@@ -119,7 +119,9 @@ def test_a_second_run_fails_and_goes_through_once_the_first_has_ended(
     ansible: Ansible, lock: Path, held: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     """The first one outlives its lease, because its keeper renews it; when it has ended, nothing is left."""
-    refused = second(ansible, lock, 3)
+    os.utime(lock, (0, 0))
+    until(lambda: lock.stat().st_mtime > 0)
+    refused = second(ansible, lock, 0)
     assert refused["failed"] is True
     assert "Another run changes this host: the first by " in refused["msg"]
     assert f"(process {held.pid})" in refused["msg"]
