@@ -178,6 +178,7 @@ def test_a_rollback_of_nothing_says_so(operator: Operator, chosen: str, said: st
     assert said in run.output
 
 
+@pytest.mark.timeout(1800, func_only=True)  # three runs of site.yml, and as many rollouts
 @pytest.mark.parametrize(
     "point",
     [
