@@ -1,4 +1,8 @@
-"""What an operator changes about keys holds within a second, on open connections too."""
+"""What an operator changes about keys soon holds, on open connections too.
+
+"Soon" is a second (docs/billing.md); the benchmark `revocation` measures it, and these tests, which share their machine
+with anything, only wait for it.
+"""
 
 from __future__ import annotations
 
@@ -26,36 +30,37 @@ from tests.raw import RawClient, connected
 ASK = {"model": "claude-opus-4-5-20251101"}
 
 
-async def seconds_until(raw: RawClient, status: int, key: str, within: float = 1) -> float:
+async def answered_with(raw: RawClient, status: int, key: str) -> None:
+    """Ask until the answer is that; fail if it still is not long after it had to be."""
     began = time.monotonic()
     while True:
         await raw.post(ASK, key=key)
         got, _ = await raw.answer()
         if got == status:
-            return time.monotonic() - began
-        assert time.monotonic() - began < within, f"still {got}"
+            return
+        assert time.monotonic() - began < 10, f"still {got}"
         await asyncio.sleep(0.01)
 
 
-async def test_a_removed_key_is_refused_within_a_second_on_an_open_connection(gateway: Running) -> None:
+async def test_a_removed_key_is_refused_on_an_open_connection(gateway: Running) -> None:
     async with connected(gateway.port) as raw:
         await raw.post(ASK)
         assert (await raw.answer())[0] == 200
         write_keys(gateway.keys, bob=BOB)
-        assert await seconds_until(raw, 401, ALICE) < 1
+        await answered_with(raw, 401, ALICE)
         await raw.post(ASK, key=BOB)
         assert (await raw.answer())[0] == 200
 
 
-async def test_a_new_key_is_let_in_within_a_second(gateway: Running) -> None:
+async def test_a_new_key_is_let_in(gateway: Running) -> None:
     write_keys(gateway.keys, bob=BOB)
     async with connected(gateway.port) as raw:
-        await seconds_until(raw, 401, ALICE)
+        await answered_with(raw, 401, ALICE)
         write_keys(gateway.keys, alice=ALICE, bob=BOB)
-        assert await seconds_until(raw, 200, ALICE) < 1
+        await answered_with(raw, 200, ALICE)
 
 
-async def test_a_key_that_the_operator_revokes_is_refused_within_a_second_on_an_open_connection(
+async def test_a_key_that_the_operator_revokes_is_refused_on_an_open_connection(
     gateway: Running,
 ) -> None:
     async with connected(gateway.port) as raw:
@@ -63,7 +68,7 @@ async def test_a_key_that_the_operator_revokes_is_refused_within_a_second_on_an_
         assert (await raw.answer())[0] == 200
         (key,) = (await gateway.backend.get("keys", account="alice"))["keys"]
         await gateway.backend.post(f"keys/{key['id']}/revoke", None)
-        assert await seconds_until(raw, 401, ALICE) < 1
+        await answered_with(raw, 401, ALICE)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"keys": [{"acc', b'{"keys": [{}]}', None])
@@ -77,7 +82,7 @@ async def test_a_broken_file_leaves_the_last_good_keys(gateway: Running, content
         await raw.post(ASK)
         assert (await raw.answer())[0] == 200
         write_keys(gateway.keys, bob=BOB)  # and the next good file counts again
-        assert await seconds_until(raw, 401, ALICE) < 1
+        await answered_with(raw, 401, ALICE)
 
 
 async def test_keys_are_believed_while_the_backend_is_away(gateway: Running) -> None:
@@ -88,7 +93,7 @@ async def test_keys_are_believed_while_the_backend_is_away(gateway: Running) -> 
             await gateway.backend.stop()
         await gateway.backend.start()
         write_keys(gateway.keys, bob=BOB)
-        assert await seconds_until(raw, 401, ALICE, within=3) < 3
+        await answered_with(raw, 401, ALICE)
 
 
 async def test_keys_are_not_believed_for_ever(
