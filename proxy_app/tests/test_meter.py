@@ -351,7 +351,18 @@ def test_an_endless_body_takes_no_more_memory_than_the_bound(protocol: WireProto
 
 @BOTH
 @pytest.mark.parametrize(
-    "data", [b"", b"Bad gateway", b"[]", b"null", b'{"a":', gzip.compress(b"{}", mtime=0), b"[" * 100_000]
+    "data",
+    [
+        b"",
+        b"Bad gateway",
+        b"[]",
+        b"null",
+        b'{"a":',
+        b'{"a":}',
+        b'{"a":1,}',
+        gzip.compress(b"{}", mtime=0),
+        b"[" * 100_000,
+    ],
 )
 def test_a_body_that_is_no_json_object_is_flagged(protocol: WireProtocol, data: bytes) -> None:
     told = reading(protocol, [data], stream=False)
@@ -401,8 +412,9 @@ def test_the_type_of_an_error_is_a_word_that_can_be_shown(protocol: WireProtocol
 
 
 @BOTH
-def test_an_error_event_that_cannot_be_read_is_an_error(protocol: WireProtocol) -> None:
-    told = reading(protocol, [b"event: error\ndata: oops\n\n"])
+@pytest.mark.parametrize("data", [b"oops", b'{"error":}'])
+def test_an_error_event_that_cannot_be_read_is_an_error(protocol: WireProtocol, data: bytes) -> None:
+    told = reading(protocol, [b"event: error\ndata: " + data + b"\n\n"])
     assert (told.error, told.flags) == ("error", ("unparsed_event",))
 
 

@@ -328,7 +328,10 @@ _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=str, parse_constant=
 def _decode(text: str) -> Any:
     """What `_DECODER.decode` does; where no space is around the document, its scanner is asked at once."""
     if text.startswith("{") and text.endswith("}"):
-        document, end = _DECODER.scan_once(text, 0)  # type: ignore[attr-defined]
+        try:
+            document, end = _DECODER.scan_once(text, 0)  # type: ignore[attr-defined]
+        except StopIteration:  # that is how a scanner says that no value stands where one must
+            end = -1
         if end == len(text):
             return document
     return _DECODER.decode(text)

@@ -19,7 +19,6 @@ from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord
 
-
 _LOOKS = 4
 """How often, in the time that a client may take nothing, it is looked at whether it took something."""
 
