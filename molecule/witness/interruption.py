@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,20 @@ goproxy_upstream__third:
 """
 
 _KEYS = ("-next", "")  # the ends of the keys that the simulated provider takes
+
+
+_WITHIN = 0.4
+"""Seconds after a task's beginning, at which every other task is killed: most are in the middle of their work then."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One that a run began."""
+
+    number: int
+    name: str
+    acted: bool
+    """Whether it may have left anything otherwise than it found it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class Interruptions:
         with (self.operator.project / "proxy_app/goproxy/__init__.py").open("a") as source:
             source.write(f"# The next release: {uuid.uuid4()}.\n")
 
-    def tasks(self) -> Sequence[str]:
+    def tasks(self) -> Sequence[Task]:
         """Change all, and give the tasks of the run that brings it there."""
         self.change()
         run, tasks = self._run({})
@@ -91,9 +106,9 @@ class Interruptions:
         third = self.operator.run("site.yml")
         if third.code != 0 or third.changed:
             problems.append(f"the run after that is not without changes:\n{third.output}")
-        return Aftermath(point, tasks[-1] if killed.code == -9 else "", problems)
+        return Aftermath(point, tasks[-1].name if killed.code == -9 else "", problems)
 
-    def _run(self, environment: Mapping[str, str]) -> tuple[Run, Sequence[str]]:
+    def _run(self, environment: Mapping[str, str]) -> tuple[Run, Sequence[Task]]:
         noted = self.scratch / "tasks"
         noted.unlink(missing_ok=True)
         run = self.operator.run(
@@ -105,7 +120,44 @@ class Interruptions:
                 **environment,
             },
         )
-        return run, noted.read_text().splitlines()
+        return run, _tasks(noted.read_text().splitlines())
+
+
+def points(runs: Sequence[Sequence[Task]], size: float) -> Iterator[Point | None]:
+    """Where to kill each next run, which are such as `runs`, in turns; None: nowhere, for the other one's sake.
+
+    All tasks that act, each in one of the runs that have it, or so many of them, with equal distances.
+    """
+    numbers = [acting(run) for run in runs]
+    names = list(dict.fromkeys(itertools.chain(*numbers)))
+    number = min(len(names), max(2, round(len(names) * size)))
+    left = {names[place * len(names) // number] for place in range(number)}
+    seconds = itertools.cycle((0, _WITHIN))
+    for tasks in itertools.cycle(numbers):
+        if not left:
+            return
+        name = next((name for name in tasks if name in left), None)
+        left -= {name}
+        yield None if name is None else Point(tasks[name], next(seconds))
+
+
+def acting(run: Sequence[Task]) -> Mapping[str, int]:
+    """The numbers of the tasks that did something, by a name that is the same in the other run."""
+    times = Counter[str]()
+    numbers = {}
+    for task in run:
+        times[task.name] += 1
+        if task.acted:
+            numbers[f"{task.name} ({times[task.name]})"] = task.number
+    return numbers
+
+
+def _tasks(lines: Sequence[str]) -> Sequence[Task]:
+    """From what callbacks/interrupt.py wrote."""
+    told = [line.split(" ", 1) for line in lines]
+    acted = {int(number) for event, number in told if event == "acted"}
+    names = [name for event, name in told if event == "began"]
+    return [Task(number, name, number in acted) for number, name in enumerate(names, 1)]
 
 
 def _set(path: Path, key: str, value: str) -> None:

@@ -1,4 +1,4 @@
-"""Puts the collection on the import path (and proxy_app, to hold both sides of a file against each other); fixtures."""
+"""How the collection, proxy_app and the scenarios' witnesses are found, to hold them against each other; fixtures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from real_ansible import COLLECTIONS, REPOSITORY, Ansible
 from sound_inventory import SOUND, Inventory
 
-sys.path[:0] = [str(COLLECTIONS), str(REPOSITORY / "proxy_app")]
+sys.path[:0] = [str(COLLECTIONS), str(REPOSITORY / "proxy_app"), str(REPOSITORY / "molecule")]
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Kills the run of ansible-playbook that it is loaded into, with all its children, at the task that it is told.
 
 `INTERRUPT_AT` is the number of a task, from 1 on, or a part of its name; the run is killed as the task begins, or
-`INTERRUPT_SECONDS` later. Without it, the run goes on. The tasks that began are written into `INTERRUPT_TASKS`, a line
-each.
+`INTERRUPT_SECONDS` later. Without it, the run goes on. What happened is written into `INTERRUPT_TASKS`, a line each:
+`began NAME` for each task, and `acted NUMBER` for one that may have left things otherwise than it found them: it says
+so itself, or it ran a command.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+
+_COMMANDS = {"command", "raw", "script", "shell"}  # what they say of changes is what `changed_when` says
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -38,10 +41,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core ships 
     def v2_playbook_on_handler_task_start(self, task: Any) -> None:
         self._begin(str(task.get_name()).strip())
 
+    def v2_runner_on_ok(self, result: Any) -> None:
+        if result.is_changed() or result.task.action.rpartition(".")[2] in _COMMANDS:
+            self._note(f"acted {self._begun}")
+
+    def _note(self, line: str) -> None:
+        with self._tasks.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
     def _begin(self, name: str) -> None:
         self._begun += 1
-        with self._tasks.open("a", encoding="utf-8") as file:
-            file.write(f"{name}\n")
+        self._note(f"began {name}")
         if self._at and (self._at == str(self._begun) or (not self._at.isdigit() and self._at in name)):
             if self._seconds == 0:
                 _kill()
