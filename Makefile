@@ -91,7 +91,7 @@ bench: .venv/.installed
 bench-deploy: .venv/.installed
 	@$(SUDO) $(BIN)/python bench/deploy.py
 
-## make torture      faults, kills, attacks and rollouts, and what held (most of an hour); SIZE=0.01 ONLY=faults,kill9 for less
+## make torture      faults, kills, attacks and rollouts, and what held (hours); SIZE=0.01 ONLY=faults,kill9 for less
 torture: .venv/.installed
 	@$(SUDO) testkit/packages.sh faketime nginx strace
 	@$(SUDO) env PYTHONPATH=proxy_app:bench $(BIN)/python -m torture.run --size $(or $(SIZE),1) $(if $(ONLY),--only $(ONLY))

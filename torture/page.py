@@ -1,4 +1,4 @@
-"""Write the fault matrix into docs/reliability.md, from the kinds of fault that are injected.
+"""Write two tables into docs/reliability.md: the figures that were recorded, and the kinds of fault that are injected.
 
 PYTHONPATH=proxy_app:bench .venv/bin/python -m torture.page [--check]
 """
@@ -6,13 +6,42 @@ PYTHONPATH=proxy_app:bench .venv/bin/python -m torture.page [--check]
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from torture import record
 from torture.faults import GROUPS, processes, reaching
+from torture.run import MUST_BE_EQUAL, MUST_BE_ZERO, PARTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
-_BEGIN, _END = "<!-- matrix: begin (made by torture/page.py) -->\n", "<!-- matrix: end -->\n"
+
+
+def figures(recorded: Mapping[str, Any]) -> str:
+    """The table: what was measured of each part, and how to repeat it."""
+    return "".join(
+        ["| figure | measured | must be | when, and of which commit |\n|---|---:|---|---|\n", *_found(recorded)]
+    )
+
+
+def _found(recorded: Mapping[str, Any]) -> Iterator[str]:
+    values: Mapping[str, int | float] = recorded.get("figures", {})
+    for part in PARTS:
+        command = f"`make torture ONLY={part}`"
+        about = recorded.get("parts", {}).get(part)
+        if about is None:
+            yield f"| {command} | | | not measured as a whole yet |\n"
+            continue
+        yield f"| {command} | {about['seconds']:,.0f} s | | {about['date'][:10]}, `{(about['commit'] or '?')[:7]}` |\n"
+        for name, value in values.items():
+            if record.part_of(name) == part:
+                yield f"| {name} | {value:,} | {_due(name)} | |\n"
+
+
+def _due(name: str) -> str:
+    if name in MUST_BE_ZERO:
+        return "0"
+    return MUST_BE_EQUAL.get(name, "")
 
 
 def matrix() -> str:
@@ -34,10 +63,15 @@ def _lines() -> Iterator[str]:
 
 
 def written(page: str) -> str:
-    """The page with the matrix as it is now."""
-    before, _, rest = page.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    return f"{before}{_BEGIN}\n{matrix()}\n{_END}{after}"
+    """The page with both tables as they are now."""
+    for name, source, table in (
+        ("figures", "from figures/reliability.json ", figures(record.read(record.PATH))),
+        ("matrix", "", matrix()),
+    ):
+        begin, end = f"<!-- {name}: begin (made {source}by torture/page.py) -->\n", f"<!-- {name}: end -->\n"
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
+    return page
 
 
 def main() -> int:

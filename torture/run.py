@@ -18,7 +18,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from billed.report import Findings, checked_out, document, lines, shown, write
+from billed.report import Findings, checked_out, lines, shown, write
+
+from torture import record
 
 PARTS = (
     "faults",
@@ -133,12 +135,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Torture the gateway.")
     parser.add_argument("--size", type=float, default=1.0, help="1: the whole run; 0.01: a hundredth of it")
     parser.add_argument("--only", type=_parts, help="parts to measure, with commas between: faults,kill9")
-    parser.add_argument("--output", type=Path, help="default: figures/reliability.json, if the whole is measured")
+    parser.add_argument("--output", type=Path, help=f"default: {record.PATH.relative_to(_ROOT)}, if the size is 1")
     chosen = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     commit = checked_out()
-    is_whole = chosen.only is None and chosen.size >= 1
-    output = chosen.output or (_ROOT / "figures" / "reliability.json" if is_whole else None)
+    output = chosen.output or (record.PATH if chosen.size >= 1 else None)
     with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
         findings, seconds = measured(chosen.only or PARTS, max(chosen.size, _LEAST), Path(scratch))
     for line in (*table(findings, seconds), "", *lines(findings)):
@@ -146,7 +147,7 @@ def main() -> int:
     for problem in shown(findings.problems):
         print(problem, file=sys.stderr)
     if output is not None:
-        write(output, document(findings, chosen.size, seconds, commit))
+        write(output, record.merged(record.read(output), findings, chosen.size, seconds, commit, PARTS))
     return 1 if findings.problems else 0
 
 
