@@ -1,0 +1,79 @@
+"""The host as strangers see it, and after a boot: what answers, and what comes back without an operator."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import httpx2
+import pytest
+from witness.connection import Address, Connection
+from witness.edge import Edge
+from witness.ledger import wait_until
+from witness.playbook import Operator
+from witness.user import User
+from witness.vps import Vps
+
+pytestmark = [pytest.mark.usefixtures("deployed"), pytest.mark.timeout(600, func_only=True)]
+
+_AT_ONCE = 200
+
+
+def test_nothing_but_80_and_443_answers_from_outside(connection: Connection) -> None:
+    """Every TCP port is tried, from another network namespace than the host's."""
+    assert asyncio.run(_open_ports(connection.vps_ipv4)) == [80, 443]
+
+
+def test_a_boot_brings_everything_back(connection: Connection, vps: Vps, providers: object, tmp_path: Path) -> None:
+    """Both domains serve the keys that they knew, renewals are due as before, and a run finds nothing to do."""
+    assert providers, "they answer"
+    operator = Operator(tmp_path)
+    operator.succeed("site.yml")
+    before = sorted(vps.containers())
+    booted = vps.run("cat /proc/1/stat").split()[21]
+
+    _keep_the_resolver(vps)
+    subprocess.run(["docker", "restart", "--time", "60", connection.vps], check=True, capture_output=True)
+
+    # Its own address: the port at which it is published here is another one now.
+    at_home = dataclasses.replace(connection, https=Address(connection.vps_ipv4, 443))
+    user = User(Edge(at_home), connection.api_key)
+    wait_until(lambda: all(_serves(user, domain) for domain in connection.domains.values()), timeout=240)
+    assert vps.run("cat /proc/1/stat").split()[21] != booted
+    wait_until(lambda: sorted(vps.containers()) == before, timeout=60)
+    assert vps.run("systemctl is-active certbot-renew.timer") == "active"
+    run = operator.succeed("site.yml")
+    assert run.changed == 0, run.output
+
+
+def _keep_the_resolver(vps: Vps) -> None:
+    """The engine that runs the testkit writes another one into a container that it starts; a host keeps its own."""
+    drop_in = f'[Service]\nExecStartPre=/bin/sh -c "echo {vps.run("cat /etc/resolv.conf")} > /etc/resolv.conf"\n'
+    vps.run("mkdir -p /etc/systemd/system/docker.service.d")
+    vps.run("printf %s > /etc/systemd/system/docker.service.d/testkit.conf", drop_in)
+
+
+def _serves(user: User, domain: str) -> bool:
+    try:
+        return user.ask(domain, max_tokens=20).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+async def _open_ports(host: str) -> list[int]:
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def is_open(port: int) -> bool:
+        async with gate:
+            try:
+                async with asyncio.timeout(5):
+                    _, writer = await asyncio.open_connection(host, port)
+            except (ConnectionRefusedError, TimeoutError):
+                return False
+            writer.close()
+            return True
+
+    ports = range(1, 65536)
+    return [port for port, found in zip(ports, await asyncio.gather(*map(is_open, ports)), strict=True) if found]
