@@ -23,13 +23,16 @@ def merged(
     commit: str | None,
     order: Sequence[str],
 ) -> dict[str, Any]:
-    """The record after these parts were measured (those of `seconds`); `order` is that of all parts."""
+    """The record after these findings; a part that found nothing, since it failed, keeps what it had.
+
+    `seconds`: by part; `order`: that of all parts.
+    """
     last = document(findings, size, seconds, commit)
     about = {"date": last["date"], "commit": commit, "size": size}
-    figures = {
-        name: value for name, value in before.get("figures", {}).items() if part_of(name) not in seconds
-    } | findings.figures
-    parts = dict(before.get("parts", {})) | {part: about | {"seconds": took} for part, took in seconds.items()}
+    found = {part_of(name) for name in findings.figures}
+    kept = {name: value for name, value in before.get("figures", {}).items() if part_of(name) not in found}
+    figures = kept | findings.figures
+    parts = before.get("parts", {}) | {part: about | {"seconds": seconds[part]} for part in found}
     return {
         "figures": dict(sorted(figures.items(), key=lambda item: order.index(part_of(item[0])))),
         "parts": {part: parts[part] for part in order if part in parts},

@@ -27,3 +27,11 @@ def test_a_part_that_is_measured_replaces_its_own_figures_only() -> None:
         ("kill9", "ccc", 0.5, 100.0),
     ]
     assert again["commit"] == "ccc"
+
+
+def test_a_part_that_failed_keeps_its_figures() -> None:
+    """It has taken its time, and found nothing."""
+    kills = merged({}, Findings({"kill9.count": 200}), 1, {"kill9": 220.9}, "aaa", _ORDER)
+    failed = merged(kills, Findings(problems=["no disk"]), 1, {"kill9": 3.0}, "bbb", _ORDER)
+    assert (failed["figures"], failed["parts"]) == (kills["figures"], kills["parts"])
+    assert failed["problems"] == ["no disk"]
