@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from goproxy.data_plane.journal import JournalInUse
@@ -106,7 +107,7 @@ async def test_it_does_not_listen_before_it_could_serve(
 async def test_what_a_killed_instance_left_is_adopted_by_the_other(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
 ) -> None:
-    """Its open request becomes one interrupted row, and what it was lent comes back."""
+    """Its open request becomes one interrupted row, which the other counts, and what it was lent comes back."""
 
     async def stuck(_: Received, wire: Wire) -> None:
         provider.script = say_all
@@ -129,6 +130,12 @@ async def test_what_a_killed_instance_left_is_adopted_by_the_other(
             async with asyncio.timeout(10):
                 while (await _held(backend))[lent["instance"]]:
                     await asyncio.sleep(0.05)
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{new.port}/metrics") as answer,
+            ):
+                counted = await answer.text()
+            assert 'goproxy_rows_total{settlement="interrupted",upstream="openhands"} 1.0\n' in counted
             assert (await ask(new.port))[0] == 200
 
 

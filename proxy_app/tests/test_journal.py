@@ -13,6 +13,7 @@ import pytest
 from goproxy.core.journal_record import Opened, Reader, Settled, row_document
 from goproxy.core.usage import Usage
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable, Recovered
+from goproxy.data_plane.segment import Shelf
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
 
@@ -132,6 +133,21 @@ async def test_one_process_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(JournalInUse):
             await Journal(tmp_path).start()
     await reopened(tmp_path)
+
+
+def test_a_directory_that_another_process_makes_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Path.mkdir
+
+    def make_after_the_other(path: Path, *arguments: Any, **more: Any) -> None:
+        make(path)
+        make(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "mkdir", make_after_the_other)
+    shelf = Shelf(tmp_path / "journal")
+    shelf.take()
+    shelf.release()
 
 
 async def test_a_directory_that_cannot_be(tmp_path: Path) -> None:

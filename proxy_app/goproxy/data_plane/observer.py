@@ -94,7 +94,11 @@ class Observer(Collector):
         self._former_syncs = self._counts.numbers[self._counts.index("journal_syncs")]
         """Those of the processes that had this place before: their sum must not fall."""
 
-        for row in books.interrupted:
+        self.count_interrupted(books.interrupted)
+
+    def count_interrupted(self, rows: Iterable[Row]) -> None:
+        """Requests that an instance left open which is no more."""
+        for row in rows:
             self._count("requests", row.protocol, str(row.status), row.outcome)
             self._settled(row)
 

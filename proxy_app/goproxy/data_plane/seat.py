@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from goproxy.core.ledger import Row
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
 from goproxy.data_plane.segment import InUse, Shelf
@@ -75,8 +76,11 @@ def has_company(directory: Path) -> bool:
     return any(map(_is_in_use, _seats(directory)))
 
 
-async def adopt(directory: Path, own: Path, books_of: BooksOf) -> None:
-    """Bring to an end, for ever, what other instances left in their seats."""
+async def adopt(directory: Path, own: Path, books_of: BooksOf, interrupted: Callable[[Sequence[Row]], object]) -> None:
+    """Bring to an end, for ever, what other instances left in their seats.
+
+    `interrupted`: is told the rows of their open requests, which nobody else has counted.
+    """
     adopted: set[Path] = set()
     while True:
         for path in _seats(directory):
@@ -86,15 +90,16 @@ async def adopt(directory: Path, own: Path, books_of: BooksOf) -> None:
                 adopted.discard(path)  # to be looked at again when that one is gone
             elif path not in adopted:
                 with suppress(JournalInUse):
-                    await _bring_to_an_end(path, books_of)
+                    await _bring_to_an_end(path, books_of, interrupted)
                     adopted.add(path)
         await asyncio.sleep(_LOOK_EVERY)
 
 
-async def _bring_to_an_end(path: Path, books_of: BooksOf) -> None:
+async def _bring_to_an_end(path: Path, books_of: BooksOf, interrupted: Callable[[Sequence[Row]], object]) -> None:
     log("adopting the journal that another instance left", path=str(path))
     try:
         async with books_of(path) as books:
+            interrupted(books.interrupted)
             await asyncio.sleep(_FIRST_WORDS)
             while not _is_settled(books):  # noqa: ASYNC110 - a few looks, at what has no event
                 await asyncio.sleep(_SETTLED_EVERY)

@@ -66,8 +66,7 @@ class Shelf:
             InUse: another process has it.
             OSError: it can be neither made nor opened.
         """
-        if not self._path.is_dir():
-            self._path.mkdir(mode=0o700, parents=True)
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
