@@ -6,9 +6,13 @@ place and not by their text, because the text of a parser's exception quotes the
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import json
 import logging
+import select
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterable
@@ -21,8 +25,11 @@ from typing import Any, BinaryIO
 from goproxy.core.compact_json import compact
 
 _log = logging.getLogger("goproxy")
-_output: BinaryIO | None = None
+_output: _Output | None = None
 """Where lines go once logging has started."""
+
+_SOON = 0.05
+"""Seconds that a line may wait for others."""
 
 
 class Outcome(StrEnum):
@@ -78,20 +85,65 @@ def metric(name: str, kind: str, text: str, samples: Iterable[tuple[dict[str, st
     return "\n".join(lines) + "\n"
 
 
-def log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Write one line: what happened, and what there is to know about it."""
+class _Output:
+    """Lines on their way out. A write costs as much as all the rest of a line, so that lines may wait for others.
+
+    One write holds whole lines, and no more than a pipe takes at once: several processes can share it.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, line: bytes, *, is_patient: bool) -> None:
+        """Write a line, at once, or in a moment and with those that come until then; that needs a running loop."""
+        with self._lock:
+            if self._bytes + len(line) > select.PIPE_BUF:
+                self._flush()
+            self._lines.append(line)
+            self._bytes += len(line)
+            if not is_patient:
+                self._flush()
+            elif self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_SOON, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._lock:
+            self._timer = None
+            self._flush()
+
+    def _flush(self) -> None:
+        lines, self._lines, self._bytes = self._lines, [], 0
+        try:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+        except (OSError, ValueError):  # a full disk, a closed pipe: that nobody reads the log is no reason to fail
+            pass
+
+
+def log(event: str, *, level: int = logging.INFO, is_patient: bool = False, **fields: Any) -> None:
+    """Write one line: what happened, and what there is to know about it.
+
+    `is_patient`: it may wait for others for a moment; for lines that are many, and from within an event loop.
+    """
     if _output is not None:
         # What the handler below does, for a fifth of what it costs; there is a line for every request.
         head = {"time": _moment(time.time_ns()), "level": logging.getLevelName(level).lower(), "event": event}
-        try:
-            _output.write(_line(head | fields) + b"\n")
-            _output.flush()
-        except (OSError, ValueError):  # a full disk, a closed pipe: that nobody reads the log is no reason to fail
-            pass
+        _output.write(_line(head | fields) + b"\n", is_patient=is_patient)
     elif _log.isEnabledFor(level):
         record = logging.LogRecord(_log.name, level, "", 0, event, (), None)
         record.fields = fields
         _log.handle(record)
+
+
+def flush_log() -> None:
+    """Write what waits: before a process ends in a way that runs nothing any more."""
+    if _output is not None:
+        _output.flush()
 
 
 class JsonLines(logging.Formatter):
@@ -140,7 +192,8 @@ def told(error: BaseException) -> dict[str, Any]:
 def start_logging() -> None:
     """Send every log line to standard output, as JSON."""
     global _output
-    _output = sys.stdout.buffer
+    _output = _Output(sys.stdout.buffer)
+    atexit.register(_output.flush)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nobody reads them here
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())

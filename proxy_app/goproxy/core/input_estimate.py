@@ -34,8 +34,8 @@ _TEXT = (
 
 _OWN_TOOLS = (None, "custom", "function")
 _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
-_OPENING = ("mcp_servers", "container", "web_search_options", "plugins")
-"""Fields by which a request asks for something that the provider gets from elsewhere."""
+_OPENING = frozenset({"mcp_servers", "container", "web_search_options", "plugins", "context_management"})
+"""Fields by which a request asks for something that the provider gets from elsewhere; the last one may (`_compacts`)."""
 
 
 class InputEstimate(NamedTuple):
@@ -47,7 +47,9 @@ class InputEstimate(NamedTuple):
 
 def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     """The bound for a request of `size` bytes with these fields at its top level. Takes any JSON."""
-    tokens, is_open = size, any(request.get(name) for name in _OPENING) or _compacts(request)
+    tokens, is_open = size, False
+    if not _OPENING.isdisjoint(request):
+        is_open = any(request.get(name) for name in _OPENING - {"context_management"}) or _compacts(request)
     for block in _blocks(request.get("messages")):
         packed = _image(block)
         if packed is not None:
@@ -73,7 +75,8 @@ def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
     for message in _objects(messages):
         if message.get("audio"):  # a reference to what the model said before
             yield {"type": "audio"}
-        waiting.append(message.get("content"))
+        if (content := message.get("content")).__class__ is not str:
+            waiting.append(content)
     while waiting:
         for block in _objects(waiting.pop()):
             yield block

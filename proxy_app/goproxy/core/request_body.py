@@ -1,18 +1,21 @@
 """The little that the proxy must know of a request's body, read without changing a byte of it.
 
-Both protocols have `model` and `stream` at the top level of one JSON object. The object's members are walked one by
-one instead of loaded as a whole, which gives two things that `json.loads` does not: a name that stands there twice is
-refused (the proxy would price the last one, an upstream might run the first), and the place of a value is known, so
-that it can be replaced where it stands and every other byte stays: a model's name, and the wish for usage in a stream.
+Both protocols have `model` and `stream` at the top level of one JSON object. A name that stands there twice is refused:
+the proxy would price the last one, an upstream might run the first. Most clients write JSON as orjson does, without
+spaces: a body that orjson writes again byte for byte has no name twice, and is read by that alone. Of any other one the
+members are walked one by one. So they are to find the place of a value that is to be replaced where it stands, with
+every other byte as it was: a model's name, and the wish for usage in a stream.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+import orjson
 
 from goproxy.core.input_estimate import estimate_input
 
@@ -27,29 +30,21 @@ class InvalidBody(Exception):
 
 
 class Member(NamedTuple):
-    """A value at the top level, and the characters that it takes up."""
+    """A value of an object, and the characters that it takes up."""
 
+    name: str
     value: Any
     start: int
     end: int
 
 
-class Edit(NamedTuple):
-    """What goes in place of the characters from `start` to `end`."""
-
-    start: int
-    end: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one twice as dear, for each request
 class RequestBody:
-    """A request's body: as text, and what was asked for."""
+    """A request's body, and what was asked for."""
 
-    text: str
+    body: bytes
     model: str
     stream: bool
-    model_at: slice
 
     max_output_tokens: int | None
     """How many tokens one choice may have: `max_tokens`, `max_completion_tokens`, or the higher of both."""
@@ -60,18 +55,11 @@ class RequestBody:
     includes_usage: bool
     """The stream shall have OpenAI's usage chunk."""
 
-    usage_wish: Edit
-    """What makes it so."""
-
     estimated_input_tokens: int
     """An upper bound; see input_estimate.py."""
 
     has_remote_input: bool
     """There is no such bound in the body, and the model's context is the bound."""
-
-    def encode(self) -> bytes:
-        """The body as it stands here."""
-        return self.text.encode()
 
     def asking_for_usage(self) -> RequestBody:
         """The body with `stream_options.include_usage` true, and nothing else different.
@@ -80,19 +68,15 @@ class RequestBody:
         """
         if self.includes_usage or not self.stream:
             return self
-        start, end, text = self.usage_wish
-        shift = len(text) - (end - start) if start < self.model_at.start else 0
-        return replace(
-            self,
-            text=self.text[:start] + text + self.text[end:],
-            model_at=slice(self.model_at.start + shift, self.model_at.stop + shift),
-            includes_usage=True,
-        )
+        text = self.body.decode()
+        return replace(self, body=_wishing_for_usage(text).encode(), includes_usage=True)
 
     def naming(self, model: str) -> bytes:
         """The body with another model in place of the named one; nothing else differs."""
-        before, after = self.text[: self.model_at.start], self.text[self.model_at.stop :]
-        return (before + json.dumps(model, ensure_ascii=False) + after).encode()
+        text = self.body.decode()
+        named = _member(text, "model")
+        assert named is not None, "a body without a model is refused"
+        return (text[: named.start] + json.dumps(model, ensure_ascii=False) + text[named.end :]).encode()
 
 
 def read_request_body(body: bytes) -> RequestBody:
@@ -102,8 +86,28 @@ def read_request_body(body: bytes) -> RequestBody:
         InvalidBody: it is no JSON object, or a field that must be known is not what it must be.
     """
     try:
+        fields = orjson.loads(body)
+        if type(fields) is not dict or orjson.dumps(fields) != body:
+            fields = _walked(body)
+    except ValueError:  # this includes what orjson refuses and others read
+        fields = _walked(body)
+    return _read_fields(fields, body)
+
+
+def _walked(body: bytes) -> dict[str, Any]:
+    """The fields of a body that is written in any way.
+
+    Raises:
+        InvalidBody: it is no JSON object, or has a name twice where that counts.
+    """
+    try:
         text = body.decode()
-        members = _members(text)
+        fields = {}
+        for name, value, start, end in _members(text):
+            fields[name] = value
+            if name == "stream_options" and isinstance(value, dict):
+                for _ in _members(text[start:end], within="in stream_options"):
+                    pass
     except UnicodeDecodeError as error:
         raise InvalidBody(f"The request body is not valid UTF-8 at byte {error.start}. Send JSON as UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -112,82 +116,89 @@ def read_request_body(body: bytes) -> RequestBody:
         raise InvalidBody("The request body is nested too deeply.") from None
     except ValueError:  # an integer of more digits than Python reads
         raise InvalidBody("The request body holds a number with too many digits.") from None
-    return _read_members(text, members, len(body))
+    return fields
 
 
-def _read_members(text: str, members: dict[str, Member], size: int) -> RequestBody:
-    model = members.get("model")
-    if model is None:
+def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
+    model = fields.get("model")
+    if "model" not in fields:
         raise InvalidBody("model: this field is required. GET /v1/models lists what there is.")
-    if not isinstance(model.value, str):
+    if not isinstance(model, str):
         raise InvalidBody("model: this field must be a string.")
-    limits = [_integer(members, name, at_least=0) for name in ("max_tokens", "max_completion_tokens")]
-    includes_usage, usage_wish = _usage_wish(text, members.get("stream_options"), model)
-    estimate = estimate_input({name: member.value for name, member in members.items()}, size)
+    limit, other = _integer(fields, "max_tokens", at_least=0), _integer(fields, "max_completion_tokens", at_least=0)
+    options = fields.get("stream_options")
+    if not isinstance(options, dict | None):
+        raise InvalidBody("stream_options: this field must be an object.")
+    estimate = estimate_input(fields, len(body))
     return RequestBody(
-        text=text,
-        model=model.value,
-        stream=_flag(members, "stream"),
-        model_at=slice(model.start, model.end),
-        max_output_tokens=max((limit for limit in limits if limit is not None), default=None),
-        choices=_integer(members, "n", at_least=1) or 1,
-        includes_usage=includes_usage,
-        usage_wish=usage_wish,
-        estimated_input_tokens=estimate.tokens,
-        has_remote_input=estimate.is_open,
+        body,
+        model,
+        _flag(fields, "stream"),
+        other if limit is None else limit if other is None else max(limit, other),
+        _integer(fields, "n", at_least=1) or 1,
+        bool(options) and _flag(options, "include_usage", within="stream_options."),
+        estimate.tokens,
+        estimate.is_open,
     )
 
 
-def _flag(members: dict[str, Member], name: str, within: str = "") -> bool:
+def _flag(fields: Mapping[str, Any], name: str, within: str = "") -> bool:
     """A field that is true, or else false, null or not there."""
-    value = members[name].value if name in members else None
-    if not isinstance(value, bool | None):
+    value = fields.get(name)
+    if value is not None and value is not True and value is not False:
         raise InvalidBody(f"{within}{name}: this field must be true or false.")
     return bool(value)
 
 
-def _integer(members: dict[str, Member], name: str, *, at_least: int) -> int | None:
-    value = members[name].value if name in members else None
+def _integer(fields: Mapping[str, Any], name: str, *, at_least: int) -> int | None:
+    value = fields.get(name)
     if value is not None and (type(value) is not int or value < at_least):
         raise InvalidBody(f"{name}: this field must be an integer that is not below {at_least}.")
     return value
 
 
-def _usage_wish(text: str, options: Member | None, model: Member) -> tuple[bool, Edit]:
-    """Whether usage is asked for, and what asks for it: where the field stands, or else right behind the model."""
+def _wishing_for_usage(text: str) -> str:
+    """What asks for usage stands where the field stands, or else right behind the model."""
+    options = _member(text, "stream_options")
     if options is None:
-        return False, Edit(model.end, model.end, ',"stream_options":{"include_usage":true}')
+        model = _member(text, "model")
+        assert model is not None, "a body without a model is refused"
+        return text[: model.end] + ',"stream_options":{"include_usage":true}' + text[model.end :]
     if options.value is None:
-        return False, Edit(options.start, options.end, '{"include_usage":true}')
-    if not isinstance(options.value, dict):
-        raise InvalidBody("stream_options: this field must be an object.")
-    inner = _members(text[options.start : options.end], within="in stream_options")
-    wish = inner.get("include_usage")
+        return text[: options.start] + '{"include_usage":true}' + text[options.end :]
+    inner = text[options.start : options.end]
+    wish = _member(inner, "include_usage")
     if wish is None:
-        at = options.start + 1
-        return False, Edit(at, at, '"include_usage":true' + ("," if inner else ""))
-    is_wished = _flag(inner, "include_usage", within="stream_options.")
-    return is_wished, Edit(options.start + wish.start, options.start + wish.end, "true")
+        inner = inner[0] + '"include_usage":true' + ("," if options.value else "") + inner[1:]
+    else:
+        inner = inner[: wish.start] + "true" + inner[wish.end :]
+    return text[: options.start] + inner + text[options.end :]
 
 
-def _members(text: str, within: str = "at its top level") -> dict[str, Member]:
+def _member(text: str, name: str) -> Member | None:
+    """The member of this name, of an object that was read before."""
+    return next((member for member in _members(text) if member.name == name), None)
+
+
+def _members(text: str, within: str = "at its top level") -> Iterator[Member]:
     """Walk the object that `text` must be."""
     at = _skip_space(text, 0)
     if text[at : at + 1] != "{":
         if text[at:]:
             _DECODER.decode(text)  # not JSON at all: that is the better complaint
         raise InvalidBody("The request body must be a JSON object.")
-    members: dict[str, Member] = {}
+    names: set[str] = set()
     at = _skip_space(text, at + 1)
     if text[at : at + 1] == "}":
         _expect_end(text, at + 1)
-        return members
+        return
     while True:
         if text[at : at + 1] != '"':
             raise json.JSONDecodeError("Expecting property name in double quotes", text, at)
         name, at = _scan(text, at)
-        if name in members:
+        if name in names:
             raise InvalidBody(f"The request body has the same field twice {within}.")
+        names.add(name)
         if text[at : at + 1] != ":":
             at = _skip_space(text, at)
             if text[at : at + 1] != ":":
@@ -197,14 +208,14 @@ def _members(text: str, within: str = "at its top level") -> dict[str, Member]:
             value, at = _scan(text, start)
         except StopIteration as nothing:
             raise json.JSONDecodeError("Expecting value", text, nothing.value) from None
-        members[name] = Member(value, start, at)
+        yield Member(name, value, start, at)
         if text[at : at + 1] not in _AFTER_VALUE:
             at = _skip_space(text, at)
         if text[at : at + 1] == ",":
             at = _skip_space(text, at + 1)
         elif text[at : at + 1] == "}":
             _expect_end(text, at + 1)
-            return members
+            return
         else:
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
 

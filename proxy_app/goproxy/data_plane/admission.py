@@ -174,7 +174,7 @@ def admit(body: bytes, config: Config, *, asks_for_usage: bool = False) -> Admit
     if asked.model != model.upstream_model_id:
         body = wanted.naming(model.upstream_model_id)
     elif wanted is not asked:
-        body = wanted.encode()
+        body = wanted.body
     return Admitted(model, asked.stream, body, asked, usage_was_asked_for=wanted is not asked)
 
 

@@ -98,7 +98,7 @@ class Aftermath:
         try:
             ended = await self._drains.drain(answer, exchange.take)
             if ended.is_whole:
-                exchange.end()
+                exchange.end(b"")
             exchange.drained = True
         finally:
             answer.close()

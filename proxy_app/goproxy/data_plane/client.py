@@ -101,20 +101,27 @@ class Client:
         self._head = b""
         self._transport.write(piece)
 
-    def finish(self) -> None:
-        """The body is whole."""
-        if self._is_chunked:
-            self._transport.write(self._head + b"0\r\n\r\n")
+    def write_last(self, piece: bytes) -> None:
+        """Write the last piece of the body, which may be nothing, and its end, which costs no write of its own."""
+        if self._is_chunked and piece:
+            piece = b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(piece), piece)
+        elif self._is_chunked:
+            piece = self._head + b"0\r\n\r\n"
         elif self._head:
-            self._transport.write(self._head)
+            piece = self._head + piece
         self._head = b""
+        if piece:
+            self._transport.write(piece)
+
+    def finish(self) -> None:
+        """The body is whole, and the client has what there is to take."""
         if not self.keeps_alive:
             self._transport.close()
 
     def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Write a whole answer."""
         self.begin(status, [*headers, ("Content-Length", str(len(body)))])
-        self.write(body)
+        self.write_last(body)
         self.finish()
 
     def break_off(self) -> None:

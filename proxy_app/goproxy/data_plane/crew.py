@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 
 from goproxy.data_plane.board import Board, Place, State
 from goproxy.hosting import refuse_new_connections
-from goproxy.observe import log
+from goproxy.observe import flush_log, log
 
 Work = Callable[[Place, Sequence[socket.socket]], int]
 """What a process does in its place, on the sockets of all; the result is its exit code."""
@@ -113,6 +113,7 @@ class Crew:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
+            flush_log()
             sys.stderr.flush()
             os._exit(code)
 

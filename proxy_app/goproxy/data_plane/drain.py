@@ -121,7 +121,9 @@ class _Reading:
             self._answer.pause()  # if it is over by now, that shows before anything else does
             asyncio.get_running_loop().call_soon(self._end, DrainEnd.TOO_LARGE)
 
-    def ended(self) -> None:
+    def ended(self, last: bytes) -> None:
+        if last:
+            self._feed(last)
         self._end(DrainEnd.WHOLE)
 
     def broke_off(self) -> None:

@@ -76,24 +76,20 @@ class Exchange:
 
     def take(self, piece: bytes) -> bytes:
         """A piece of the answer's body; what of it goes to the client."""
-        assert self._meter is not None, "the answer has begun"
-        self._meter.feed(piece)
-        self._answered_bytes += len(piece)
-        now = time.monotonic()
-        if self._piece_at:
-            self._saw_gap(now - self._piece_at)
-        self._piece_at = now
+        now = self._see(piece)
         if now >= self._note_at:
             self._note_at = now + _NOTE_EVERY
             asyncio.get_running_loop().call_soon(self._note)  # an answer that comes at once is whole by then
         return piece if self._filter is None else self._filter.feed(piece)
 
-    def end(self) -> bytes:
-        """The answer is whole; what was held back and goes to the client."""
+    def end(self, last: bytes) -> bytes:
+        """The answer is whole with this piece, which may be nothing; what of it and before it goes to the client."""
         assert self._meter is not None, "the answer has begun"
+        if last:
+            self._see(last)
         self.is_whole = True
         self._meter.end()
-        return b"" if self._filter is None else self._filter.end()
+        return last if self._filter is None else self._filter.feed(last) + self._filter.end()
 
     def row(self) -> Row:
         """The settlement, from what was seen by now."""
@@ -111,6 +107,17 @@ class Exchange:
             multiplier=self._model.billing_multiplier,
             upstream_request_id=self.record.upstream_request_id,
         )
+
+    def _see(self, piece: bytes) -> float:
+        """Meter a piece; when it came."""
+        assert self._meter is not None, "the answer has begun"
+        self._meter.feed(piece)
+        self._answered_bytes += len(piece)
+        now = time.monotonic()
+        if self._piece_at:
+            self._saw_gap(now - self._piece_at)
+        self._piece_at = now
+        return now
 
     def _note(self) -> None:
         usage = self._meter.usage() if self._meter is not None and not self.is_whole else None

@@ -114,6 +114,7 @@ class Observer(Collector):
             self._first_byte.observe(record.first_byte_ms / 1000)
         log(
             "request",
+            is_patient=True,
             request_id=record.request_id,
             upstream=self._upstream,
             route=record.route,

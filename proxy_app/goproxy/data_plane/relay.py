@@ -29,8 +29,8 @@ class Tap(Protocol):
     def take(self, piece: bytes) -> bytes:
         """A piece came; what of it goes to the client."""
 
-    def end(self) -> bytes:
-        """The answer is whole; what still goes to the client."""
+    def end(self, last: bytes) -> bytes:
+        """The answer is whole with this piece, which may be nothing; what still goes to the client."""
 
 
 class Unmetered:
@@ -39,8 +39,8 @@ class Unmetered:
     def take(self, piece: bytes) -> bytes:
         return piece
 
-    def end(self) -> bytes:
-        return b""
+    def end(self, last: bytes) -> bytes:
+        return last
 
 
 async def relay(
@@ -145,9 +145,12 @@ class _Path:
         self._moved_at = self._loop.time()
         self._write(self._tap.take(piece))
 
-    def ended(self) -> None:
-        self._write(self._tap.end())
-        self._end(Outcome.OK)
+    def ended(self, last: bytes) -> None:
+        rest = self._tap.end(last)
+        if not self._over.done():
+            self._note(rest)
+            self._client.write_last(rest)
+            self._end(Outcome.OK)
 
     def broke_off(self) -> None:
         self._end(Outcome.UPSTREAM_TRUNCATED)
@@ -168,14 +171,18 @@ class _Path:
             self._answer.resume()
 
     def _write(self, piece: bytes) -> None:
-        if not piece or self._over.done():
+        if piece and not self._over.done():
+            self._note(piece)
+            self._client.write(piece)
+
+    def _note(self, piece: bytes) -> None:
+        if not piece:
             return
         record = self._record
         if not record.bytes_out:
             record.first_byte_ms = record.age_ms()
         record.bytes_out += len(piece)
         self._last = piece
-        self._client.write(piece)
 
     def _end(self, outcome: Outcome) -> None:
         if self._client.is_full:

@@ -50,8 +50,8 @@ class Taker(Protocol):
     def take(self, piece: bytes) -> None:
         """The next piece."""
 
-    def ended(self) -> None:
-        """The body is whole, as HTTP says."""
+    def ended(self, last: bytes) -> None:
+        """The body is whole, as HTTP says; `last`: what has not been taken of it, often nothing."""
 
     def broke_off(self) -> None:
         """There will not be more of it."""
@@ -89,13 +89,18 @@ class Answer:
         self._taker = taker
         if taker is None:
             return
-        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        kept, self._kept, self._kept_bytes = b"".join(self._kept), [], 0
+        if self.is_whole:
+            self._taker = None
+            taker.ended(kept)
+            return
         if kept:
-            taker.take(b"".join(kept))
+            taker.take(kept)
         if self._taker is not taker:  # it went away over that
             return
         if self._is_over:
-            self._tell_end()
+            self._taker = None
+            taker.broke_off()
         elif not self._is_paused:
             self._connection.resume()
 
@@ -129,18 +134,16 @@ class Answer:
         if self._kept_bytes > _KEPT:
             self._connection.pause()
 
-    def on_end(self, *, is_whole: bool) -> None:
+    def on_end(self, last: bytes, *, is_whole: bool) -> None:
+        """`last`: of a body that is whole, the rest of it."""
         if self._is_over:
             return
         self._is_over, self.is_whole = True, is_whole
-        self._tell_end()
-
-    def _tell_end(self) -> None:
-        if self._taker is None:
-            return
         taker, self._taker = self._taker, None
-        if self.is_whole:
-            taker.ended()
+        if taker is None:
+            self._kept.append(last)
+        elif is_whole:
+            taker.ended(last)
         else:
             taker.broke_off()
 
@@ -263,7 +266,7 @@ class UpstreamConnection(asyncio.Protocol):
             is_whole = self._is_ended_by_close and self._is_done and error is None
             answer, self._answer = self._answer, None
             self._parser = None
-            answer.on_end(is_whole=is_whole)
+            answer.on_end(b"", is_whole=is_whole)
         else:
             self._refuse(NoAnswer)
 
@@ -308,11 +311,10 @@ class UpstreamConnection(asyncio.Protocol):
         answering.set_result(self._answer)
 
     def on_message_complete(self) -> None:
-        if self._pieces:
-            self._pass_on()
         if self._is_interim or self._answer is None:
             return
         assert self._parser is not None
+        last = self._parsed()
         keeps = self._parser.should_keep_alive() and self._is_written and not self._is_lost
         answer, self._answer = self._answer, None
         self._parser = None
@@ -321,14 +323,19 @@ class UpstreamConnection(asyncio.Protocol):
             self._released(self)
         else:
             self.abort()
-        answer.on_end(is_whole=True)
+        answer.on_end(last, is_whole=True)
 
     # The rest.
 
-    def _pass_on(self) -> None:
-        """Give the answer what was parsed of its body."""
+    def _parsed(self) -> bytes:
+        """What was parsed of the body."""
         piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
+        return piece
+
+    def _pass_on(self) -> None:
+        """Give the answer what was parsed of its body."""
+        piece = self._parsed()
         if self._answer is not None:
             self._answer.on_piece(piece)
 
@@ -373,7 +380,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._answer is not None:
             answer, self._answer = self._answer, None
             self._parser = None
-            answer.on_end(is_whole=False)
+            answer.on_end(b"", is_whole=False)
         self._refuse(InvalidAnswer)
         self.abort()
 
