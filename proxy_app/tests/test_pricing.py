@@ -132,7 +132,7 @@ def test_the_length_of_the_prompt_decides_on_every_price(usage: Usage, up_to: in
 
 def test_what_was_priced_can_be_priced_again_from_what_is_kept() -> None:
     priced = price(Usage(input=3, output=4), [GEMINI], Decimal("1.060"), date(2026, 1, 1))
-    assert priced.price_version == date(2025, 11, 18)
+    assert priced.price_version == "2025-11-18"
     assert priced.prices == {
         "input": "2",
         "cache_write_5m": "2",

@@ -60,7 +60,7 @@ def test_it_is_read_alike_however_it_is_written(document: dict[str, Any], repeat
     written = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
     if repeats and document:
         written = "{" + ",".join([written[1:-1]] * 2) + "}"
-    ends = []
+    ends: list[object] = []
     for text in (written, written.replace("{", "{ ", 1)):
         try:
             body = read_request_body(text.encode(errors="surrogatepass"))

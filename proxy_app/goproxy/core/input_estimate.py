@@ -35,7 +35,7 @@ _TEXT = (
 _OWN_TOOLS = (None, "custom", "function")
 _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 _OPENING = frozenset({"mcp_servers", "container", "web_search_options", "plugins", "context_management"})
-"""Fields by which a request asks for something that the provider gets from elsewhere; the last one may (`_compacts`)."""
+"""Fields by which a request asks for something that the provider gets from elsewhere; the last one may."""
 
 
 class InputEstimate(NamedTuple):

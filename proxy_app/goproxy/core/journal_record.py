@@ -189,6 +189,10 @@ def _is_whole(line: bytes) -> bool:
 
 
 def _document(record: Record) -> dict[str, Any]:
+    if isinstance(record, Settled):  # these two are told of every request
+        return {"kind": "settle", "row": record.row}
+    if isinstance(record, Opened):
+        return {"kind": "open", "hold": record.hold}
     match record:
         case Checkpoint(records):
             return {"kind": "checkpoint", "records": records}
@@ -196,14 +200,10 @@ def _document(record: Record) -> dict[str, Any]:
             return {"kind": "synced"}
         case Started(instance, number):
             return {"kind": "start", "instance": instance, "number": number}
-        case Opened(hold):
-            return {"kind": "open", "hold": hold}
         case Voided(id_):
             return {"kind": "void", "id": id_}
         case Progressed(id_, usage):
             return {"kind": "progress", "id": id_, "usage": usage}
-        case Settled(row):
-            return {"kind": "settle", "row": row}
         case Posted(ids):
             return {"kind": "posted", "ids": list(ids)}
         case Leased(wallet, granted_total, spent_by_posted):

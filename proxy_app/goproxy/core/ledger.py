@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from goproxy.core.meter import Reading
@@ -204,26 +205,22 @@ def interrupted(
         usage=progress or Usage(),
         settlement=Settlement.INTERRUPTED,
         flags=set(),
-        raw_usage=None,
-        upstream_model=None,
-        status=0,
-        outcome="interrupted",
-        settled_at=settled_at,
-        received_bytes=0,
-        answered_bytes=0,
         versions=versions,
         multiplier=multiplier,
-        upstream_request_id=None,
+        settled_at=settled_at,
+        outcome="interrupted",
     )
 
 
 def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | None = None) -> Row:
     """The row as it would be with other prices, or with another multiplier too. What was used stays as it is."""
-    priced = price(row.usage, versions, Decimal(row.multiplier) if multiplier is None else multiplier, _day(row))
+    priced = price(
+        row.usage, versions, Decimal(row.multiplier) if multiplier is None else multiplier, day_of(row.opened_at)
+    )
     cost, flag = _bounded(priced.cost, row.settlement, row.hold_nanodollars)
     return dataclasses.replace(
         row,
-        price_version=priced.price_version.isoformat(),
+        price_version=priced.price_version,
         prices=priced.prices,
         tier_up_to=priced.tier_up_to,
         multiplier=priced.multiplier,
@@ -236,12 +233,12 @@ def _charged(
     hold: Hold, reading: Reading, *, drained: bool, status: int, outcome: str
 ) -> tuple[Usage, Settlement, set[str]]:
     """What of the usage is charged, by which rule, and what of it is an estimate."""
-    seen = reading.usage or Usage()
     refused = not 200 <= status < 300 if status else outcome.startswith("upstream_")
     if refused:
         return Usage(), Settlement.UPSTREAM_ERROR, set()
     if reading.exact and reading.usage is not None:
-        return seen, Settlement.DRAINED if drained else Settlement.EXACT, set()
+        return reading.usage, Settlement.DRAINED if drained else Settlement.EXACT, set()
+    seen = reading.usage or Usage()
     if reading.error is not None:
         return seen, Settlement.UPSTREAM_ERROR, set()
     flags = set()
@@ -267,23 +264,46 @@ def _row(
     flags: set[str],
     versions: Sequence[PriceVersion],
     multiplier: Decimal,
-    **seen: Any,
+    settled_at: str,
+    raw_usage: Mapping[str, Any] | None = None,
+    upstream_model: str | None = None,
+    status: int = 0,
+    outcome: str,
+    received_bytes: int = 0,
+    answered_bytes: int = 0,
+    upstream_request_id: str | None = None,
 ) -> Row:
-    priced = price(usage, versions, multiplier, _day(hold))
+    priced = price(usage, versions, multiplier, day_of(hold.opened_at))
     cost, flag = _bounded(priced.cost, settlement, hold.amount)
-    request = {name: getattr(hold, name) for name in _Request.__dataclass_fields__}
     return Row(
-        **request,
+        id=hold.id,
+        opened_at=hold.opened_at,
+        account=hold.account,
+        key_id=hold.key_id,
+        wallets=hold.wallets,
+        upstream=hold.upstream,
+        endpoint=hold.endpoint,
+        protocol=hold.protocol,
+        model=hold.model,
+        stream=hold.stream,
+        estimated_input_tokens=hold.estimated_input_tokens,
         hold_nanodollars=hold.amount,
+        settled_at=settled_at,
         settlement=settlement,
+        status=status,
+        outcome=outcome,
         usage=usage,
+        raw_usage=raw_usage,
         flags=tuple(sorted(flags | flag)),
-        price_version=priced.price_version.isoformat(),
+        price_version=priced.price_version,
         prices=priced.prices,
         tier_up_to=priced.tier_up_to,
         multiplier=priced.multiplier,
         cost_nanodollars=cost,
-        **seen,
+        received_bytes=received_bytes,
+        answered_bytes=answered_bytes,
+        upstream_request_id=upstream_request_id,
+        upstream_model=upstream_model,
     )
 
 
@@ -299,8 +319,14 @@ def _bounded(cost: int, settlement: Settlement, hold: int) -> tuple[int, set[str
     return cost, {"above_hold"}
 
 
-def _day(request: _Request) -> date:
-    return date.fromisoformat(request.opened_at[:10])
+@lru_cache(maxsize=16)
+def _read_day(day: str) -> date:
+    return date.fromisoformat(day)
+
+
+def day_of(timestamp: str) -> date:
+    """The day of a timestamp as the ledger writes it."""
+    return _read_day(timestamp[:10])
 
 
 def _text(value: Any) -> str:

@@ -113,7 +113,8 @@ class Priced:
 
     cost: int
     """In nano-dollars."""
-    price_version: date
+    price_version: str
+    """The day from which these prices hold."""
     prices: Mapping[str, str]
     """USD per million tokens for every one of `KINDS`, as decimal strings."""
     tier_up_to: int | None
@@ -160,7 +161,7 @@ def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, d
     tier = tier_for(version, usage.prompt)
     return Priced(
         cost=cost(usage, tier, multiplier),
-        price_version=version.effective_from,
+        price_version=_written_day(version.effective_from),
         prices=tier.written,
         tier_up_to=tier.up_to_prompt_tokens,
         multiplier=written(multiplier),
@@ -183,6 +184,11 @@ def worst_case(version: PriceVersion, multiplier: Decimal, input_tokens: int, ou
         if limit is not None and input_tokens <= limit:
             break
     return -(-dearest // over)
+
+
+@lru_cache(maxsize=16)
+def _written_day(day: date) -> str:
+    return day.isoformat()
 
 
 @lru_cache(maxsize=256)

@@ -39,6 +39,8 @@ class RawUsage:
         """The counts whose last value is none."""
         self.was_invalid = False
         self.was_trimmed = False
+        self._is_plain = True
+        """All that was told is so small that the merged object need not be measured."""
 
     def merge(self, told: object) -> bool:
         """Take over what one event, or one body, tells; whether it told anything."""
@@ -48,10 +50,13 @@ class RawUsage:
             self.was_invalid = True
             return False
         for path in self._counts:
-            if path[0] in told:
-                self._count(path, value_at(told, path))
-        self.document = _replaced(self.document, told)
-        self._trim()
+            if (value := told.get(path[0])) is not None:
+                self._count(path, value if len(path) == 1 else value_at(value, path[1:]))
+        document = self.document = _replaced(self.document, told)
+        if self._is_plain:
+            self._is_plain = len(document) <= _FEW and _is_plain({name: document.get(name) for name in told})
+        if not self._is_plain:
+            self._trim()
         return bool(told)
 
     def get(self, path: Path) -> int:
@@ -64,15 +69,14 @@ class RawUsage:
         if is_count(value):
             assert isinstance(value, int)
             self.tokens[path] = value
-            self.invalid.discard(path)
+            if self.invalid:
+                self.invalid.discard(path)
         else:
             self.invalid.add(path)
             self.was_invalid = True
 
     def _trim(self) -> None:
         """Keep the counts only of an object that no store would like: very long or deep, or not ASCII."""
-        if len(self.document) <= _FEW and _is_plain(self.document):
-            return
         if _is_shallow(self.document, MAX_DEPTH):
             text = json.dumps(self.document)
             if len(text) <= MAX_BYTES and "\\u" not in text:
@@ -86,7 +90,7 @@ class RawUsage:
             inner[path[-1]] = count
 
 
-def value_at(document: Mapping[str, Any], path: Path) -> Any:
+def value_at(document: Any, path: Path) -> Any:
     """What stands at a path of names; None if nothing does."""
     value: Any = document
     for name in path:
@@ -99,17 +103,35 @@ def value_at(document: Mapping[str, Any], path: Path) -> Any:
 def _is_plain(document: Mapping[str, Any], depth: int = 2) -> bool:
     """Whether this is so small that it need not be measured: a few counts and words, and objects of such."""
     for name, value in document.items():
-        if not (name.isascii() and name.isprintable() and len(name) <= _SHORT):
+        if name not in _USUAL and not _is_short(name):
             return False
-        if isinstance(value, str):
-            if not (value.isascii() and value.isprintable() and len(value) <= _SHORT):
-                return False
-        elif isinstance(value, dict):
+        kind = value.__class__
+        if kind is dict:
             if depth == 0 or len(value) > _FEW or not _is_plain(value, depth - 1):
                 return False
-        elif isinstance(value, list):
+        elif (kind is str and value not in _USUAL and not _is_short(value)) or kind is list:
             return False
     return True
+
+
+def _is_short(word: str) -> bool:
+    return word.isascii() and word.isprintable() and len(word) <= _SHORT
+
+
+_USUAL = frozenset(
+    {
+        "cache_creation",
+        "cache_creation_input_tokens",
+        "cache_read_input_tokens",
+        "ephemeral_1h_input_tokens",
+        "ephemeral_5m_input_tokens",
+        "input_tokens",
+        "output_tokens",
+        "service_tier",
+        "standard",
+    }
+)
+"""Words that are short, as everybody knows."""
 
 
 def _is_shallow(value: object, depth: int) -> bool:

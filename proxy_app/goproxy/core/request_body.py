@@ -136,7 +136,7 @@ def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
         _flag(fields, "stream"),
         other if limit is None else limit if other is None else max(limit, other),
         _integer(fields, "n", at_least=1) or 1,
-        bool(options) and _flag(options, "include_usage", within="stream_options."),
+        options is not None and _flag(options, "include_usage", within="stream_options."),
         estimate.tokens,
         estimate.is_open,
     )

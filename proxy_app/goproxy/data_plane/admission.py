@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import date
 
 from aiohttp import web
 
 from goproxy.config import Config, Endpoint, Model
 from goproxy.core.key_snapshot import LimitedKey
-from goproxy.core.ledger import Hold
+from goproxy.core.ledger import Hold, day_of
 from goproxy.core.pricing import dollars, version_in_force, worst_case
 from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
 from goproxy.core.wire import Fault, Refusal, WireProtocol
-from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable
+from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable, NotHeld
 from goproxy.data_plane.exchange import timestamp
-from goproxy.data_plane.journal import JournalUnwritable
 from goproxy.data_plane.request_head import RequestHead
 
 _SHOWN = 100  # characters of a wrong model name in a message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admitted:
     """What may go to the upstream."""
 
@@ -42,7 +40,11 @@ def authenticate(head: RequestHead, books: Books, staleness_seconds: float) -> L
     """
     if books.keys_age > staleness_seconds:
         raise Refusal(Fault.UNAVAILABLE, "The gateway cannot check API keys at the moment. Try again later.")
-    found = {key.id: key for shown in head.keys if (key := books.keys.find_digest(shown)) and _is_live(key)}
+    snapshot, found = books.keys, {}
+    for shown in head.keys:
+        key = snapshot.find_digest(shown)
+        if key is not None and _is_live(key):
+            found[key.id] = key
     if len(found) != 1:  # two keys of two accounts: nobody could say who pays
         raise Refusal(
             Fault.AUTHENTICATION,
@@ -75,7 +77,7 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
         prompt = min(asked.estimated_input_tokens, prompt)
     longest = min(asked.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
     opened_at = timestamp()
-    version = version_in_force(model.prices, date.fromisoformat(opened_at[:10]))
+    version = version_in_force(model.prices, day_of(opened_at))
     wallet = key.account if config.wallet is None else f"{key.account}/{config.wallet}"
     return Hold(
         id=request_id,
@@ -93,28 +95,17 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
     )
 
 
-async def set_aside(hold: Hold, books: Books) -> None:
-    """Hold the worst case, durably: the upstream may be contacted when this returns.
-
-    Raises:
-        Refusal: there is not enough money, or nowhere to write it down.
-    """
-    try:
-        await books.open(hold)
-    except InsufficientFunds as short:
-        raise Refusal(
+def refusal_of(reason: NotHeld) -> Refusal:
+    """What a client is told whose request could not be set money aside for."""
+    if isinstance(reason, InsufficientFunds):
+        return Refusal(
             Fault.INSUFFICIENT_FUNDS,
-            f"This request could cost up to {dollars(short.needed)}, and {_whose(short.wallet)} has "
-            f"{dollars(max(short.free, 0))} free. Ask for fewer tokens (max_tokens), or for more credit.",
-        ) from None
-    except LeaseUnavailable:
-        raise Refusal(
-            Fault.UNAVAILABLE, "The gateway cannot check your credit at the moment. Try again later."
-        ) from None
-    except JournalUnwritable:
-        raise Refusal(
-            Fault.UNAVAILABLE, "The gateway cannot write its journal at the moment. Try again later."
-        ) from None
+            f"This request could cost up to {dollars(reason.needed)}, and {_whose(reason.wallet)} has "
+            f"{dollars(max(reason.free, 0))} free. Ask for fewer tokens (max_tokens), or for more credit.",
+        )
+    if isinstance(reason, LeaseUnavailable):
+        return Refusal(Fault.UNAVAILABLE, "The gateway cannot check your credit at the moment. Try again later.")
+    return Refusal(Fault.UNAVAILABLE, "The gateway cannot write its journal at the moment. Try again later.")
 
 
 def _whose(wallet: str) -> str:

@@ -35,7 +35,7 @@ from goproxy.data_plane.lease_desk import InsufficientFunds, LeaseDesk, LeaseUna
 from goproxy.data_plane.row_post import RowPost
 from goproxy.observe import log, told
 
-__all__ = ["Books", "InsufficientFunds", "JournalUnwritable", "LeaseUnavailable", "Standing", "books_for"]
+__all__ = ["Books", "InsufficientFunds", "JournalUnwritable", "LeaseUnavailable", "NotHeld", "Standing", "books_for"]
 
 _LEASE_WAIT = 5.0
 """Seconds that a request waits for a bigger lease."""
@@ -48,6 +48,9 @@ _BACKLOG_BYTES = 64 * 1024 * 1024
 
 _LAST_CALLS = 3.0
 """Seconds for the last rows and the leases to reach the control plane when the proxy leaves."""
+
+NotHeld = InsufficientFunds | LeaseUnavailable | JournalUnwritable
+"""Why the worst case of a request could not be set aside."""
 
 Interrupt = Callable[[Hold, Usage | None], Row]
 """The row of a request that a former process left open, from what it had used as far as that was noted."""

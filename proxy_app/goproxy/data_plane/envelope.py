@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -49,39 +49,9 @@ class Envelope:
         self._observer = observer
         self._stay = stay
 
-    async def around(
-        self,
-        client: Client,
-        route: str,
-        protocol: WireProtocol,
-        serve: Callable[[RequestRecord], Awaitable[None]],
-    ) -> None:
-        """Serve a request whose answer is written to `client`; a refusal is written here."""
-        record = RequestRecord(new_request_id(), route, protocol.name)
-        self._observer.begin(record)
-        try:
-            try:
-                self._check_stay()
-                await serve(record)
-            except Refusal as refusal:
-                body = _refusal(refusal, record, protocol)
-                headers = [("Content-Type", "application/json"), *refusal.headers.items(), *id_headers(record)]
-                client.whole(record.status, headers, body)
-            except Exception as error:
-                body = _failure(error, record, protocol)
-                if client.has_begun:
-                    client.break_off()
-                else:
-                    headers = [("Content-Type", "application/json"), *id_headers(record)]
-                    client.whole(record.status, headers, body)
-        except asyncio.CancelledError:
-            if not record.status:
-                record.status = _CLIENT_CLOSED
-                record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
-            raise
-        finally:
-            if not record.is_paid:  # otherwise aftermath.py, once it is settled
-                self._observer.end(record)
+    def around(self, client: Client, route: str, protocol: WireProtocol) -> Enveloped:
+        """What surrounds a request whose answer is written to `client`."""
+        return Enveloped(self._observer, client, RequestRecord(new_request_id(), route, protocol.name), protocol)
 
     def middleware(self, but: Collection[str]) -> Middleware:
         """The same around what aiohttp answers; the routes in `but` are surrounded by `around`."""
@@ -105,7 +75,7 @@ class Envelope:
 
         return surround
 
-    def _check_stay(self) -> None:
+    def check_stay(self) -> None:
         """Begin nothing any more when the process leaves.
 
         Raises:
@@ -119,7 +89,7 @@ class Envelope:
     ) -> web.StreamResponse:
         headers: dict[str, str] = {}
         try:
-            self._check_stay()
+            self.check_stay()
             response = await handler(request)
             record.status, record.outcome = response.status, Outcome.OK
             record.bytes_out = response.content_length or 0
@@ -139,6 +109,49 @@ class Envelope:
             response = _response(_failure(error, record, protocol), record)
         response.headers.update({**headers, **dict(id_headers(record))})
         return response
+
+
+class Enveloped:
+    """One request within its envelope; a refusal or a failure in the block is written here."""
+
+    __slots__ = ("_client", "_observer", "_protocol", "_record")
+
+    def __init__(self, observer: Observer, client: Client, record: RequestRecord, protocol: WireProtocol) -> None:
+        self._observer = observer
+        self._client = client
+        self._record = record
+        self._protocol = protocol
+
+    def __enter__(self) -> RequestRecord:
+        self._observer.begin(self._record)
+        return self._record
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        record = self._record
+        try:
+            if isinstance(error, Exception):
+                self._answer(error)
+                return True
+            if isinstance(error, asyncio.CancelledError) and not record.status:
+                record.status = _CLIENT_CLOSED
+                record.outcome = Outcome.CLIENT_GONE if self._client.is_gone else Outcome.SHUTDOWN
+            return False
+        finally:
+            if not record.is_paid:  # otherwise aftermath.py, once it is settled
+                self._observer.end(record)
+
+    def _answer(self, error: Exception) -> None:
+        record, client = self._record, self._client
+        headers = [("Content-Type", "application/json")]
+        if isinstance(error, Refusal):
+            body = _refusal(error, record, self._protocol)
+            headers += error.headers.items()
+        else:
+            body = _failure(error, record, self._protocol)
+            if client.has_begun:
+                client.break_off()
+                return
+        client.whole(record.status, [*headers, *id_headers(record)], body)
 
 
 ACCOUNT = web.RequestKey("account", str)

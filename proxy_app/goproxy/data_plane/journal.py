@@ -79,7 +79,7 @@ class Recovered:
     """By wallet."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Entry:
     record: Record
     line: bytes

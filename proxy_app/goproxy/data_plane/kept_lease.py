@@ -5,7 +5,17 @@ from __future__ import annotations
 from goproxy.core.lease import Lease
 
 _LATELY = 10.0
-"""Seconds; the need of a wallet is the most that was held at once in the last one to two of these."""
+"""Seconds; the most that was held at once is that of the last one to two of these."""
+
+_LASTS = 2.0
+"""Seconds that a lease should last at the pace at which it is spent, so that requests need not wait for the next."""
+
+_PACE_EVERY = 0.5
+_PACE_FADES = 0.7
+"""The pace is looked at so often, in seconds; a slower one replaces a faster one step by step, a faster one at once."""
+
+_MANY = 5
+"""Requests in that time, of which it can be said that they have a pace."""
 
 
 class KeptLease:
@@ -26,17 +36,23 @@ class KeptLease:
         self._since = now
         self._ahead_from = now
         self._peak = self._peak_before = 0
+        self._paced_at = now
+        self._paced_from = lease.spent_total
+        self._uses = 0
+        self._pace = 0
+        """What is spent in the time that the lease should last."""
 
     def use(self, now: float) -> None:
         """Note that something is held now."""
         self._turn(now)
         self._peak = max(self._peak, self.lease.held)
+        self._uses += 1
         self._used_at = now
 
     def need(self, now: float) -> int:
-        """The most that was held at once of late."""
+        """The most that was held at once of late, and what is spent while more is asked for."""
         self._turn(now)
-        return max(self._peak, self._peak_before)
+        return max(self._peak, self._peak_before) + self._pace
 
     def is_low(self, now: float) -> bool:
         """Whether less than half of the need is free, so that it is time to ask ahead."""
@@ -53,6 +69,11 @@ class KeptLease:
         return self.lease.free > 0 and (is_idle or self.is_recalled)
 
     def _turn(self, now: float) -> None:
+        if (elapsed := now - self._paced_at) >= _PACE_EVERY:
+            spent = self.lease.spent_total - self._paced_from if self._uses >= _MANY else 0
+            faded = _PACE_FADES ** (elapsed / _PACE_EVERY)
+            self._pace = max(int(spent * _LASTS / elapsed), int(self._pace * faded))
+            self._paced_at, self._paced_from, self._uses = now, self.lease.spent_total, 0
         while now - self._since >= _LATELY and (self._peak or self._peak_before):
             self._peak_before, self._peak = self._peak, self.lease.held
             self._since += _LATELY

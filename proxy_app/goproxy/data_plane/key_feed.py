@@ -40,7 +40,7 @@ class KeyFeed:
     @property
     def age(self) -> float:
         """Seconds since the control plane last said that this is how it is; infinite if it never did."""
-        return float("inf") if self._confirmed is None else max(0.0, time.monotonic() - self._confirmed)
+        return float("inf") if self._confirmed is None else time.monotonic() - self._confirmed
 
     @property
     def problem(self) -> str | None:

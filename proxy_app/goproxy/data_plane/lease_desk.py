@@ -139,7 +139,8 @@ class LeaseDesk:
         """Spend what a request cost; what is left of its hold is free again."""
         for wallet in row.wallets:
             self._of(wallet).lease.settle(row.id, row.cost_nanodollars)
-        self._serve()
+        if self._waiters:
+            self._serve()
 
     def release(self, hold: Hold) -> None:
         """The request of a hold is not sent: all of it is free again."""
@@ -272,12 +273,14 @@ class LeaseDesk:
 
     def _place(self, hold: Hold) -> bool:
         touched = [self._of(wallet) for wallet in hold.wallets]
-        if any(kept.lease.free < hold.amount for kept in touched):
-            return False
+        for kept in touched:
+            if kept.lease.free < hold.amount:
+                return False
+        now = self._now()
         for kept in touched:
             kept.lease.hold(hold.id, hold.amount)
-            kept.use(self._now())
-            if kept.is_low(self._now()):
+            kept.use(now)
+            if kept.is_low(now):
                 self._mark(kept.lease.wallet)
         return True
 
@@ -314,9 +317,10 @@ class LeaseDesk:
             kept.is_told = False
 
     def _of(self, wallet: str) -> KeptLease:
-        if wallet not in self._kept:
-            self._kept[wallet] = KeptLease(Lease(wallet), self._now())
-        return self._kept[wallet]
+        kept = self._kept.get(wallet)
+        if kept is None:
+            kept = self._kept[wallet] = KeptLease(Lease(wallet), self._now())
+        return kept
 
     async def _rest(self, error: Exception) -> None:
         """The control plane is away. Who comes now has it asked sooner, but not before a first pause."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import quote
 
 from aiohttp import web
@@ -25,10 +26,10 @@ from goproxy.data_plane.admission import (
     hold_for,
     model_for,
     read_body,
-    set_aside,
+    refusal_of,
 )
 from goproxy.data_plane.aftermath import Aftermath
-from goproxy.data_plane.books import Books
+from goproxy.data_plane.books import Books, InsufficientFunds, JournalUnwritable, LeaseUnavailable
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.envelope import ACCOUNT, Envelope, id_headers, shape_for
 from goproxy.data_plane.exchange import Exchange
@@ -70,16 +71,6 @@ ROUTES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a client asks, by whichever lane it came."""
-
-    head: RequestHead
-    body: Callable[[], Awaitable[bytes]]
-    client: Client
-    record: RequestRecord
-
-
-@dataclass(frozen=True, slots=True)
 class Gateway:
     """What requests are served from."""
 
@@ -94,19 +85,7 @@ class Gateway:
 
     def plain(self) -> Mapping[str, Serve]:
         """Who serves the plain requests, by path."""
-        return {route.path: self._serving(route) for route in ROUTES}
-
-    def _serving(self, route: Route) -> Serve:
-        async def serve(head: RequestHead, body: bytes, client: Client) -> None:
-            async def whole() -> bytes:
-                return body
-
-            async def forward(record: RequestRecord) -> None:
-                await self._forward(route, Asked(head, whole, client, record))
-
-            await self.envelope.around(client, route.name, route.protocol, forward)
-
-        return serve
+        return {route.path: partial(self._serve, route) for route in ROUTES}
 
     def handler(self, route: Route) -> Handler:
         """The same for aiohttp. Its answer is written already when it returns."""
@@ -120,76 +99,69 @@ class Gateway:
             query = quote(
                 request.raw_path.partition("?")[2].partition("#")[0], safe=_PRINTABLE, errors="surrogateescape"
             )
-
-            async def body() -> bytes:
-                return await read_body(request, self.config.max_body_bytes, self.config.timeouts.idle)
-
-            async def forward(record: RequestRecord) -> None:
-                head = RequestHead.of(f"?{query}" if query else "", list(request.headers.items()))
-                await self._forward(route, Asked(head, body, client, record))
-
-            await self.envelope.around(client, route.name, route.protocol, forward)
+            head = RequestHead.of(f"?{query}" if query else "", list(request.headers.items()))
+            await self._serve(route, head, request, client)
             return _Written(client)
 
         return handle
 
-    async def _forward(self, route: Route, asked: Asked) -> None:
-        """Check a request, pass it to the upstream, and relay the answer."""
-        record, protocol = asked.record, route.protocol
-        key = authenticate(asked.head, self.books, self.config.staleness_seconds)
-        record.account = key.account
-        endpoint = endpoint_for(protocol, self.config)
-        self.limits.admit(key)
-        check_encoding(asked.head)
-        body = await asked.body()
-        record.bytes_in = len(body)
-        check_size(len(body), self.config.max_body_bytes)
-        admitted = admit(body, self.config, asks_for_usage=protocol is OPENAI and self.config.include_usage)
-        record.model, record.stream = admitted.model.id, admitted.stream
-        check_permission(key, self.config.upstream, admitted.model)
-        if asked.head.unsendable is not None:
-            raise Refusal(Fault.INVALID_REQUEST, f"The header {asked.head.unsendable} holds bytes that are not text.")
-        sending = _Sending(endpoint, route.below + asked.head.query, asked.head.fields, admitted)
-        if route.below:
-            await self._pass_on(asked, sending)
-        else:
-            await self._pass_on_paid(asked, sending, key)
+    async def _serve(self, route: Route, head: RequestHead, body: bytes | web.Request, client: Client) -> None:
+        """Check a request, pass it to the upstream, and relay the answer. `body`: or the request to read it from."""
+        config, protocol = self.config, route.protocol
+        with self.envelope.around(client, route.name, protocol) as record:
+            self.envelope.check_stay()
+            key = authenticate(head, self.books, config.staleness_seconds)
+            record.account = key.account
+            endpoint = endpoint_for(protocol, config)
+            self.limits.admit(key)
+            check_encoding(head)
+            if not isinstance(body, bytes):
+                body = await read_body(body, config.max_body_bytes, config.timeouts.idle)
+            record.bytes_in = len(body)
+            check_size(len(body), config.max_body_bytes)
+            admitted = admit(body, config, asks_for_usage=protocol is OPENAI and config.include_usage)
+            record.model, record.stream = admitted.model.id, admitted.stream
+            check_permission(key, config.upstream, admitted.model)
+            if head.unsendable is not None:
+                raise Refusal(Fault.INVALID_REQUEST, f"The header {head.unsendable} holds bytes that are not text.")
+            sending = _Sending(endpoint, route.below + head.query, head.fields, admitted)
+            if route.below:
+                await self._pass_on(client, record, sending)
+            else:
+                await self._pass_on_paid(client, record, sending, key)
 
-    async def _pass_on(self, asked: Asked, sending: _Sending) -> None:
+    async def _pass_on(self, client: Client, record: RequestRecord, sending: _Sending) -> None:
         """Send a request that costs nothing, and relay its answer."""
-        record = asked.record
         patience = Patience(self.config.timeouts)
         endpoint = sending.endpoint
         answer = await self.upstream.answer(self._send(sending, patience, record), endpoint, record)
         try:
-            protocol = endpoint.protocol
-            await relay(asked.client, answer, protocol, patience, record, id_headers(record), Unmetered())
+            await relay(client, answer, endpoint.protocol, patience, record, id_headers(record), Unmetered())
         finally:
             answer.close()
 
-    async def _pass_on_paid(self, asked: Asked, sending: _Sending, key: LimitedKey) -> None:
+    async def _pass_on_paid(self, client: Client, record: RequestRecord, sending: _Sending, key: LimitedKey) -> None:
         """Set the worst case aside, send the request, relay its answer; whatever happens, it is settled once."""
-        client, record = asked.client, asked.record
-        admitted, protocol = sending.admitted, sending.endpoint.protocol
-        hold = hold_for(admitted, self.config, key, sending.endpoint, record.request_id)
-        await set_aside(hold, self.books)
+        admitted, endpoint = sending.admitted, sending.endpoint
+        hold = hold_for(admitted, self.config, key, endpoint, record.request_id)
+        try:
+            await self.books.open(hold)
+        except (InsufficientFunds, LeaseUnavailable, JournalUnwritable) as reason:
+            raise refusal_of(reason) from None
         record.is_paid = True
         patience = Patience(self.config.timeouts)
         exchange = Exchange(
             hold,
             admitted.model,
-            protocol,
+            endpoint.protocol,
             record,
             self.books,
             self.observer.gaps.observe,
             withhold_usage=admitted.usage_was_asked_for,
         )
-        endpoint, sent = sending.endpoint, self._send(sending, patience, record)
+        sent = self._send(sending, patience, record)
         try:
             answer = await self.upstream.answer(asyncio.shield(sent), endpoint, record)
-        except Refusal:
-            self.aftermath.of_refusal(exchange)
-            raise
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
             self.aftermath.of_sending(exchange, self.upstream.answering(sent, endpoint, record))
@@ -199,7 +171,7 @@ class Gateway:
             raise
         exchange.begin(answer)
         try:
-            await relay(client, answer, protocol, patience, record, id_headers(record), exchange)
+            await relay(client, answer, endpoint.protocol, patience, record, id_headers(record), exchange)
         finally:
             self.aftermath.of_answer(exchange, answer)
 
@@ -225,7 +197,7 @@ class Gateway:
         request[ACCOUNT] = key.account
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Sending:
     """A request as the upstream shall have it."""
 

@@ -111,8 +111,9 @@ class RowPost:
                 if len(batch) == 1:
                     self._put_aside(batch[0], str(refusal))
                 return True
-            accepted = [id_ for id_ in batch if id_ in set(answer.accepted)]
-            rejected = {id_: reason for id_, reason in answer.rejected.items() if id_ in batch}
+            known = set(answer.accepted)
+            accepted = [id_ for id_ in batch if id_ in known]
+            rejected = {id_: answer.rejected[id_] for id_ in batch if id_ in answer.rejected}
             if not accepted and not rejected:
                 raise ControlPlaneAway("it says nothing of the rows that it was sent")
             self._back_off.succeeded()

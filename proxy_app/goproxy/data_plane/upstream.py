@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from yarl import URL
 
@@ -192,7 +193,7 @@ class Upstream:
         if answer.ok:
             record.outcome = Outcome.OK
 
-    def _tell(self, event: str, endpoint: Endpoint, record: RequestRecord, **more: object) -> None:
+    def _tell(self, event: str, endpoint: Endpoint, record: RequestRecord, **more: Any) -> None:
         log(
             event,
             level=logging.ERROR,

@@ -1,0 +1,41 @@
+"""How much of a wallet is wanted ahead of need."""
+
+from __future__ import annotations
+
+import pytest
+
+from goproxy.core.lease import Lease
+from goproxy.data_plane.kept_lease import KeptLease
+
+
+def spending(requests: int, each: int, seconds: float) -> tuple[KeptLease, float]:
+    """A lease after so many requests, one after the other, in so many seconds."""
+    kept = KeptLease(Lease("alice", granted_total=10**12), 0.0)
+    now = 0.0
+    for number in range(requests):
+        now = seconds * (number + 1) / requests
+        kept.lease.hold(str(number), 3 * each)
+        kept.use(now)
+        kept.lease.settle(str(number), each)
+    return kept, now
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 60.0])
+def test_a_lease_that_is_spent_fast_is_to_last_for_two_seconds(seconds: float) -> None:
+    """What is held at once says nothing about it where a request takes a moment."""
+    each, per_second = 1000, 100
+    kept, now = spending(int(per_second * seconds), each, seconds)
+    assert kept.need(now) == pytest.approx(3 * each + 2.0 * per_second * each, rel=0.1)
+
+
+def test_a_pace_that_is_over_is_forgotten() -> None:
+    kept, now = spending(1000, 1000, 10.0)
+    assert kept.need(now + 1.0) > kept.need(now + 5.0) > kept.need(now + 10.0)
+    assert kept.need(now + 60.0) <= 3000
+
+
+@pytest.mark.parametrize("requests", [1, 4])
+def test_a_few_requests_have_no_pace(requests: int) -> None:
+    """One dear request is no reason to borrow for twenty."""
+    kept, now = spending(requests, 10**9, 0.1)
+    assert kept.need(now + 0.5) == 3 * 10**9
