@@ -32,7 +32,9 @@ MAX_BODY = 8 * 1024 * 1024
 DELTA = b'"delta"'
 _UNREAD = 4 * 1024
 _UNCOUNTED = 12 * 1024
-"""Bytes of a stream that are kept to be read, and to be counted, together with what comes after them."""
+"""Bytes of a stream that are kept to be read, and to be counted, together with what comes after them.
+
+The last piece is kept however long it is: it is read when its bytes have gone to the client."""
 
 FLAGS: Mapping[str, str] = {
     "audio_tokens": "Some of the tokens are audio, which the provider prices differently; priced as text.",
@@ -130,10 +132,10 @@ class Meter(ABC):
     def feed(self, data: bytes) -> None:
         """The next piece of the body."""
         if self._events is not None:
-            self._unread.append(data)
-            self._unread_bytes += len(data)
             if self._unread_bytes >= _UNREAD:
                 self._read()
+            self._unread.append(data)
+            self._unread_bytes += len(data)
         elif len(self._body) + len(data) <= MAX_BODY:
             self._body += data
         else:

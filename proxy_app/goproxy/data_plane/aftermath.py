@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 
 from goproxy.core.ledger import Row
@@ -39,6 +40,8 @@ class Aftermath:
         self._drains = drains
         self._told_of = told_of
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._over: list[Exchange] = []
+        """Exchanges to be settled in this turn of the loop: all of them together cost much less than one by one."""
 
     def of_answer(self, exchange: Exchange, answer: Answer) -> None:
         """The handler is done with an answer that had begun, in whatever way."""
@@ -58,20 +61,29 @@ class Aftermath:
 
     async def settled(self) -> None:
         """Wait until all that has begun by now is settled."""
+        self._settle_all()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
 
     async def finish(self, seconds: float) -> None:
         """Wait for all of it; what is drained for longer than that is settled by what was seen."""
+        self._settle_all()
         if not self._tasks:
             return
         log("finishing drains and settlements", exchanges=len(self._tasks))
-        await asyncio.wait(self._tasks, timeout=seconds)
+        await self._all_settled(seconds)
         self._drains.stop()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_SETTLING)
+        await self._all_settled(_SETTLING)
         if self._tasks:  # their holds are in the journal: the next start makes rows of them
             log("leaving with requests that could not be settled", level=logging.ERROR, exchanges=len(self._tasks))
+
+    async def _all_settled(self, seconds: float) -> None:
+        """Wait for so long; what is drained is to be settled afterwards."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+                    self._settle_all()
 
     async def _await_answer(self, exchange: Exchange, sending: asyncio.Task[Answer], outcome: Outcome) -> None:
         """`outcome`: why the handler is done. That of the sending may stand in the record when this begins."""
@@ -105,7 +117,18 @@ class Aftermath:
             self._settle(exchange)
 
     def _settle(self, exchange: Exchange) -> None:
-        """Needs no task: the row is with the ledger when this returns, and waits for nobody but the disk."""
+        """In a moment, and without a task: what is owed to clients goes first."""
+        if not self._over:
+            asyncio.get_running_loop().call_soon(self._settle_all)
+        self._over.append(exchange)
+
+    def _settle_all(self) -> None:
+        over, self._over = self._over, []
+        for exchange in over:
+            self._write(exchange)
+
+    def _write(self, exchange: Exchange) -> None:
+        """The row is with the ledger when this returns, and waits for nobody but the disk."""
         try:
             row = exchange.row()
             written = self._ledger.settle(row)

@@ -84,16 +84,16 @@ class Exchange:
 
     def end(self, last: bytes) -> bytes:
         """The answer is whole with this piece, which may be nothing; what of it and before it goes to the client."""
-        assert self._meter is not None, "the answer has begun"
         if last:
             self._see(last)
         self.is_whole = True
-        self._meter.end()
         return last if self._filter is None else self._filter.feed(last) + self._filter.end()
 
     def row(self) -> Row:
-        """The settlement, from what was seen by now."""
+        """The settlement, from what was seen by now. To be asked for once."""
         meter = self._meter or self._protocol.meter(stream=False)
+        if self.is_whole:
+            meter.end()
         return settle(
             self.hold,
             reading=meter.reading(counts_exact=False),
