@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from goproxy.data_plane.client import Client
+from goproxy.data_plane.client import Client, Outbox
 from goproxy.data_plane.known_heads import KnownHeads
 from goproxy.data_plane.request_head import RequestHead
 from goproxy.hosting import Stay
@@ -41,6 +41,7 @@ class Front:
         self.aiohttp_server = aiohttp_server
         self.routes = routes
         self.heads = KnownHeads(routes)
+        self.outbox = Outbox()
         self.stay = stay
         self.connections: set[Connection] = set()
 
@@ -84,6 +85,7 @@ class Connection(asyncio.Protocol):
         """Whom to answer next."""
         self.client = Client(
             self._transport,
+            self._front.outbox,
             is_http_1_0=is_http_1_0,
             keeps_alive=keeps_alive and not self._front.stay.leaving,
         )
@@ -170,6 +172,8 @@ class Connection(asyncio.Protocol):
         if not task.cancelled():
             task.exception()  # it has been logged
         if client is None or not client.keeps_alive or self._front.stay.leaving or self._transport.is_closing():
+            if client is not None:
+                client.flush()
             self._transport.close()
             return
         if not self._is_reading:
@@ -177,6 +181,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         self._wait(_IDLE)
         if self._came:
+            client.flush()  # what is written for the next request comes after it
             self._look()
 
     def _give_to_aiohttp(self) -> None:

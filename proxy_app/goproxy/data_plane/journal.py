@@ -46,6 +46,9 @@ _SEGMENT_BYTES = 8 * 1024 * 1024
 _SETTLEMENT_BYTES = 4096
 """Kept free in the segment for the row of each open request; a row is 1 to 2 KiB."""
 
+_PATIENCE = 0.005
+"""Seconds that a row may wait for a record that is in a hurry."""
+
 _LINGER = 0.2
 """Seconds that a record may stay in memory for which nobody waits."""
 
@@ -108,6 +111,7 @@ class Journal:
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self._is_called = False
         self._is_closing = False
+        self._timer: asyncio.TimerHandle | None = None
 
         # What follows is the writing thread's alone, once it runs.
         self._state = JournalState()
@@ -158,8 +162,11 @@ class Journal:
         self._note(Progressed(id, usage))
 
     def settle(self, row: Row) -> asyncio.Future[bytes]:
-        """Close a hold with its row. Done, with the row's line, when it is on the disk, however long that takes."""
-        return self._put(Settled(row))
+        """Close a hold with its row. Done, with the row's line, when it is on the disk, however long that takes.
+
+        No client waits for that: a row waits a moment for a record that somebody waits for, and shares its sync.
+        """
+        return self._put(Settled(row), is_patient=True)
 
     def posted(self, ids: Sequence[str]) -> None:
         """The control plane has these rows. (Should this be lost, they are posted again, which changes nothing.)"""
@@ -182,18 +189,29 @@ class Journal:
             await asyncio.to_thread(self._thread.join)
         self._shelf.release()
 
-    def _put(self, record: Record) -> asyncio.Future[bytes]:
-        """Done, with the record's line, when it is on the disk."""
+    def _put(self, record: Record, *, is_patient: bool = False) -> asyncio.Future[bytes]:
+        """Done, with the record's line, when it is on the disk. `is_patient`: that may be a moment later."""
         written: asyncio.Future[bytes] = self._loop.create_future()
         entry = _Entry(record, encode(record), written)
         if self._is_closing:
             _resolve([entry], JournalUnwritable("The journal is closed."))
             return written
         self._queue.append(entry)
-        if not self._is_called:
+        if is_patient:
+            if self._timer is None:
+                self._timer = self._loop.call_later(_PATIENCE, self._call)
+        elif not self._is_called:
+            self._call()
+        return written
+
+    def _call(self) -> None:
+        """Have the thread write what is in the queue."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._queue and not self._is_called:
             self._is_called = True
             self._tokens.put(None)
-        return written
 
     def _note(self, record: Record) -> None:
         """It will be on the disk soon; nobody waits for that."""

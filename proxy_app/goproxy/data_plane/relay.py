@@ -122,7 +122,6 @@ class _Path:
         """Pass on every piece of the answer, to its end or to where it stops."""
         self._client.watcher = self
         self._answer.pass_to(self)
-        self._client.flush()
         if not self._over.done():
             self._watch()
         return await self._over
@@ -143,7 +142,10 @@ class _Path:
 
     def take(self, piece: bytes) -> None:
         self._moved_at = self._loop.time()
-        self._write(self._tap.take(piece))
+        piece = self._tap.take(piece)
+        if piece and not self._over.done():
+            self._note(piece)
+            self._client.write(piece)
 
     def ended(self, last: bytes) -> None:
         rest = self._tap.end(last)
@@ -169,11 +171,6 @@ class _Path:
             self._finish(self._ended)
         else:
             self._answer.resume()
-
-    def _write(self, piece: bytes) -> None:
-        if piece and not self._over.done():
-            self._note(piece)
-            self._client.write(piece)
 
     def _note(self, piece: bytes) -> None:
         if not piece:

@@ -100,7 +100,10 @@ class Gateway:
                 request.raw_path.partition("?")[2].partition("#")[0], safe=_PRINTABLE, errors="surrogateescape"
             )
             head = RequestHead.of(f"?{query}" if query else "", list(request.headers.items()))
-            await self._serve(route, head, request, client)
+            try:
+                await self._serve(route, head, request, client)
+            finally:
+                client.flush()  # aiohttp may close the connection at once
             return _Written(client)
 
         return handle

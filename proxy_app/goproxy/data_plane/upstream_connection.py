@@ -239,7 +239,11 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             parser.feed_data(data)
             if self._pieces:
-                self._pass_on()
+                pieces = self._pieces
+                piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                pieces.clear()
+                if self._answer is not None:
+                    self._answer.on_piece(piece)
         except httptools.HttpParserUpgrade:
             self._fail()
         except httptools.HttpParserCallbackError as error:
