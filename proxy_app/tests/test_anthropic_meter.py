@@ -112,6 +112,14 @@ def test_usage_in_a_content_block_is_content() -> None:
     assert told.usage == Usage(input=9, output=1)
 
 
+@pytest.mark.parametrize("kind", [b"content_block_de\x87lta", b"content_block_delta2", b"content_block_delt"])
+def test_what_only_begins_like_content_is_read_the_same_alone_and_in_one_piece(kind: bytes) -> None:
+    block = text_block()
+    other = block[2].replace(b'"content_block_delta"', b'"%b"' % kind)
+    events = [message_start(START), *block[:3], other, *block[3:]]
+    assert read(*events) == read(b"".join(events))
+
+
 @given(st.integers(0, 50) | st.none(), st.integers(0, 50) | st.none(), st.integers(0, 50) | st.none())
 def test_cache_writes_come_to_their_total(total: int | None, short: int | None, long: int | None) -> None:
     flags: set[str] = set()

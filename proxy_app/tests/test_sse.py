@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy.core import sse
-from goproxy.core.sse import MAX_EVENT, Event, EventReader
+from goproxy.core.sse import MAX_EVENT, Event, EventReader, plain_events
 from tests.slicing import one_by_one, sliced
 
 PARTS = [b"\n", b"\r", b"\r\n", b"data:", b"data: ", b"data", b"event: x", b"event", b":", b" ", b"id: 1"]
@@ -111,3 +111,24 @@ def test_an_endless_line_or_event_takes_no_more_memory_than_the_bound(piece: byt
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 5 * MAX_EVENT
+
+
+LINES = st.sampled_from(
+    ["data: a", "data: ", "data:b", "data", "event: e", "event:", ": c", "id: 1", "", "", "event: data: x"]
+)
+
+
+@given(st.lists(LINES, max_size=9), st.booleans())
+def test_plain_events_are_read_as_the_reader_reads_them(lines: list[str], ends: bool) -> None:
+    """Or left to it."""
+    data = "\n".join([*lines, "", ""] if ends else lines).encode()
+    plain = plain_events(data)
+    if plain is not None:
+        assert [Event(name, content) for name, content in plain] == EventReader().feed(data)
+
+
+def test_the_events_of_a_provider_are_plain() -> None:
+    assert plain_events(b'event: ping\ndata: {"type": "ping"}\n\ndata: [DONE]\n\n') == [
+        (b"ping", b'{"type": "ping"}'),
+        (b"", b"[DONE]"),
+    ]

@@ -21,7 +21,7 @@ from typing import Any
 
 from goproxy.core.meter import Meter, content_of
 from goproxy.core.raw_usage import RawUsage, value_at
-from goproxy.core.sse import Event, EventReader
+from goproxy.core.sse import EventReader
 from goproxy.core.usage import MAX_TOKENS, Usage
 
 INPUT = ("input_tokens",)
@@ -39,8 +39,8 @@ _CONTENT = re.compile(rb"(?:\A|(?<=\n\n))(?:%b[^\n]*+\n\n)++" % _BEGINS)
 
 _NEXT = b"\n\n" + _BEGINS
 _NEXT_EVENT = b"\n\nevent: content_block_delta\ndata: {"
-_ITS_DATA = b'\ndata: {"type":"content_block_d'
-"""Parts of that which are counted several times as fast. No other kind of event begins so."""
+_ITS_DATA = b'\ndata: {"type":"content_block_delta"'
+"""Parts of that, which are counted faster than the whole."""
 
 _SAYS_NOTHING = frozenset({b'{"type": "ping"}', b'{"type":"ping"}', b"[DONE]"})
 """The last one is OpenAI's, but some upstreams send it everywhere."""
@@ -63,8 +63,7 @@ class AnthropicMeter(Meter):
         self._has_stop_reason = False
         self._compaction = _NOTHING
 
-    def _on_event(self, event: Event) -> None:
-        data = event.data
+    def _on_event(self, name: bytes, data: bytes) -> None:
         if b'"content_block_' in data and b'"message_' not in data:
             if b'"content_block_delta"' in data:
                 self._generated_bytes += self._generated(data)
@@ -76,7 +75,7 @@ class AnthropicMeter(Meter):
             return
         document = self._parse(data, "unparsed_event")
         kind = document.get("type") if document else None
-        match kind if isinstance(kind, str) else event.name.decode(errors="replace"):
+        match kind if isinstance(kind, str) else name.decode(errors="replace"):
             case "message_start":
                 message = value_at(document or {}, ("message",))
                 if isinstance(message, dict):

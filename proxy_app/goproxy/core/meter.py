@@ -187,7 +187,7 @@ class Meter(ABC):
         )
 
     @abstractmethod
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, name: bytes, data: bytes) -> None:
         """Take what an event says."""
 
     @abstractmethod
@@ -222,6 +222,11 @@ class Meter(ABC):
             and self._events.begin(data)
         ):
             data = self._set_content_aside(data, self._events)
+            if (events := sse.plain_events(data)) is not None:
+                for name, content in events:
+                    self._has_events = True
+                    self._on_event(name, content)
+                return
         if data:
             self._take(self._events.feed(data))
 
@@ -257,7 +262,7 @@ class Meter(ABC):
         for event in events:
             self._has_events = True
             if event.is_whole:
-                self._on_event(event)
+                self._on_event(event.name, event.data)
             else:
                 self._flags.add("oversized_event")
 
@@ -335,13 +340,7 @@ def _decode(data: bytes | bytearray) -> Any:
         document = orjson.loads(data)
     except ValueError:
         return _DECODER.decode(data.decode(errors="replace"))
-    if _MAYBE_FLOAT.search(data) and _has_float(document):
-        return _DECODER.decode(data.decode(errors="replace"))
-    return document
-
-
-_MAYBE_FLOAT = re.compile(rb"[0-9](?:[.eE]|[0-9]{18})")
-"""Without this there is no float in JSON, and no integer of more than 64 bits."""
+    return _DECODER.decode(data.decode(errors="replace")) if _has_float(document) else document
 
 
 def _has_float(document: Any) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from goproxy.core.anthropic_meter import CACHE_READ, CACHE_WRITE, CACHE_WRITE_1H, CACHE_WRITE_5M, cache_writes
 from goproxy.core.meter import DELTA, Meter, content_of, string_bytes
 from goproxy.core.raw_usage import Path, RawUsage, value_at
-from goproxy.core.sse import Event, EventReader
+from goproxy.core.sse import EventReader
 from goproxy.core.usage import Usage
 
 PROMPT = ("prompt_tokens",)
@@ -64,8 +64,7 @@ class OpenAIMeter(Meter):
         self._is_usage_chunk = False
         self._has_content_after_usage = False
 
-    def _on_event(self, event: Event) -> None:
-        data = event.data
+    def _on_event(self, name: bytes, data: bytes) -> None:
         if data == b"[DONE]":
             self._ended = True
             return
@@ -79,12 +78,12 @@ class OpenAIMeter(Meter):
         if b'"choices"' in data and not self._must_be_parsed(data):
             return
         if (document := self._parse(data, "unparsed_event")) is None:
-            if event.name == b"error":
+            if name == b"error":
                 self._fail()
             return
         self._name_model(document.get("model"))
         self._take_usage(document)
-        self._take_error(document, is_error=event.name == b"error")
+        self._take_error(document, is_error=name == b"error")
 
     def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:
         if self._model is None:

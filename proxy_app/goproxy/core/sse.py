@@ -29,6 +29,28 @@ class Event(NamedTuple):
     """False: it was too long to be kept, and `data` is empty."""
 
 
+def plain_events(data: bytes) -> list[tuple[bytes, bytes]] | None:
+    """Names and data of events that are written as nearly all are: one line of data, perhaps a name before it, and LF.
+
+    None: there is something else in `data`, which only an `EventReader` can read.
+    """
+    events = []
+    blocks = data.split(b"\n\n")
+    if blocks.pop():
+        return None
+    for block in blocks:
+        name, content = b"", block[6:]
+        if not block.startswith(b"data: "):
+            head, found, content = block.partition(b"\ndata: ")
+            name = head[7:]
+            if not found or not head.startswith(b"event: ") or b"\n" in name:
+                return None
+        if b"\n" in content:
+            return None
+        events.append((name, content))
+    return events
+
+
 class EventReader:
     """Reads one stream of events."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import socket
@@ -141,6 +142,8 @@ async def serve(
         observer = Observer(config.upstream, books, place)
         async with gateway_for(config, books, upstream, observer, stay, grace, place) as gateway:
             await _first_keys(books)
+            gc.collect()
+            gc.freeze()  # what is there stays; to look through it again would halt every stream for 10 ms
             if seat.is_beside if place is None else place.is_beside:
                 await _until_ready(config, books, tls)
             beside = [asyncio.create_task(adopt(journal, seat.path, books_of, observer.count_interrupted))]
