@@ -3,10 +3,6 @@
 Whoever accepted the request, the fast lane or aiohttp (see front.py), the answer is written here, so that there is one
 way in which it can be framed. An answer that breaks off is closed without the end that HTTP would want, so that nobody
 takes it for a whole one.
-
-What is written goes out at the end of the loop's turn (`Outbox`): everything that came in this turn has been read by
-then, and the system calls that send it follow one another. That costs a small event half as much as to be sent alone,
-for each sending wakes its client's process, which is still awake when the next one follows at once.
 """
 
 from __future__ import annotations
@@ -24,6 +20,7 @@ from email.utils import formatdate
 from typing import Protocol
 
 from goproxy.core.headers import WITHOUT_BODY, Headers
+from goproxy.data_plane.outbox import Outbox
 
 _LAST_PIECE = 5.0
 """Seconds for a client to take what was on its way when the answer broke off."""
@@ -43,25 +40,6 @@ class Watcher(Protocol):
 
 _LARGE = 16 * 1024
 """Bytes of a piece that goes out at once, so that it shows whether the client takes it."""
-
-
-class Outbox:
-    """What is to be sent at the end of this turn of the event loop, to all clients."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._clients: list[Client] = []
-
-    def add(self, client: Client) -> None:
-        """There is something for this client."""
-        if not self._clients:
-            self._loop.call_soon(self._send)
-        self._clients.append(client)
-
-    def _send(self) -> None:
-        clients, self._clients = self._clients, []
-        for client in clients:
-            client.flush()
 
 
 class Client:

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 import httptools
 
 from goproxy.core.headers import WITHOUT_BODY, Headers
+from goproxy.data_plane.outbox import Outbox
 from goproxy.observe import log, told
 
 HEAD_BYTES = 256 * 1024
@@ -152,9 +153,15 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection: one request at a time."""
 
     def __init__(
-        self, released: Callable[[UpstreamConnection], None], lost: Callable[[UpstreamConnection], None]
+        self,
+        outbox: Outbox,
+        released: Callable[[UpstreamConnection], None],
+        lost: Callable[[UpstreamConnection], None],
     ) -> None:
         """`released`: it can be used again. `lost`: it is closed."""
+        self._outbox = outbox
+        self._out = b""
+        """What goes out at the end of this turn."""
         self._released = released
         self._lost = lost
         self._transport: asyncio.Transport
@@ -205,12 +212,19 @@ class UpstreamConnection(asyncio.Protocol):
         if self._timer is None or until < self._looks_at:
             self._set_timer(loop)
         if len(body) <= _PIECE:
-            self._transport.write(head + body)
+            self._out = head + body
+            self._outbox.add(self)
         else:
             self._is_written = False
             self._transport.write(head)
             self._writing = asyncio.create_task(self._write(body))
         return answering
+
+    def flush(self) -> None:
+        """Send the request, unless it was given up by now."""
+        out, self._out = self._out, b""
+        if not self._transport.is_closing():
+            self._transport.write(out)
 
     def pause(self) -> None:
         if not self._is_paused and not self._is_lost:

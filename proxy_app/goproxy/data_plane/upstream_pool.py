@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import aiohappyeyeballs
 from yarl import URL
 
+from goproxy.data_plane.outbox import Outbox
 from goproxy.data_plane.upstream_connection import UpstreamConnection
 
 _KEPT_ALIVE = 15.0
@@ -35,6 +36,7 @@ class UpstreamPool:
     """Connections to one origin."""
 
     def __init__(self, origin: URL, tls: ssl.SSLContext) -> None:
+        self._outbox = Outbox()
         self._host = origin.host or ""
         self._port = origin.port or 0
         self._tls = tls if origin.scheme == "https" else None
@@ -68,7 +70,7 @@ class UpstreamPool:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             host = self._host.rstrip(".") if self._tls else None
             _, connection = await loop.create_connection(
-                lambda: UpstreamConnection(self._released, self._lost),
+                lambda: UpstreamConnection(self._outbox, self._released, self._lost),
                 sock=connected,
                 ssl=self._tls,
                 server_hostname=host,
