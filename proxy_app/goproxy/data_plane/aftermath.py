@@ -81,9 +81,10 @@ class Aftermath:
         """Wait for so long; what is drained is to be settled afterwards."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._tasks:
-                    await asyncio.wait(self._tasks)
+                while self._over or self._tasks:
                     self._settle_all()
+                    if self._tasks:
+                        await asyncio.wait(self._tasks)
 
     async def _await_answer(self, exchange: Exchange, sending: asyncio.Task[Answer], outcome: Outcome) -> None:
         """`outcome`: why the handler is done. That of the sending may stand in the record when this begins."""
