@@ -328,7 +328,7 @@ async def begin_and_leave(gateway: Running) -> None:
 
 async def leave(raw: RawClient, gateway: Running) -> None:
     raw.reset()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while gateway.front.connections:
             await asyncio.sleep(0.005)
 

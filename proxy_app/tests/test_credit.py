@@ -80,7 +80,7 @@ class Client:
             return answer.status
 
     async def is_known(self) -> None:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while not all(gateway.books.keys.find(self.key) for gateway in self._gateways):
                 await asyncio.sleep(0.005)
 
