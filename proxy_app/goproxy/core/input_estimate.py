@@ -34,8 +34,11 @@ _TEXT = (
 
 _OWN_TOOLS = (None, "custom", "function")
 _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
-_OPENING = frozenset({"mcp_servers", "container", "web_search_options", "plugins", "context_management"})
-"""Fields by which a request asks for something that the provider gets from elsewhere; the last one may."""
+_OPENING = ("mcp_servers", "container", "web_search_options", "plugins")
+"""Fields by which a request asks for something that the provider gets from elsewhere."""
+
+_MAY_OPEN = frozenset({*_OPENING, "context_management"})
+"""Without any of these there is nothing to look for; nearly every request has none."""
 
 
 class InputEstimate(NamedTuple):
@@ -48,8 +51,8 @@ class InputEstimate(NamedTuple):
 def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     """The bound for a request of `size` bytes with these fields at its top level. Takes any JSON."""
     tokens, is_open = size, False
-    if not _OPENING.isdisjoint(request):
-        is_open = any(request.get(name) for name in _OPENING - {"context_management"}) or _compacts(request)
+    if not _MAY_OPEN.isdisjoint(request):
+        is_open = any(request.get(name) for name in _OPENING) or _compacts(request)
     for block in _blocks(request.get("messages")):
         packed = _image(block)
         if packed is not None:

@@ -200,7 +200,7 @@ class Journal:
         if is_patient:
             if self._timer is None:
                 self._timer = self._loop.call_later(_PATIENCE, self._call)
-        elif not self._is_called:
+        else:
             self._call()
         return written
 

@@ -253,11 +253,7 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             parser.feed_data(data)
             if self._pieces:
-                pieces = self._pieces
-                piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                pieces.clear()
-                if self._answer is not None:
-                    self._answer.on_piece(piece)
+                self._pass_on()
         except httptools.HttpParserUpgrade:
             self._fail()
         except httptools.HttpParserCallbackError as error:
