@@ -34,13 +34,9 @@ THINKING = ("output_tokens_details", "thinking_tokens")
 COUNTS = (INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, THINKING)
 
 _BEGINS = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
-_CONTENT = re.compile(rb"(?:\A|(?<=\n\n))(?:%b[^\n]*+\n\n)++" % _BEGINS)
-"""Events of nothing but content, as the provider writes them."""
-
 _NEXT = b"\n\n" + _BEGINS
-_NEXT_EVENT = b"\n\nevent: content_block_delta\ndata: {"
-_ITS_DATA = b'\ndata: {"type":"content_block_delta"'
-"""Parts of that, which are counted faster than the whole."""
+_CONTENT = re.compile(rb"(?:%b[^\n]*+\n\n)++" % _BEGINS)
+"""Events of nothing but content, one after the other, as the provider writes them."""
 
 _SAYS_NOTHING = frozenset({b'{"type": "ping"}', b'{"type":"ping"}', b"[DONE]"})
 """The last one is OpenAI's, but some upstreams send it everywhere."""
@@ -93,17 +89,18 @@ class AnthropicMeter(Meter):
                     self._fail(value_at(document or {}, ("error", "type")))
 
     def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:  # noqa: ARG002
-        if (only := _only_run(data)) is not None:
-            start, end, run = only
-            if b'"message_' not in run:
-                self._leave_uncounted(run)
-                return data[:start] + data[end:]
         rest, at = [], 0
-        for found in _CONTENT.finditer(data):
+        begin = 0 if data.startswith(_BEGINS) else data.find(_NEXT) + 2
+        while begin != 1:  # there is one
+            found = _CONTENT.match(data, begin)
+            if found is None:
+                begin = data.find(_NEXT, begin) + 2
+                continue
             if b'"message_' not in found[0]:
-                rest.append(data[at : found.start()])
+                rest.append(data[at:begin])
                 at = found.end()
                 self._leave_uncounted(found[0])
+            begin = data.find(_NEXT, found.end() - 2) + 2
         return b"".join([*rest, data[at:]])
 
     def _on_delta(self, document: Mapping[str, Any]) -> None:
@@ -151,26 +148,6 @@ class AnthropicMeter(Meter):
             flags.add("incomplete_usage")
         _flag_terms(told.document, flags)
         return _sum(_usage(told, flags), self._compaction)
-
-
-def _only_run(data: bytes) -> tuple[int, int, bytes] | None:
-    """Where `_CONTENT` is found, and what; if that is in one place. Told by counting, which is several times as fast.
-
-    None: that cannot be told so.
-    """
-    start = 0 if data.startswith(_BEGINS) else data.find(_NEXT) + 2
-    last = data.rfind(_NEXT)
-    if start == 1 or last < start:
-        return None
-    end = data.find(b"\n\n", last + len(_NEXT)) + 2
-    if end == 1:
-        return None
-    run = data[start:end]
-    events = 1 + run.count(_NEXT_EVENT)
-    # A line break behind each of the two lines of an event and one more: who has none to spare has no other line.
-    if run.count(_ITS_DATA) != events or len(run) - len(run.replace(b"\n", b"")) != 3 * events:
-        return None
-    return start, end, run
 
 
 def cache_writes(total: int | None, for_5m: int | None, for_1h: int | None, flags: set[str]) -> tuple[int, int]:

@@ -103,9 +103,11 @@ def _is_text(block: Mapping[str, Any]) -> bool:
 def _image(block: Mapping[str, Any]) -> str | None:
     """The base64 of an image that comes with the request."""
     match block:
-        case {"type": "image", "source": {"type": "base64", "data": str(data)}}:
+        case {"type": "image", "source": {"type": "base64", "data": str() as data}}:
             return data
-        case {"type": "image_url", "image_url": {"url": str(url)} | str(url)} if url.startswith("data:image/"):
+        case {"type": "image_url", "image_url": {"url": str() as url} | (str() as url)} if url.startswith(
+            "data:image/"
+        ):
             return url
     return None
 
@@ -114,9 +116,9 @@ def _data(block: Mapping[str, Any]) -> str:
     """The base64 of something else."""
     match block:
         case (
-            {"source": {"type": "base64", "data": str(data)}}
-            | {"file": {"file_data": str(data)}}
-            | {"input_audio": {"data": str(data)}}
+            {"source": {"type": "base64", "data": str() as data}}
+            | {"file": {"file_data": str() as data}}
+            | {"input_audio": {"data": str() as data}}
         ):
             return data
     return ""
@@ -125,6 +127,6 @@ def _data(block: Mapping[str, Any]) -> str:
 def _compacts(request: Mapping[str, Any]) -> bool:
     """Whether the provider may read the input once more, to compact it."""
     match request.get("context_management"):
-        case {"edits": list(edits)}:
+        case {"edits": list() as edits}:
             return any(str(edit.get("type")).startswith("compact") for edit in _objects(edits))
     return False

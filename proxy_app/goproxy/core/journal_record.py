@@ -194,19 +194,19 @@ def _document(record: Record) -> dict[str, Any]:
     if isinstance(record, Opened):
         return {"kind": "open", "hold": record.hold}
     match record:
-        case Checkpoint(records):
+        case Checkpoint(records=records):
             return {"kind": "checkpoint", "records": records}
         case Synced():
             return {"kind": "synced"}
-        case Started(instance, number):
+        case Started(instance=instance, number=number):
             return {"kind": "start", "instance": instance, "number": number}
-        case Voided(id_):
+        case Voided(id=id_):
             return {"kind": "void", "id": id_}
-        case Progressed(id_, usage):
+        case Progressed(id=id_, usage=usage):
             return {"kind": "progress", "id": id_, "usage": usage}
-        case Posted(ids):
+        case Posted(ids=ids):
             return {"kind": "posted", "ids": list(ids)}
-        case Leased(wallet, granted_total, spent_by_posted):
+        case Leased(wallet=wallet, granted_total=granted_total, spent_by_posted=spent_by_posted):
             document = {"kind": "lease", "wallet": wallet, "granted_total": granted_total}
             return document if spent_by_posted is None else document | {"spent_by_posted": spent_by_posted}
 

@@ -58,26 +58,26 @@ class JournalState:
 
     def apply(self, record: Record, line: bytes) -> None:
         """Take in what happened. What is known already changes nothing."""
-        match record:
-            case Started(instance, number):
+        match record:  # fields by name: by position, each match leaves a string in CPython 3.11's cache of attributes
+            case Started(instance=instance, number=number):
                 if instance != self.instance:
                     self.lent = {}
                 self.instance, self.start = instance, number
-            case Opened(hold):
+            case Opened(hold=hold):
                 if hold.id not in self.unposted:
                     self.holds[hold.id] = hold
-            case Voided(id_):
+            case Voided(id=id_):
                 self._close(id_)
-            case Progressed(id_, usage):
+            case Progressed(id=id_, usage=usage):
                 if id_ in self.holds:
                     self.progress[id_] = usage
-            case Settled(row):
+            case Settled(row=row):
                 self._close(row.id)
                 self.unposted.setdefault(row.id, Unposted(line, row.wallets, row.cost_nanodollars))
-            case Posted(ids):
+            case Posted(ids=ids):
                 for id_ in ids:
                     self._posted(id_)
-            case Leased(wallet, granted_total, spent_by_posted):
+            case Leased(wallet=wallet, granted_total=granted_total, spent_by_posted=spent_by_posted):
                 lent = self.lent.setdefault(wallet, Lent())
                 lent.granted_total = granted_total
                 if spent_by_posted is not None:

@@ -97,7 +97,7 @@ class ControlClient:
         envelope = json.dumps({"instance": instance, "upstream": self._upstream}).encode()
         body = envelope[:-1] + b', "rows": [' + b",".join(rows) + b"]}"
         match await self._call("POST", "rows", body=body, patience=_ROWS_PATIENCE):
-            case {"accepted": list(accepted), "rejected": list(rejected)}:
+            case {"accepted": list() as accepted, "rejected": list() as rejected}:
                 return PostedRows(
                     tuple(str(id_) for id_ in accepted),
                     {str(each.get("id")): str(each.get("reason")) for each in rejected if isinstance(each, dict)},
@@ -117,7 +117,7 @@ class ControlClient:
             "leases": [{"wallet": call.wallet, "known_total": call.known_total, "want": call.want} for call in calls],
         }
         match await self._call("POST", "leases", body=json.dumps(document).encode()):
-            case {"leases": list(leases)}:
+            case {"leases": list() as leases}:
                 return [_lease(each) for each in leases]
         raise ControlPlaneAway("it answers in a way that is not known")
 
@@ -204,7 +204,7 @@ class BackOff:
 
 def _lease(document: Any) -> LeaseAnswer:
     match document:
-        case {"wallet": str(wallet), "granted_total": int(granted_total), "balance": int(balance)}:
+        case {"wallet": str() as wallet, "granted_total": int() as granted_total, "balance": int() as balance}:
             return LeaseAnswer(wallet, granted_total, balance)
     raise ControlPlaneAway("it answers in a way that is not known")
 
