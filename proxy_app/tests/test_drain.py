@@ -11,6 +11,7 @@ import pytest
 from yarl import URL
 
 from goproxy.data_plane.drain import DrainEnd, Drains
+from goproxy.data_plane.sending import Sending
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.data_plane.upstream_pool import UpstreamPool
 from tests.provider import Provider, Received, Script, Wire
@@ -24,7 +25,9 @@ async def an_answer(provider: Provider, script: Script) -> AsyncIterator[Answer]
     pool = UpstreamPool(URL(provider.url), ssl.create_default_context())
     connection = await pool.connect()
     head = b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
-    yield await connection.send(head, b"{}", asyncio.get_running_loop().time() + 5)
+    sending = Sending(pool.loop)
+    connection.send(head, b"{}", pool.loop.time() + 5, sending)
+    yield await sending.answer()
     pool.close()
 
 

@@ -48,6 +48,7 @@ class Client:
     def __init__(self, transport: asyncio.Transport, outbox: Outbox, *, is_http_1_0: bool, keeps_alive: bool) -> None:
         self._transport = transport
         self._outbox = outbox
+        self.loop = outbox.loop
         self._out: list[bytes] = []
         """What goes out at the end of this turn."""
         self._is_http_1_0 = is_http_1_0
@@ -95,23 +96,28 @@ class Client:
 
     def write(self, piece: bytes) -> None:
         """Write a piece of the body; it is on its way when this turn of the loop is over."""
-        self._put(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+        size, out = len(piece), self._out
+        if not out:
+            self._outbox.add(self)
+        out.append(b"%x\r\n%b\r\n" % (size, piece) if self._is_chunked else piece)
+        if size >= _LARGE:
+            self.flush()
 
     def write_last(self, piece: bytes) -> None:
         """Write the last piece of the body, which may be nothing, and its end, which costs no write of its own."""
         if not self._is_chunked:
             self._put(piece)
         elif piece:
-            self._put(b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece))
+            self._put(b"%x\r\n" % len(piece), piece, b"\r\n0\r\n\r\n")
         else:
             self._put(b"0\r\n\r\n")
 
-    def _put(self, piece: bytes) -> None:
+    def _put(self, *parts: bytes) -> None:
         out = self._out
         if not out:
             self._outbox.add(self)
-        out.append(piece)
-        if len(piece) >= _LARGE or self._transport.get_write_buffer_size():
+        out += parts
+        if sum(map(len, parts)) >= _LARGE:
             self.flush()
 
     def flush(self) -> None:
@@ -146,7 +152,7 @@ class Client:
             self._transport.abort()
             return
         self._transport.close()
-        asyncio.get_running_loop().call_later(_LAST_PIECE, self._transport.abort)
+        self.loop.call_later(_LAST_PIECE, self._transport.abort)
 
     # From the connection.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
@@ -45,7 +45,7 @@ class Exchange:
         protocol: WireProtocol,
         record: RequestRecord,
         notes: Notes,
-        saw_gap: Callable[[float], object],
+        saw_gaps: Callable[[Sequence[float]], object],
         *,
         withhold_usage: bool,
     ) -> None:
@@ -58,39 +58,49 @@ class Exchange:
         self._model = model
         self._protocol = protocol
         self._notes = notes
-        self._saw_gap = saw_gap
+        self._saw_gaps = saw_gaps
         self._withholds_usage = withhold_usage
         self._filter: UsageChunkFilter | None = None
         self._meter: Meter | None = None
+        self._feed: Callable[[bytes], object]
+        """The meter's own."""
         self._answered_bytes = 0
         self._noted: Usage | None = None
         self._note_at = 0.0
         self._piece_at = 0.0
+        self._gaps: list[float] = []
+        """Seconds between two pieces, that are not told yet."""
 
     def begin(self, answer: Answer) -> None:
         """The head of the answer is there."""
         is_stream = answer.content_type == EVENT_STREAM
         self._meter = self._protocol.meter(stream=is_stream)
+        self._feed = self._meter.feed
         if is_stream and self._withholds_usage:
             self._filter = UsageChunkFilter()
 
     def take(self, piece: bytes) -> bytes:
         """A piece of the answer's body; what of it goes to the client."""
-        now = self._see(piece)
-        if now >= self._note_at:
+        now = time.monotonic()
+        self._feed(piece)
+        self._answered_bytes += len(piece)
+        if self._piece_at:
+            self._gaps.append(now - self._piece_at)
+        self._piece_at = now
+        if now >= self._note_at and not self.is_whole:
             self._note_at = now + _NOTE_EVERY
             asyncio.get_running_loop().call_soon(self._note)  # an answer that comes at once is whole by then
         return piece if self._filter is None else self._filter.feed(piece)
 
     def end(self, last: bytes) -> bytes:
         """The answer is whole with this piece, which may be nothing; what of it and before it goes to the client."""
-        if last:
-            self._see(last)
         self.is_whole = True
-        return last if self._filter is None else self._filter.feed(last) + self._filter.end()
+        rest = self.take(last) if last else b""
+        return rest if self._filter is None else rest + self._filter.end()
 
     def row(self) -> Row:
         """The settlement, from what was seen by now. To be asked for once."""
+        self._tell_gaps()
         meter = self._meter or self._protocol.meter(stream=False)
         if self.is_whole:
             meter.end()
@@ -108,27 +118,26 @@ class Exchange:
             upstream_request_id=self.record.upstream_request_id,
         )
 
-    def _see(self, piece: bytes) -> float:
-        """Meter a piece; when it came."""
-        assert self._meter is not None, "the answer has begun"
-        self._meter.feed(piece)
-        self._answered_bytes += len(piece)
-        now = time.monotonic()
-        if self._piece_at:
-            self._saw_gap(now - self._piece_at)
-        self._piece_at = now
-        return now
-
     def _note(self) -> None:
+        self._tell_gaps()
         usage = self._meter.usage() if self._meter is not None and not self.is_whole else None
         if usage is not None and usage != self._noted:
             self._noted = usage
             self._notes.progress(self.hold.id, usage)
 
+    def _tell_gaps(self) -> None:
+        if self._gaps:
+            gaps, self._gaps = self._gaps, []
+            self._saw_gaps(gaps)
+
 
 def timestamp() -> str:
     """Now, as the ledger writes it."""
-    milliseconds = time.time_ns() // 1_000_000
+    return _written(time.time_ns() // 1_000_000)
+
+
+@lru_cache(maxsize=4)
+def _written(milliseconds: int) -> str:
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
 
 

@@ -28,7 +28,7 @@ _GAP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class Buckets:
-    """A histogram that is cheap enough to see every piece of an answer."""
+    """A histogram that is cheap enough to count every piece of an answer."""
 
     def __init__(self, tally: Tally, name: str, bounds: tuple[float, ...]) -> None:
         self.name = name
@@ -39,9 +39,16 @@ class Buckets:
 
     def observe(self, value: float) -> None:
         """Count one."""
-        numbers = self._numbers
-        numbers[self._indexes[bisect_left(self.bounds, value)]] += 1
-        numbers[self._sum] += value
+        self.observe_all((value,))
+
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Count each."""
+        numbers, indexes, bounds = self._numbers, self._indexes, self.bounds
+        total = 0.0
+        for value in values:
+            numbers[indexes[bisect_left(bounds, value)]] += 1
+            total += value
+        numbers[self._sum] += total
 
     def family(self, text: str, upstream: str, counted: Mapping[str, float]) -> HistogramMetricFamily:
         """For Prometheus, whose buckets hold all that is below them."""

@@ -22,13 +22,14 @@ class Outbox:
     """Who has something to send in this turn of the loop."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        """For whoever needs it: to ask for the running loop is a system call in CPython 3.11."""
         self._senders: list[Sender] = []
 
     def add(self, sender: Sender) -> None:
         """Have it send at the end of this turn."""
         if not self._senders:
-            self._loop.call_soon(self._send)
+            self.loop.call_soon(self._send)
         self._senders.append(sender)
 
     def _send(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
 from goproxy.config import Timeouts
 
@@ -10,10 +10,10 @@ from goproxy.config import Timeouts
 class Patience:
     """The limits of one exchange."""
 
-    def __init__(self, timeouts: Timeouts) -> None:
+    def __init__(self, timeouts: Timeouts, clock: Callable[[], float]) -> None:
         self.timeouts = timeouts
-        self._now = asyncio.get_running_loop().time
-        now = self._now()
+        self._now = clock
+        now = clock()
         self._first_byte = now + timeouts.first_byte
         self._total = now + timeouts.total
 

@@ -106,9 +106,10 @@ class _Path:
         self._patience = patience
         self._record = record
         self._tap = tap
-        self._loop = asyncio.get_running_loop()
+        self._loop = client.loop
         self._over: asyncio.Future[Outcome] = self._loop.create_future()
-        self._moved_at = self._loop.time()
+        self._now = self._loop.time
+        self._moved_at = self._now()
         """When a piece came last, or the client took something of what was waiting for it."""
         self._waiting = 0
         """Bytes that the client had not taken when that was looked at last; it is looked at while it is full."""
@@ -141,16 +142,23 @@ class _Path:
     # From the upstream.
 
     def take(self, piece: bytes) -> None:
-        self._moved_at = self._loop.time()
+        self._moved_at = self._now()
         piece = self._tap.take(piece)
         if piece and not self._over.done():
-            self._note(piece)
+            record = self._record
+            if not record.bytes_out:
+                record.first_byte_ms = record.age_ms()
+            record.bytes_out += len(piece)
+            self._last = piece
             self._client.write(piece)
 
     def ended(self, last: bytes) -> None:
         rest = self._tap.end(last)
         if not self._over.done():
-            self._note(rest)
+            record = self._record
+            if rest and not record.bytes_out:
+                record.first_byte_ms = record.age_ms()
+            record.bytes_out += len(rest)
             self._client.write_last(rest)
             self._end(Outcome.OK)
 
@@ -160,26 +168,17 @@ class _Path:
     # From the client.
 
     def client_is_full(self) -> None:
-        self._moved_at = self._loop.time()
+        self._moved_at = self._now()
         self._waiting = self._client.waiting
         self._answer.pause()
         self._watch()
 
     def client_takes_more(self) -> None:
-        self._moved_at = self._loop.time()
+        self._moved_at = self._now()
         if self._ended is not None:
             self._finish(self._ended)
         else:
             self._answer.resume()
-
-    def _note(self, piece: bytes) -> None:
-        if not piece:
-            return
-        record = self._record
-        if not record.bytes_out:
-            record.first_byte_ms = record.age_ms()
-        record.bytes_out += len(piece)
-        self._last = piece
 
     def _end(self, outcome: Outcome) -> None:
         if self._client.is_full:
@@ -200,13 +199,13 @@ class _Path:
             self._timer.cancel()
         deadline = self._deadline()
         if self._client.is_full:
-            deadline = min(deadline, self._loop.time() + self._patience.timeouts.idle / _LOOKS)
+            deadline = min(deadline, self._now() + self._patience.timeouts.idle / _LOOKS)
         self._timer = self._loop.call_at(deadline, self._look)
 
     def _look(self) -> None:
         if self._client.is_full and (waiting := self._client.waiting) < self._waiting:
-            self._waiting, self._moved_at = waiting, self._loop.time()
-        if self._loop.time() < self._deadline():
+            self._waiting, self._moved_at = waiting, self._now()
+        if self._now() < self._deadline():
             self._watch()
         elif self._client.is_full:
             self._finish(Outcome.CLIENT_STALLED)

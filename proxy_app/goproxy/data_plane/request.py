@@ -39,8 +39,8 @@ from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.relay import Unmetered, relay
 from goproxy.data_plane.request_head import RequestHead
+from goproxy.data_plane.sending import Sending
 from goproxy.data_plane.upstream import Upstream
-from goproxy.data_plane.upstream_connection import Answer
 from goproxy.hosting import Stay
 from goproxy.observe import Outcome, RequestRecord
 
@@ -127,44 +127,49 @@ class Gateway:
             check_permission(key, config.upstream, admitted.model)
             if head.unsendable is not None:
                 raise Refusal(Fault.INVALID_REQUEST, f"The header {head.unsendable} holds bytes that are not text.")
-            sending = _Sending(endpoint, route.below + head.query, head.fields, admitted)
+            to_send = _ToSend(endpoint, route.below + head.query, head.fields, admitted)
             if route.below:
-                await self._pass_on(client, record, sending)
+                await self._pass_on(client, record, to_send)
             else:
-                await self._pass_on_paid(client, record, sending, key)
+                await self._pass_on_paid(client, record, to_send, key)
 
-    async def _pass_on(self, client: Client, record: RequestRecord, sending: _Sending) -> None:
+    async def _pass_on(self, client: Client, record: RequestRecord, to_send: _ToSend) -> None:
         """Send a request that costs nothing, and relay its answer."""
-        patience = Patience(self.config.timeouts)
-        endpoint = sending.endpoint
-        answer = await self.upstream.answer(self._send(sending, patience, record), endpoint, record)
+        patience = Patience(self.config.timeouts, client.loop.time)
+        endpoint = to_send.endpoint
+        sent = self._send(to_send, patience, record)
+        try:
+            answer = await self.upstream.answer(sent, endpoint, record)
+        except asyncio.CancelledError:
+            sent.give_up()
+            raise
         try:
             await relay(client, answer, endpoint.protocol, patience, record, id_headers(record), Unmetered())
         finally:
             answer.close()
 
-    async def _pass_on_paid(self, client: Client, record: RequestRecord, sending: _Sending, key: LimitedKey) -> None:
+    async def _pass_on_paid(self, client: Client, record: RequestRecord, to_send: _ToSend, key: LimitedKey) -> None:
         """Set the worst case aside, send the request, relay its answer; whatever happens, it is settled once."""
-        admitted, endpoint = sending.admitted, sending.endpoint
+        admitted, endpoint = to_send.admitted, to_send.endpoint
         hold = hold_for(admitted, self.config, key, endpoint, record.request_id)
         try:
             await self.books.open(hold)
         except (InsufficientFunds, LeaseUnavailable, JournalUnwritable) as reason:
             raise refusal_of(reason) from None
         record.is_paid = True
-        patience = Patience(self.config.timeouts)
+        patience = Patience(self.config.timeouts, client.loop.time)
         exchange = Exchange(
             hold,
             admitted.model,
             endpoint.protocol,
             record,
             self.books,
-            self.observer.gaps.observe,
+            self.observer.gaps.observe_all,
             withhold_usage=admitted.usage_was_asked_for,
         )
-        sent = self._send(sending, patience, record)
+        sent = self._send(to_send, patience, record)
         try:
-            answer = await self.upstream.answer(asyncio.shield(sent), endpoint, record)
+            answer = await self.upstream.answer(sent, endpoint, record)
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
             self.aftermath.of_sending(exchange, self.upstream.answering(sent, endpoint, record))
@@ -178,9 +183,9 @@ class Gateway:
         finally:
             self.aftermath.of_answer(exchange, answer)
 
-    def _send(self, sending: _Sending, patience: Patience, record: RequestRecord) -> asyncio.Future[Answer]:
+    def _send(self, request: _ToSend, patience: Patience, record: RequestRecord) -> Sending:
         return self.upstream.send(
-            sending.endpoint, sending.target, sending.fields, sending.admitted.body, patience, record
+            request.endpoint, request.target, request.fields, request.admitted.body, patience, record
         )
 
     async def models(self, request: web.Request) -> web.StreamResponse:
@@ -201,7 +206,7 @@ class Gateway:
 
 
 @dataclass(slots=True)
-class _Sending:
+class _ToSend:
     """A request as the upstream shall have it."""
 
     endpoint: Endpoint

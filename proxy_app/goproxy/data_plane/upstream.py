@@ -17,7 +17,8 @@ from goproxy.config import Endpoint, Timeouts
 from goproxy.core.wire import Fault, Refusal
 from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.reachability import why
-from goproxy.data_plane.upstream_connection import Answer, AnswerBroken
+from goproxy.data_plane.sending import Sending
+from goproxy.data_plane.upstream_connection import Answer, AnswerBroken, UpstreamConnection
 from goproxy.data_plane.upstream_pool import UpstreamPool
 from goproxy.observe import Outcome, RequestRecord, log
 
@@ -79,25 +80,29 @@ class Upstream:
         body: bytes,
         patience: Patience,
         record: RequestRecord,
-    ) -> asyncio.Future[Answer]:
-        """Send a request; what comes of it is for `answer` to tell. Cancelled: it is given up.
+    ) -> Sending:
+        """Send a request; what comes of it is for `answer` to tell.
 
         `target`: what comes after the endpoint's own path. `fields`: of the head, a line each.
         """
         place = self._place(endpoint)
-        connection = place.pool.idle()
+        connection, sending = place.pool.idle(), Sending(place.pool.loop)
+        head = place.head(target, fields, body)
         if connection is None:
-            return asyncio.ensure_future(self._connect_and_send(endpoint, target, fields, body, patience, record))
-        return connection.send(place.head(target, fields, body), body, patience.for_answer())
+            connecting = self._connect_and_send(sending, endpoint, head, body, patience, record)
+            sending.carried_by(asyncio.create_task(connecting).cancel)
+        else:
+            self._hand_over(sending, connection, head, body, patience)
+        return sending
 
-    async def answer(self, sending: asyncio.Future[Answer], endpoint: Endpoint, record: RequestRecord) -> Answer:
+    async def answer(self, sending: Sending, endpoint: Endpoint, record: RequestRecord) -> Answer:
         """Wait for the head of an answer, which the caller must close.
 
         Raises:
             Refusal: there is no answer, or none that a client of ours should see.
         """
         try:
-            answer = await sending
+            answer = await sending.answer()
         except TimeoutError:
             self._tell("upstream does not answer", endpoint, record)
             record.outcome = Outcome.UPSTREAM_TIMEOUT
@@ -115,14 +120,12 @@ class Upstream:
             raise
         return answer
 
-    def answering(
-        self, sending: asyncio.Future[Answer], endpoint: Endpoint, record: RequestRecord
-    ) -> asyncio.Task[Answer]:
+    def answering(self, sending: Sending, endpoint: Endpoint, record: RequestRecord) -> asyncio.Task[Answer]:
         """`answer`, for who may give it up: cancelled, the request is given up, whatever came of it by then."""
 
         def give_up(task: asyncio.Task[Answer]) -> None:
-            if task.cancelled() and not sending.cancel() and not sending.cancelled() and sending.exception() is None:
-                sending.result().close()
+            if task.cancelled():
+                sending.give_up()
 
         task = asyncio.create_task(self.answer(sending, endpoint, record))
         task.add_done_callback(give_up)
@@ -135,17 +138,30 @@ class Upstream:
 
     async def _connect_and_send(
         self,
+        sending: Sending,
         endpoint: Endpoint,
-        target: str,
-        fields: bytes,
+        head: bytes,
         body: bytes,
         patience: Patience,
         record: RequestRecord,
-    ) -> Answer:
-        place = self._place(endpoint)
+    ) -> None:
+        try:
+            connection = await self._connect(endpoint, patience, record)
+        except Exception as error:
+            sending.failed(error)
+        else:
+            self._hand_over(sending, connection, head, body, patience)
+
+    def _hand_over(
+        self, sending: Sending, connection: UpstreamConnection, head: bytes, body: bytes, patience: Patience
+    ) -> None:
+        connection.send(head, body, patience.for_answer(), sending)
+        sending.carried_by(connection.give_up)
+
+    async def _connect(self, endpoint: Endpoint, patience: Patience, record: RequestRecord) -> UpstreamConnection:
         try:
             async with asyncio.timeout_at(patience.for_connection()):
-                connection = await place.pool.connect()
+                return await self._place(endpoint).pool.connect()
         except TimeoutError:
             self._tell("upstream does not accept connections", endpoint, record)
             record.outcome = Outcome.UPSTREAM_UNREACHABLE
@@ -156,7 +172,6 @@ class Upstream:
             ) from None
         except OSError as error:
             raise self._unreachable(error, endpoint, record) from None
-        return await connection.send(place.head(target, fields, body), body, patience.for_answer())
 
     def _place(self, endpoint: Endpoint) -> _Place:
         if endpoint.name not in self._places:

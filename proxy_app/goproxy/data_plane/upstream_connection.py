@@ -45,6 +45,16 @@ class InvalidAnswer(AnswerBroken):
     """What came is not HTTP."""
 
 
+class Asker(Protocol):
+    """Who has sent a request. Exactly one of these is called, unless the connection is told to give up before."""
+
+    def came(self, answer: Answer) -> None:
+        """The head of the answer is there. The answer is closed by who gets it."""
+
+    def failed(self, error: Exception) -> None:
+        """AnswerBroken: there is no answer. TimeoutError: its head was not there in time."""
+
+
 class Taker(Protocol):
     """Who gets the body of an answer. Exactly one of `ended` and `broke_off` comes, and comes last."""
 
@@ -69,6 +79,8 @@ class Answer:
         """The media type in small letters, without parameters; empty if none was told."""
         self._connection = connection
         self._taker: Taker | None = None
+        self.take: Callable[[bytes], object] = self._keep
+        """Takes the next piece: the taker's own method while there is a taker, so that an event costs no call more."""
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._is_paused = False
@@ -87,12 +99,12 @@ class Answer:
 
     def pass_to(self, taker: Taker | None) -> None:
         """Give what has come and what comes to this taker; None: keep it, within a bound."""
-        self._taker = taker
+        self._give_to(taker)
         if taker is None:
             return
         kept, self._kept, self._kept_bytes = b"".join(self._kept), [], 0
         if self.is_whole:
-            self._taker = None
+            self._give_to(None)
             taker.ended(kept)
             return
         if kept:
@@ -100,7 +112,7 @@ class Answer:
         if self._taker is not taker:  # it went away over that
             return
         if self._is_over:
-            self._taker = None
+            self._give_to(None)
             taker.broke_off()
         elif not self._is_paused:
             self._connection.resume()
@@ -117,36 +129,44 @@ class Answer:
 
     def close(self) -> None:
         """Nobody wants more of it. A connection that is not at its end cannot be used again."""
-        self._taker = None
-        if not self._is_over:
-            self._is_over = True
+        was_over, self._is_over = self._is_over, True
+        self._give_to(None)
+        if not was_over:
             self._connection.abort()
 
     # From the connection.
-
-    def on_piece(self, piece: bytes) -> None:
-        if self._is_over:
-            return
-        if self._taker is not None:
-            self._taker.take(piece)
-            return
-        self._kept.append(piece)
-        self._kept_bytes += len(piece)
-        if self._kept_bytes > _KEPT:
-            self._connection.pause()
 
     def on_end(self, last: bytes, *, is_whole: bool) -> None:
         """`last`: of a body that is whole, the rest of it."""
         if self._is_over:
             return
         self._is_over, self.is_whole = True, is_whole
-        taker, self._taker = self._taker, None
+        taker = self._taker
+        self._give_to(None)
         if taker is None:
             self._kept.append(last)
         elif is_whole:
             taker.ended(last)
         else:
             taker.broke_off()
+
+    def _give_to(self, taker: Taker | None) -> None:
+        self._taker = taker
+        if taker is not None:
+            self.take = taker.take
+        else:
+            self.take = _drop if self._is_over else self._keep
+
+    def _keep(self, piece: bytes) -> None:
+        """Nobody takes it yet."""
+        self._kept.append(piece)
+        self._kept_bytes += len(piece)
+        if self._kept_bytes > _KEPT:
+            self._connection.pause()
+
+
+def _drop(piece: bytes) -> None:
+    """Nobody takes it any more."""
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -160,13 +180,15 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         """`released`: it can be used again. `lost`: it is closed."""
         self._outbox = outbox
+        self._loop = outbox.loop
         self._out = b""
         """What goes out at the end of this turn."""
         self._released = released
         self._lost = lost
         self._transport: asyncio.Transport
         self._parser: httptools.HttpResponseParser | None = None
-        self._answering: asyncio.Future[Answer] | None = None
+        self._asker: Asker | None = None
+        """Who waits for the head of an answer."""
         self._answer: Answer | None = None
         self._headers: Headers = []
         self._head_bytes = 0
@@ -194,23 +216,18 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether another request can be sent."""
         return not self._is_lost and self._answer is None and not self._transport.is_closing()
 
-    def send(self, head: bytes, body: bytes, until: float) -> asyncio.Future[Answer]:
-        """Send a request; done with the head of its answer. Cancelled: the connection is given up.
+    def send(self, head: bytes, body: bytes, until: float, asker: Asker) -> None:
+        """Send a request, and tell its asker what comes of it.
 
-        Raises (the future):
-            AnswerBroken: there is no answer.
-            TimeoutError: its head was not there at `until`, on the loop's clock.
+        `until`: when the head of the answer must be there, on the loop's clock.
         """
-        loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._head_bytes = self._interim = 0
         self._is_ended_by_close = False
-        answering: asyncio.Future[Answer] = loop.create_future()
-        self._answering = answering
-        answering.add_done_callback(self._given_up)
+        self._asker = asker
         self._until = until
         if self._timer is None or until < self._looks_at:
-            self._set_timer(loop)
+            self._set_timer()
         if len(body) <= _PIECE:
             self._out = head + body
             self._outbox.add(self)
@@ -218,7 +235,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._is_written = False
             self._transport.write(head)
             self._writing = asyncio.create_task(self._write(body))
-        return answering
+
+    def give_up(self) -> None:
+        """The asker wants no answer any more."""
+        self._asker = None
+        self._stop_timer()
+        self.abort()
 
     def flush(self) -> None:
         """Send the request, unless it was given up by now."""
@@ -252,8 +274,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             parser.feed_data(data)
-            if self._pieces:
-                self._pass_on()
+            if self._pieces and self._answer is not None:
+                self._answer.take(self._parsed())
         except httptools.HttpParserUpgrade:
             self._fail()
         except httptools.HttpParserCallbackError as error:
@@ -262,7 +284,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail()
         except httptools.HttpParserError:
             self._fail()
-        if self._answering is not None:
+        if self._asker is not None:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._fail()
@@ -285,7 +307,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._refuse(NoAnswer)
 
     def pause_writing(self) -> None:
-        self._room = asyncio.get_running_loop().create_future()
+        self._room = self._loop.create_future()
 
     def resume_writing(self) -> None:
         if self._room is not None and not self._room.done():
@@ -295,7 +317,7 @@ class UpstreamConnection(asyncio.Protocol):
     # llhttp's callbacks.
 
     def on_message_begin(self) -> None:
-        if self._answering is None:
+        if self._asker is None:
             raise InvalidAnswer
         self._headers = []
 
@@ -315,14 +337,14 @@ class UpstreamConnection(asyncio.Protocol):
             if status == 101 or self._interim > _INTERIM:
                 raise InvalidAnswer
             return
-        answering = self._answering
-        if answering is None or answering.done():
+        asker = self._asker
+        if asker is None:
             raise InvalidAnswer
         self._is_ended_by_close = status not in WITHOUT_BODY and not _is_framed(self._headers)
         self._answer = Answer(self, status, self._headers)
-        self._answering = None
+        self._asker = None
         self._until = math.inf
-        answering.set_result(self._answer)
+        asker.came(self._answer)
 
     def on_message_complete(self) -> None:
         if self._is_interim or self._answer is None:
@@ -332,6 +354,7 @@ class UpstreamConnection(asyncio.Protocol):
         keeps = self._parser.should_keep_alive() and self._is_written and not self._is_lost
         answer, self._answer = self._answer, None
         self._parser = None
+        self._headers = []
         if keeps and not self._transport.is_closing():
             self.resume()
             self._released(self)
@@ -347,12 +370,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._pieces.clear()
         return piece
 
-    def _pass_on(self) -> None:
-        """Give the answer what was parsed of its body."""
-        piece = self._parsed()
-        if self._answer is not None:
-            self._answer.on_piece(piece)
-
     async def _write(self, body: bytes) -> None:
         """A long body, as fast as the upstream takes it; an upstream that has answered need not take the rest."""
         for at in range(0, len(body), _PIECE):
@@ -363,35 +380,26 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.write(body[at : at + _PIECE])
         self._is_written = True
 
-    def _given_up(self, answering: asyncio.Future[Answer]) -> None:
-        if answering.cancelled():
-            self._answering = None
-            self._stop_timer()
-            self.abort()
-        elif answering.exception() is not None:
-            self.abort()
-
     def _look(self) -> None:
         """Look at the clock."""
         self._timer = None
         if self._until == math.inf:
             return
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._until:
-            self._set_timer(loop)
+        if self._loop.time() < self._until:
+            self._set_timer()
         else:
             self._refuse(TimeoutError)
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_timer(self) -> None:
         self._stop_timer()
         self._looks_at = self._until
-        self._timer = loop.call_at(self._until, self._look)
+        self._timer = self._loop.call_at(self._until, self._look)
 
     def _fail(self) -> None:
         """The bytes make no sense: what came before them counts, and the connection is no more to be used."""
-        if self._pieces:
-            self._pass_on()
         if self._answer is not None:
+            if self._pieces:
+                self._answer.take(self._parsed())
             answer, self._answer = self._answer, None
             self._parser = None
             answer.on_end(b"", is_whole=False)
@@ -400,9 +408,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _refuse(self, error: type[Exception]) -> None:
         self._stop_timer()
-        answering, self._answering = self._answering, None
-        if answering is not None and not answering.done():
-            answering.set_exception(error())
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            self.abort()
+            asker.failed(error())
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

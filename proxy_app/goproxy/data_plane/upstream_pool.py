@@ -37,6 +37,7 @@ class UpstreamPool:
 
     def __init__(self, origin: URL, tls: ssl.SSLContext) -> None:
         self._outbox = Outbox()
+        self.loop = self._outbox.loop
         self._host = origin.host or ""
         self._port = origin.port or 0
         self._tls = tls if origin.scheme == "https" else None
