@@ -132,7 +132,7 @@ def log(event: str, *, level: int = logging.INFO, is_patient: bool = False, **fi
     """
     if _output is not None:
         # What the handler below does, for a fifth of what it costs; there is a line for every request.
-        head = {"time": _moment(time.time_ns()), "level": logging.getLevelName(level).lower(), "event": event}
+        head = {"time": f"{moment(time.time_ns())}+00:00", "level": logging.getLevelName(level).lower(), "event": event}
         _output.write(_line(head | fields) + b"\n", is_patient=is_patient)
     elif _log.isEnabledFor(level):
         record = logging.LogRecord(_log.name, level, "", 0, event, (), None)
@@ -151,7 +151,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": _moment(int(record.created * 1e9)),
+            "time": f"{moment(int(record.created * 1e9))}+00:00",
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
@@ -170,9 +170,10 @@ def _line(line: dict[str, Any]) -> bytes:
         return json.dumps(line, default=str).encode()
 
 
-def _moment(nanoseconds: int) -> str:
+def moment(nanoseconds: int) -> str:
+    """A time in UTC, as RFC 3339 writes it, with milliseconds and without its zone; `nanoseconds`: since the epoch."""
     milliseconds = nanoseconds // 1_000_000
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}+00:00"
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}"
 
 
 @lru_cache(maxsize=4)

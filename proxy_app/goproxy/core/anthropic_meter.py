@@ -91,7 +91,7 @@ class AnthropicMeter(Meter):
     def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:  # noqa: ARG002
         rest, at = [], 0
         begin = 0 if data.startswith(_BEGINS) else data.find(_NEXT) + 2
-        while begin != 1:  # there is one
+        while begin != 1:  # which is what `find` makes of no more
             found = _CONTENT.match(data, begin)
             if found is None:
                 begin = data.find(_NEXT, begin) + 2

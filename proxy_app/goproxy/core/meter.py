@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -308,17 +308,6 @@ def content_of(*names: str) -> re.Pattern[bytes]:
     The end of the string need not have come.
     """
     return re.compile(rb'"(%b)"\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)' % "|".join(names).encode(), re.DOTALL)
-
-
-def each_match(pattern: re.Pattern[bytes], data: bytes) -> Iterator[re.Match[bytes]]:
-    """What `finditer` finds, for a pattern that never matches nothing.
-
-    (CPython 3.11 makes a new string in each call of `finditer`, and its cache of attributes keeps thousands of them.)
-    """
-    found = pattern.search(data)
-    while found is not None:
-        yield found
-        found = pattern.search(data, found.end())
 
 
 def string_bytes(text: bytes) -> int:

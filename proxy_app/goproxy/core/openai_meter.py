@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from goproxy.core.anthropic_meter import CACHE_READ, CACHE_WRITE, CACHE_WRITE_1H, CACHE_WRITE_5M, cache_writes
-from goproxy.core.meter import DELTA, Meter, content_of, each_match, string_bytes
+from goproxy.core.meter import DELTA, Meter, content_of, string_bytes
 from goproxy.core.raw_usage import Path, RawUsage, value_at
 from goproxy.core.sse import EventReader
 from goproxy.core.usage import Usage
@@ -93,7 +93,7 @@ class OpenAIMeter(Meter):
         if self._model is None or self._told.tokens:
             return data
         rest, at = [], 0
-        for run in each_match(_CONTENT, data):
+        for run in _CONTENT.finditer(data):
             if _TELLS_USAGE.search(data, at, run.start()) is not None:
                 break  # an event of another look told it: what comes after it has a meaning by where it stands
             content = run[0]

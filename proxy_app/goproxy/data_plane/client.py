@@ -96,12 +96,7 @@ class Client:
 
     def write(self, piece: bytes) -> None:
         """Write a piece of the body; it is on its way when this turn of the loop is over."""
-        size, out = len(piece), self._out
-        if not out:
-            self._outbox.add(self)
-        out.append(b"%x\r\n%b\r\n" % (size, piece) if self._is_chunked else piece)
-        if size >= _LARGE:
-            self.flush()
+        self._put(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
 
     def write_last(self, piece: bytes) -> None:
         """Write the last piece of the body, which may be nothing, and its end, which costs no write of its own."""

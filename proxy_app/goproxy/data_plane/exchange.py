@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Protocol
 
 from goproxy.config import Model
@@ -20,7 +18,7 @@ from goproxy.core.usage import Usage
 from goproxy.core.usage_chunk import UsageChunkFilter
 from goproxy.core.wire import WireProtocol
 from goproxy.data_plane.upstream_connection import Answer
-from goproxy.observe import RequestRecord
+from goproxy.observe import RequestRecord, moment
 
 EVENT_STREAM = "text/event-stream"
 
@@ -62,8 +60,6 @@ class Exchange:
         self._withholds_usage = withhold_usage
         self._filter: UsageChunkFilter | None = None
         self._meter: Meter | None = None
-        self._feed: Callable[[bytes], object]
-        """The meter's own."""
         self._answered_bytes = 0
         self._noted: Usage | None = None
         self._note_at = 0.0
@@ -75,14 +71,14 @@ class Exchange:
         """The head of the answer is there."""
         is_stream = answer.content_type == EVENT_STREAM
         self._meter = self._protocol.meter(stream=is_stream)
-        self._feed = self._meter.feed
         if is_stream and self._withholds_usage:
             self._filter = UsageChunkFilter()
 
     def take(self, piece: bytes) -> bytes:
         """A piece of the answer's body; what of it goes to the client."""
+        assert self._meter is not None, "the answer has begun"
         now = time.monotonic()
-        self._feed(piece)
+        self._meter.feed(piece)
         self._answered_bytes += len(piece)
         if self._piece_at:
             self._gaps.append(now - self._piece_at)
@@ -133,14 +129,4 @@ class Exchange:
 
 def timestamp() -> str:
     """Now, as the ledger writes it."""
-    return _written(time.time_ns() // 1_000_000)
-
-
-@lru_cache(maxsize=4)
-def _written(milliseconds: int) -> str:
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
-
-
-@lru_cache(maxsize=4)
-def _second(number: int) -> str:
-    return datetime.fromtimestamp(number, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{moment(time.time_ns())}Z"

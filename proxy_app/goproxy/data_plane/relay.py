@@ -145,20 +145,13 @@ class _Path:
         self._moved_at = self._now()
         piece = self._tap.take(piece)
         if piece and not self._over.done():
-            record = self._record
-            if not record.bytes_out:
-                record.first_byte_ms = record.age_ms()
-            record.bytes_out += len(piece)
-            self._last = piece
+            self._note(piece)
             self._client.write(piece)
 
     def ended(self, last: bytes) -> None:
         rest = self._tap.end(last)
         if not self._over.done():
-            record = self._record
-            if rest and not record.bytes_out:
-                record.first_byte_ms = record.age_ms()
-            record.bytes_out += len(rest)
+            self._note(rest)
             self._client.write_last(rest)
             self._end(Outcome.OK)
 
@@ -179,6 +172,15 @@ class _Path:
             self._finish(self._ended)
         else:
             self._answer.resume()
+
+    def _note(self, piece: bytes) -> None:
+        if not piece:
+            return
+        record = self._record
+        if not record.bytes_out:
+            record.first_byte_ms = record.age_ms()
+        record.bytes_out += len(piece)
+        self._last = piece
 
     def _end(self, outcome: Outcome) -> None:
         if self._client.is_full:

@@ -60,13 +60,13 @@ class Sending:
         if self._is_given_up:
             answer.close()
             return
-        self._answer, self._stop = answer, None
+        self._answer = answer
         self._wake()
 
     def failed(self, error: Exception) -> None:
         """There will be no answer."""
         if not self._is_given_up:
-            self._error, self._stop = error, None
+            self._error = error
             self._wake()
 
     def _wake(self) -> None:

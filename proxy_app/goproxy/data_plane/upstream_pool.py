@@ -62,7 +62,6 @@ class UpstreamPool:
         Raises:
             OSError, ssl.SSLError: there is none to be had.
         """
-        loop = asyncio.get_running_loop()
         connected = await aiohappyeyeballs.start_connection(
             await self._resolve(), happy_eyeballs_delay=_HAPPY_EYEBALLS, interleave=1
         )
@@ -70,7 +69,7 @@ class UpstreamPool:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             host = self._host.rstrip(".") if self._tls else None
-            _, connection = await loop.create_connection(
+            _, connection = await self.loop.create_connection(
                 lambda: UpstreamConnection(self._outbox, self._released, self._lost),
                 sock=connected,
                 ssl=self._tls,
@@ -100,7 +99,7 @@ class UpstreamPool:
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(_KEPT_ALIVE, self._close_idle)
+            self._sweep = self.loop.call_later(_KEPT_ALIVE, self._close_idle)
 
     def _lost(self, connection: UpstreamConnection) -> None:
         self._all.discard(connection)
@@ -113,7 +112,7 @@ class UpstreamPool:
         self._sweep = None
         if self._idle:
             pause = max(0.1, self._idle[0].idle_since + _KEPT_ALIVE - now)
-            self._sweep = asyncio.get_running_loop().call_later(pause, self._close_idle)
+            self._sweep = self.loop.call_later(pause, self._close_idle)
 
 
 async def resolve(host: str, port: int) -> _Addresses:
