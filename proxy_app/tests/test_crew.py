@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -124,6 +125,9 @@ async def test_a_killed_process_is_followed_and_its_siblings_streams_do_not_noti
         assert len(provider.received) == len({row["id"] for row in rows}) == 28
         after = await until_told(served.port, "goproxy_requests_in_flight", 0)
         assert total(after, "goproxy_requests_total") == total(after, "goproxy_rows_total") == 28
+        assert {name.split('"')[1]: int(value) for name, value in after.items() if "goproxy_rows_total{" in name} == (
+            Counter(row["settlement"] for row in rows)
+        )
         assert total(after, "goproxy_cost_nanodollars_total") == sum(row["cost_nanodollars"] for row in rows)
         assert total(after, "goproxy_holds") == total(after, "goproxy_requests_in_flight") == 0
         assert all(after[name] >= value for name, value in before.items() if name.split("{")[0].endswith("_total"))
@@ -239,14 +243,15 @@ def test_drains_are_counted_over_all_processes_and_a_dead_ones_are_over() -> Non
 
 
 def test_what_was_counted_outlives_who_counted_it() -> None:
+    """Who follows has the object that was made before the first one counted: the parent was forked twice."""
     memory = memoryview(bytearray(TALLY_BYTES))
-    mine, theirs = SharedTally(memory), SharedTally(memory)
+    mine, theirs, following = SharedTally(memory), SharedTally(memory), SharedTally(memory)
     mine.numbers[mine.index("requests\nok")] += 2
-    assert dict(theirs.items()) == {"requests\nok": 2}
-    following = SharedTally(memory)
-    following.numbers[following.index("requests\nok")] += 1
+    mine.numbers[mine.index("tokens")] += 7
+    assert dict(theirs.items()) == {"requests\nok": 2, "tokens": 7}
     following.numbers[following.index("rows")] += 5
-    assert dict(theirs.items()) == {"requests\nok": 3, "rows": 5}
+    following.numbers[following.index("requests\nok")] += 1
+    assert dict(theirs.items()) == dict(following.items()) == {"requests\nok": 3, "tokens": 7, "rows": 5}
     for number in range(2000):
         following.index(f"name {number}")
     following.numbers[following.index("one too many")] += 1

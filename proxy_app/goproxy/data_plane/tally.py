@@ -73,10 +73,11 @@ class SharedTally:
         self._read_names()
 
     def index(self, name: str) -> int:
-        index = self._indexes.get(name)
-        if index is None:
-            index = self._indexes[name] = self._add(name)
-        return index
+        if name not in self._indexes:
+            self._read_names()  # of the process before, which added some after this object was made
+        if name not in self._indexes:
+            self._indexes[name] = self._add(name)
+        return self._indexes[name]
 
     def items(self) -> Iterator[tuple[str, float]]:
         self._read_names()
