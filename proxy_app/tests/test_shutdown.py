@@ -109,7 +109,7 @@ async def test_a_process_leaves_when_the_grace_period_is_over(
         await raw.chunk()
         served.process.terminate()
         assert b"being restarted" in await raw.chunks_until_broken()
-        assert await asyncio.wait_for(served.process.wait(), 3) == 0
+        assert await asyncio.wait_for(served.process.wait(), 10) == 0
 
 
 async def test_it_listens_on_ipv6_too(document: dict[str, Any], backend: Backend, tmp_path: Path) -> None:
