@@ -88,10 +88,13 @@ class Stay:
     async def until_asked_to_leave(self) -> None:
         await self._asked.wait()
 
-    def track(self, task: asyncio.Task[Any]) -> None:
+    def began(self, task: asyncio.Task[Any]) -> None:
         """A task is serving a request."""
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """It is done with that."""
+        self._running.discard(task)
 
     def tracking(self) -> Middleware:
         """The middleware that knows which requests are running."""
@@ -100,7 +103,7 @@ class Stay:
         async def track(request: web.Request, handler: Handling) -> web.StreamResponse:
             task = asyncio.current_task()
             assert task is not None
-            self._running.add(task)
+            self.began(task)
             is_last = _is_last(request)
             try:
                 response = await handler(request)
@@ -109,7 +112,7 @@ class Stay:
                     answer.force_close()
                 raise
             finally:
-                self._running.discard(task)
+                self.ended(task)
             if self.leaving or is_last:
                 response.force_close()
             return response

@@ -172,8 +172,12 @@ def _line(line: dict[str, Any]) -> bytes:
 
 def moment(nanoseconds: int) -> str:
     """A time in UTC, as RFC 3339 writes it, with milliseconds and without its zone; `nanoseconds`: since the epoch."""
-    milliseconds = nanoseconds // 1_000_000
-    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}"
+    return _millisecond(nanoseconds // 1_000_000)
+
+
+@lru_cache(maxsize=4)
+def _millisecond(number: int) -> str:
+    return f"{_second(number // 1000)}.{number % 1000:03d}"
 
 
 @lru_cache(maxsize=4)

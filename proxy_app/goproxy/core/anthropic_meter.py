@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from goproxy.core.meter import Meter, content_of
-from goproxy.core.raw_usage import RawUsage, value_at
+from goproxy.core.raw_usage import Path, RawUsage, value_at
 from goproxy.core.sse import EventReader
 from goproxy.core.usage import MAX_TOKENS, Usage
 
@@ -73,14 +73,14 @@ class AnthropicMeter(Meter):
         kind = document.get("type") if document else None
         match kind if isinstance(kind, str) else name.decode(errors="replace"):
             case "message_start":
-                message = value_at(document or {}, ("message",))
+                message = (document or {}).get("message")
                 if isinstance(message, dict):
                     self._name_model(message.get("model"))
-                    self._merge(message.get("usage"))
+                    self._take_usage(message.get("usage"), data, ("message", "usage"))
             case "message_delta":
-                self._on_delta(document or {})
+                self._on_delta(document or {}, data)
             case "message_stop":
-                self._merge((document or {}).get("usage"))
+                self._take_usage((document or {}).get("usage"), data, ("usage",))
                 self._ended |= document is not None
             case "content_block_delta":
                 self._generated_bytes += self._generated(data)
@@ -103,9 +103,9 @@ class AnthropicMeter(Meter):
             begin = data.find(_NEXT, found.end() - 2) + 2
         return b"".join([*rest, data[at:]])
 
-    def _on_delta(self, document: Mapping[str, Any]) -> None:
+    def _on_delta(self, document: Mapping[str, Any], data: bytes) -> None:
         usage = document.get("usage")
-        self._merge(usage)
+        self._take_usage(usage, data, ("usage",))
         if isinstance(usage, dict) and usage.get("output_tokens") is not None:
             self._output_was_told = True
         if value_at(document, ("delta", "stop_reason")) is not None:
@@ -115,14 +115,14 @@ class AnthropicMeter(Meter):
         if document.get("type") == "error" or document.get("error"):
             self._fail(value_at(document, ("error", "type")))
         self._name_model(document.get("model"))
-        self._merge(document.get("usage"))
+        self._take_usage(document.get("usage"), self._body, ("usage",))
         self._output_was_told = True
 
     def _is_final(self) -> bool:
         return self._output_was_told and (self._has_stop_reason or self._ended)
 
-    def _merge(self, usage: object) -> None:
-        self._told.merge(usage)
+    def _take_usage(self, usage: object, data: bytes | bytearray, path: Path) -> None:
+        usage = self._merge(usage, data, path)
         iterations = usage.get("iterations") if isinstance(usage, dict) else None
         if isinstance(iterations, list):
             self._compaction = Usage()

@@ -6,8 +6,8 @@ for a JSON body. What it cannot read it flags. The frame is here; what an event 
 (anthropic_meter.py, openai_meter.py).
 
 A meter runs beside every stream, and nearly all events are a few words of content. Those are told by a look at their
-bytes and are not parsed; their content is measured where it stands. A number with a fraction is kept as its text:
-there is no float here that could be taken for a count.
+bytes and are not parsed; their content is measured where it stands. In usage a number with a fraction is kept as its
+text: there is no float there that could be taken for a count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import orjson
 
 from goproxy.core import sse
-from goproxy.core.raw_usage import Path, RawUsage
+from goproxy.core.raw_usage import Path, RawUsage, value_at
 from goproxy.core.sse import Event, EventReader
 from goproxy.core.usage import Usage
 
@@ -123,8 +123,10 @@ class Meter(ABC):
         self._generated_bytes = 0
         self._generated_at = 0
         """How long the body was when that was counted."""
+        self.bytes = 0
+        """Of the body, by now."""
         self._unread: list[bytes] = []
-        self._unread_bytes = 0
+        self._read_bytes = 0
         self._uncounted: list[bytes] = []
         self._uncounted_bytes = 0
         """Runs of events of nothing but content, which are counted when that is wanted, or when they are many."""
@@ -132,15 +134,15 @@ class Meter(ABC):
     def feed(self, data: bytes) -> None:
         """The next piece of the body."""
         if self._events is not None:
-            if self._unread_bytes >= _UNREAD:
+            if self.bytes - self._read_bytes >= _UNREAD:
                 self._read()
             self._unread.append(data)
-            self._unread_bytes += len(data)
         elif len(self._body) + len(data) <= MAX_BODY:
             self._body += data
         else:
             self._body += data[: MAX_BODY - len(self._body)]
             self._flags.add("oversized_body")
+        self.bytes += len(data)
 
     def end(self) -> None:
         """The body ended as HTTP says: it is whole. To be called once."""
@@ -214,7 +216,7 @@ class Meter(ABC):
         if not self._unread or self._events is None:
             return
         data = self._unread[0] if len(self._unread) == 1 else b"".join(self._unread)
-        self._unread, self._unread_bytes = [], 0
+        self._unread, self._read_bytes = [], self.bytes
         if (
             len(data) <= sse.MAX_EVENT
             and b"\r" not in data
@@ -269,13 +271,24 @@ class Meter(ABC):
     def _parse(self, data: bytes | bytearray, flag: str) -> Mapping[str, Any] | None:
         """A JSON object, or None and the flag. Broken UTF-8 in some text does not hide what stands beside it."""
         try:
-            document = _decode(data)
-        except (ValueError, RecursionError):
-            document = None
+            document = orjson.loads(data)
+        except ValueError:
+            document = _read_exactly(data)
         if isinstance(document, dict):
             return document
         self._flags.add(flag)
         return None
+
+    def _merge(self, usage: Any, data: bytes | bytearray, path: Path) -> Any:
+        """Take over the usage object that stands at `path` in the JSON `data`; the result is that object.
+
+        A number in it that is no integer is kept as it was written: there is no float that could pass for a count.
+        """
+        if not self._told.merge_usual(usage):
+            if _has_float(usage):
+                usage = value_at(_read_exactly(data), path)
+            self._told.merge(usage)
+        return usage
 
     def _generated(self, data: bytes | bytearray) -> int:
         """Bytes of generated content in an event's data."""
@@ -334,18 +347,17 @@ def _integer(text: str) -> int | str:
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=str, parse_constant=str, strict=False)
 
 
-def _decode(data: bytes | bytearray) -> Any:
-    """What `_DECODER` makes of it. orjson makes the same, unless it refuses it or finds a number that is no integer."""
+def _read_exactly(data: bytes | bytearray) -> Any:
+    """A JSON document with every number that is no integer as it was written; None if it is none."""
     try:
-        document = orjson.loads(data)
-    except ValueError:
         return _DECODER.decode(data.decode(errors="replace"))
-    return _DECODER.decode(data.decode(errors="replace")) if _has_float(document) else document
+    except (ValueError, RecursionError):
+        return None
 
 
-def _has_float(document: Any) -> bool:
+def _has_float(usage: object) -> bool:
     """Whether there is a float in it; orjson makes one of an integer of more than 64 bits, too."""
-    waiting: list[Any] = [[document]]
+    waiting: list[Any] = [[usage]]
     while waiting:
         inner = waiting.pop()
         for each in inner.values() if isinstance(inner, dict) else inner:

@@ -82,7 +82,7 @@ class OpenAIMeter(Meter):
                 self._fail()
             return
         self._name_model(document.get("model"))
-        self._take_usage(document)
+        self._take_usage(document, data)
         self._take_error(document, is_error=name == b"error")
 
     def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:
@@ -117,11 +117,11 @@ class OpenAIMeter(Meter):
 
     def _on_body(self, document: Mapping[str, Any]) -> None:
         self._name_model(document.get("model"))
-        self._take_usage(document)
+        self._take_usage(document, self._body)
         self._take_error(document)
 
-    def _take_usage(self, document: Mapping[str, Any]) -> None:
-        if self._told.merge(document.get("usage")):
+    def _take_usage(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
+        if isinstance(usage := self._merge(document.get("usage"), data, ("usage",)), dict) and usage:
             self._is_usage_chunk = not document.get("choices")
             self._has_content_after_usage = False
         tier = document.get("service_tier")

@@ -43,6 +43,8 @@ _INSTEAD = {
 class Rates:
     """What tokens cost at one multiplier: nano-dollars times `over` for a token of each kind."""
 
+    multiplier: Decimal
+    written_multiplier: str
     over: int
     input: int
     cache_write_5m: int
@@ -82,21 +84,23 @@ class Tier:
 
     def rates(self, multiplier: Decimal) -> Rates:
         """These prices times `multiplier`, as integers."""
-        known = self._rates.get(multiplier)
-        if known is None:
-            prices = {kind: self.price(kind).as_integer_ratio() for kind in KINDS}
-            denominator = math.lcm(*(over for _, over in prices.values()))
-            numerator, over = multiplier.as_integer_ratio()
-            a_token = {
-                kind: price * (denominator // below) * numerator * _PER_TOKEN for kind, (price, below) in prices.items()
-            }
-            known = self._rates[multiplier] = Rates(denominator * over, **a_token)
-        return known
+        for known in self._latest:
+            if known.multiplier is multiplier:  # to compare decimals, or to hash them, takes longer than all the rest
+                return known
+        prices = {kind: self.price(kind).as_integer_ratio() for kind in KINDS}
+        denominator = math.lcm(*(over for _, over in prices.values()))
+        numerator, over = multiplier.as_integer_ratio()
+        a_token = {
+            kind: price * (denominator // below) * numerator * _PER_TOKEN for kind, (price, below) in prices.items()
+        }
+        rates = Rates(multiplier, written(multiplier), denominator * over, **a_token)
+        self._latest[:] = [rates]
+        return rates
 
     @cached_property
-    def _rates(self) -> dict[Decimal, Rates]:
-        """By multiplier: an upstream has one."""
-        return {}
+    def _latest(self) -> list[Rates]:
+        """At the multiplier that was asked for last: an upstream has one."""
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,7 @@ def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, d
         price_version=_written_day(version.effective_from),
         prices=tier.written,
         tier_up_to=tier.up_to_prompt_tokens,
-        multiplier=written(multiplier),
+        multiplier=tier.rates(multiplier).written_multiplier,
     )
 
 

@@ -10,14 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from goproxy.core.usage import is_count
+from goproxy.core.usage import MAX_TOKENS, is_count
 
 MAX_BYTES = 64 * 1024
 """Of the merged object as JSON: a hundred iterations of a server tool fit in twice."""
-
-_FEW = 16
-_SHORT = 64
-"""Fields of an object, and characters of a name or a word, that are surely within MAX_BYTES with all the others."""
 
 MAX_DEPTH = 8
 """Objects and lists within one another; the providers need four."""
@@ -33,44 +29,59 @@ class RawUsage:
         self._counts = counts
         self.document: dict[str, Any] = {}
         """The merged object. Numbers with a fraction are kept as their text (see meter.py)."""
-        self.tokens: dict[Path, int] = {}
-        """The counts of it that are counts; each the last good one."""
         self.invalid: set[Path] = set()
         """The counts whose last value is none."""
         self.was_invalid = False
         self.was_trimmed = False
-        self._is_plain = True
-        """All that was told is so small that the merged object need not be measured."""
+        self._is_usual = True
+        """Nothing but usual objects was told, so that the counts are what the merged one says."""
+        self._tokens: dict[Path, int] | None = {}
+        """None: to be read from the merged object when they are wanted."""
 
-    def merge(self, told: object) -> bool:
-        """Take over what one event, or one body, tells; whether it told anything."""
-        if told is None:
+    @property
+    def tokens(self) -> Mapping[Path, int]:
+        """The counts of the merged object that are counts; each the last good one."""
+        if self._tokens is None:
+            self._tokens = {}
+            for path in self._counts:
+                if (value := self.document.get(path[0])) is not None:
+                    count = value if len(path) == 1 else value_at(value, path[1:])
+                    if count is not None:
+                        self._tokens[path] = count
+        return self._tokens
+
+    def merge_usual(self, told: object) -> bool:
+        """Take over what is told if it is what providers tell nearly always, which costs the least; whether it is."""
+        if not (self._is_usual and _is_usual(told, _USUAL)):
             return False
+        assert isinstance(told, dict)
+        self.document, self._tokens = _replaced(self.document, told), None
+        return True
+
+    def merge(self, told: object) -> None:
+        """Take over what one event, or one body, tells."""
+        if told is None:
+            return
         if not isinstance(told, dict):
             self.was_invalid = True
-            return False
+            return
+        tokens, self._is_usual = dict(self.tokens), False
         for path in self._counts:
-            if (value := told.get(path[0])) is not None:
-                self._count(path, value if len(path) == 1 else value_at(value, path[1:]))
-        document = self.document = _replaced(self.document, told)
-        if self._is_plain:
-            self._is_plain = len(document) <= _FEW and _is_plain({name: document.get(name) for name in told})
-        if not self._is_plain:
-            self._trim()
-        return bool(told)
+            self._count(tokens, path, value_at(told, path))
+        self.document, self._tokens = _replaced(self.document, told), tokens
+        self._trim()
 
     def get(self, path: Path) -> int:
         """A count, 0 if it was not told."""
         return self.tokens.get(path, 0)
 
-    def _count(self, path: Path, value: object) -> None:
+    def _count(self, tokens: dict[Path, int], path: Path, value: object) -> None:
         if value is None:
             return
         if is_count(value):
             assert isinstance(value, int)
-            self.tokens[path] = value
-            if self.invalid:
-                self.invalid.discard(path)
+            tokens[path] = value
+            self.invalid.discard(path)
         else:
             self.invalid.add(path)
             self.was_invalid = True
@@ -100,38 +111,49 @@ def value_at(document: Any, path: Path) -> Any:
     return value
 
 
-def _is_plain(document: Mapping[str, Any], depth: int = 2) -> bool:
-    """Whether this is so small that it need not be measured: a few counts and words, and objects of such."""
-    for name, value in document.items():
-        if name not in _USUAL and not _is_short(name):
-            return False
-        kind = value.__class__
-        if kind is dict:
-            if depth == 0 or len(value) > _FEW or not _is_plain(value, depth - 1):
+_USUAL: Mapping[str, Any] = {
+    "input_tokens": int,
+    "output_tokens": int,
+    "cache_creation_input_tokens": int,
+    "cache_read_input_tokens": int,
+    "cache_creation": {"ephemeral_5m_input_tokens": int, "ephemeral_1h_input_tokens": int},
+    "output_tokens_details": {"thinking_tokens": int},
+    "server_tool_use": {"web_search_requests": int, "web_fetch_requests": int},
+    "service_tier": frozenset({"standard", "default"}),
+    "inference_geo": frozenset({"global", "not_available"}),
+    "speed": frozenset({"standard"}),
+    "prompt_tokens": int,
+    "completion_tokens": int,
+    "total_tokens": int,
+    "prompt_tokens_details": {"cached_tokens": int, "audio_tokens": int, "cache_write_tokens": int},
+    "completion_tokens_details": {
+        "reasoning_tokens": int,
+        "audio_tokens": int,
+        "accepted_prediction_tokens": int,
+        "rejected_prediction_tokens": int,
+    },
+}
+"""What usual objects have in them: counts, words, and objects of such. Other objects cost more, and that is all."""
+
+
+def _is_usual(told: object, usual: Mapping[str, Any]) -> bool:
+    """Whether this has nothing but what is usual in it, so that its counts are counts, and its length needs no look."""
+    if not isinstance(told, dict):
+        return False
+    for name, value in told.items():
+        kind, expected = value.__class__, usual.get(name)
+        if kind is int:
+            if expected is not int or not 0 <= value <= MAX_TOKENS:
                 return False
-        elif (kind is str and value not in _USUAL and not _is_short(value)) or kind is list:
+        elif kind is dict:
+            if expected.__class__ is not dict or not _is_usual(value, expected):
+                return False
+        elif kind is str:
+            if expected.__class__ is not frozenset or value not in expected:
+                return False
+        elif value is not None:
             return False
     return True
-
-
-def _is_short(word: str) -> bool:
-    return word.isascii() and word.isprintable() and len(word) <= _SHORT
-
-
-_USUAL = frozenset(
-    {
-        "cache_creation",
-        "cache_creation_input_tokens",
-        "cache_read_input_tokens",
-        "ephemeral_1h_input_tokens",
-        "ephemeral_5m_input_tokens",
-        "input_tokens",
-        "output_tokens",
-        "service_tier",
-        "standard",
-    }
-)
-"""Words that are short, as everybody knows."""
 
 
 def _is_shallow(value: object, depth: int) -> bool:

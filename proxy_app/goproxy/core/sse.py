@@ -10,12 +10,17 @@ is given out empty, as one that is not whole.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 MAX_EVENT = 1024 * 1024
 """Bytes of a line, and of the joined data lines of an event."""
 
 _MARK = b"\xef\xbb\xbf"
+
+_EVENT = rb"(?:event: ([^\n]*+)\n)?+data: ([^\n]*+)\n\n"
+_PLAIN = re.compile(_EVENT)
+_ALL_PLAIN = re.compile(rb"(?:%b)*+" % _EVENT)
 
 
 class Event(NamedTuple):
@@ -34,21 +39,7 @@ def plain_events(data: bytes) -> list[tuple[bytes, bytes]] | None:
 
     None: there is something else in `data`, which only an `EventReader` can read.
     """
-    events = []
-    blocks = data.split(b"\n\n")
-    if blocks.pop():
-        return None
-    for block in blocks:
-        name, content = b"", block[6:]
-        if not block.startswith(b"data: "):
-            head, found, content = block.partition(b"\ndata: ")
-            name = head[7:]
-            if not found or not head.startswith(b"event: ") or b"\n" in name:
-                return None
-        if b"\n" in content:
-            return None
-        events.append((name, content))
-    return events
+    return _PLAIN.findall(data) if _ALL_PLAIN.fullmatch(data) else None
 
 
 class EventReader:

@@ -39,6 +39,7 @@ class Aftermath:
         self._ledger = ledger
         self._drains = drains
         self._told_of = told_of
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Future[Any]] = set()
         self._over: list[Exchange] = []
         """Exchanges to be settled in this turn of the loop: all of them together cost much less than one by one."""
@@ -120,7 +121,7 @@ class Aftermath:
     def _settle(self, exchange: Exchange) -> None:
         """In a moment, and without a task: what is owed to clients goes first."""
         if not self._over:
-            asyncio.get_running_loop().call_soon(self._settle_all)
+            self._loop.call_soon(self._settle_all)
         self._over.append(exchange)
 
     def _settle_all(self) -> None:

@@ -103,16 +103,15 @@ class Client:
         if not self._is_chunked:
             self._put(piece)
         elif piece:
-            self._put(b"%x\r\n" % len(piece), piece, b"\r\n0\r\n\r\n")
+            self._put(b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece))
         else:
             self._put(b"0\r\n\r\n")
 
-    def _put(self, *parts: bytes) -> None:
-        out = self._out
-        if not out:
+    def _put(self, part: bytes) -> None:
+        if not self._out:
             self._outbox.add(self)
-        out += parts
-        if sum(map(len, parts)) >= _LARGE:
+        self._out.append(part)
+        if len(part) >= _LARGE:
             self.flush()
 
     def flush(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from goproxy.config import Model
@@ -60,12 +61,10 @@ class Exchange:
         self._withholds_usage = withhold_usage
         self._filter: UsageChunkFilter | None = None
         self._meter: Meter | None = None
-        self._answered_bytes = 0
         self._noted: Usage | None = None
         self._note_at = 0.0
-        self._piece_at = 0.0
-        self._gaps: list[float] = []
-        """Seconds between two pieces, that are not told yet."""
+        self._moments: list[float] = []
+        """When pieces came, from the last one on whose gap has been told."""
 
     def begin(self, answer: Answer) -> None:
         """The head of the answer is there."""
@@ -78,11 +77,8 @@ class Exchange:
         """A piece of the answer's body; what of it goes to the client."""
         assert self._meter is not None, "the answer has begun"
         now = time.monotonic()
+        self._moments.append(now)
         self._meter.feed(piece)
-        self._answered_bytes += len(piece)
-        if self._piece_at:
-            self._gaps.append(now - self._piece_at)
-        self._piece_at = now
         if now >= self._note_at and not self.is_whole:
             self._note_at = now + _NOTE_EVERY
             asyncio.get_running_loop().call_soon(self._note)  # an answer that comes at once is whole by then
@@ -107,8 +103,8 @@ class Exchange:
             status=self.record.upstream_status,
             outcome=self.record.outcome,
             settled_at=timestamp(),
-            received_bytes=self.record.bytes_out if self._answered_bytes else 0,
-            answered_bytes=self._answered_bytes,
+            received_bytes=self.record.bytes_out if meter.bytes else 0,
+            answered_bytes=meter.bytes,
             versions=self._model.prices,
             multiplier=self._model.billing_multiplier,
             upstream_request_id=self.record.upstream_request_id,
@@ -122,9 +118,9 @@ class Exchange:
             self._notes.progress(self.hold.id, usage)
 
     def _tell_gaps(self) -> None:
-        if self._gaps:
-            gaps, self._gaps = self._gaps, []
-            self._saw_gaps(gaps)
+        if len(self._moments) > 1:
+            self._saw_gaps([later - former for former, later in pairwise(self._moments)])
+            del self._moments[:-1]
 
 
 def timestamp() -> str:

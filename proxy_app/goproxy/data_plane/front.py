@@ -164,11 +164,12 @@ class Connection(asyncio.Protocol):
             client = self.client_for(is_http_1_0=False, keeps_alive=known.keeps_alive)
             task = self._loop.create_task(self._front.routes[known.path](known.head, body, client))
             self._task = task
-            self._front.stay.track(task)
+            self._front.stay.began(task)
             task.add_done_callback(self._served)
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        self._front.stay.ended(task)
         client, self.client = self.client, None
         if not task.cancelled():
             task.exception()  # it has been logged

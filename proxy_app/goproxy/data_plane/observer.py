@@ -93,7 +93,7 @@ class Observer(Collector):
         self._place = place
         self._open: dict[int, RequestRecord] = {}
         self._counts: Tally = OwnTally() if place is None else place.counts
-        self._indexes: dict[tuple[str, ...], int] = {}
+        self._index = _Indexes(self._counts)
         self._first_byte = Buckets(self._counts, "first_byte_seconds", _FIRST_BYTE_SECONDS)
         self.gaps = Buckets(self._counts, "event_gap_seconds", _GAP_SECONDS)
         self._registry = CollectorRegistry()
@@ -106,7 +106,7 @@ class Observer(Collector):
     def count_interrupted(self, rows: Iterable[Row]) -> None:
         """Requests that an instance left open which is no more."""
         for row in rows:
-            self._count("requests", row.protocol, str(row.status), row.outcome)
+            self._counts.numbers[self._index["requests", row.protocol, row.status, row.outcome]] += 1
             self._settled(row)
 
     def begin(self, record: RequestRecord) -> None:
@@ -116,7 +116,7 @@ class Observer(Collector):
     def end(self, record: RequestRecord, row: Row | None = None) -> None:
         """It is over, and settled if it was paid for: count it, and write its line."""
         del self._open[id(record)]
-        self._count("requests", record.protocol, str(record.status), record.outcome)
+        self._counts.numbers[self._index["requests", record.protocol, record.status, record.outcome]] += 1
         if record.first_byte_ms is not None:
             self._first_byte.observe(record.first_byte_ms / 1000)
         log(
@@ -187,11 +187,12 @@ class Observer(Collector):
             yield gauge
 
     def _settled(self, row: Row) -> dict[str, Any]:
-        self._count("rows", row.settlement)
-        self._count("cost_nanodollars", amount=row.cost_nanodollars)
-        tokens = {kind: count for kind, count in row.usage.to_json().items() if kind in KINDS and count}
+        numbers, index, usage = self._counts.numbers, self._index, row.usage
+        numbers[index["rows", row.settlement]] += 1
+        numbers[index[("cost_nanodollars",)]] += row.cost_nanodollars
+        tokens = {kind: count for kind in KINDS if (count := getattr(usage, kind))}
         for kind, count in tokens.items():
-            self._count("tokens", kind, amount=count)
+            numbers[index["tokens", kind]] += count
         return {
             "settlement": row.settlement,
             "cost_nanodollars": row.cost_nanodollars,
@@ -199,8 +200,14 @@ class Observer(Collector):
             "flags": row.flags,
         }
 
-    def _count(self, *name_and_labels: str, amount: int = 1) -> None:
-        index = self._indexes.get(name_and_labels)
-        if index is None:
-            index = self._indexes[name_and_labels] = self._counts.index("\n".join(name_and_labels))
-        self._counts.numbers[index] += amount
+
+class _Indexes(dict[tuple[str | int, ...], int]):
+    """Where in a tally the number of a metric and its labels is."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def __missing__(self, name_and_labels: tuple[str | int, ...]) -> int:
+        index = self[name_and_labels] = self._tally.index("\n".join(map(str, name_and_labels)))
+        return index

@@ -366,8 +366,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _parsed(self) -> bytes:
         """What was parsed of the body."""
-        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
+        pieces = self._pieces
+        if len(pieces) == 1:
+            return pieces.pop()
+        piece = b"".join(pieces)
+        pieces.clear()
         return piece
 
     async def _write(self, body: bytes) -> None:
