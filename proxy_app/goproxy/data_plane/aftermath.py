@@ -102,6 +102,8 @@ class Aftermath:
         except Exception as error:
             record.outcome = outcome
             log("sending failed", level=logging.ERROR, request_id=record.request_id, **told(error))
+        finally:
+            del sending  # it knows its exception, which knows this frame
         if answer is None:
             self._settle(exchange)
         else:

@@ -78,6 +78,7 @@ class Drains:
         except TimeoutError:
             return None
         finally:
+            del sending  # it knows its exception, which knows this frame
             self._limits.discard(limit)
             self._ended()
 

@@ -20,7 +20,8 @@ class Sending:
         self._loop = loop
         self._answer: Answer | None = None
         self._error: Exception | None = None
-        self._is_given_up = False
+        self._is_over = False
+        """It was given up, or who asked knows that it has failed."""
         self._stop: Callable[[], object] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -34,16 +35,22 @@ class Sending:
             self._waiter = self._loop.create_future()
             await self._waiter
         if self._error is not None:
-            raise self._error
+            raise self._end()
         assert self._answer is not None, "nobody waits for what was given up"
         return self._answer
+
+    def _end(self) -> Exception:
+        """What it failed with, which is kept here no more: an exception knows the frames that it went through."""
+        assert self._error is not None
+        error, self._error, self._is_over = self._error, None, True
+        return error
 
     def give_up(self) -> None:
         """Nobody wants the answer any more, whether it has come or not."""
         if self._answer is not None:
             self._answer.close()
-        elif self._error is None and not self._is_given_up:
-            self._is_given_up = True
+        elif self._error is None and not self._is_over:
+            self._is_over = True
             if self._stop is not None:
                 self._stop()
 
@@ -52,12 +59,12 @@ class Sending:
     def carried_by(self, stop: Callable[[], object]) -> None:
         """`stop`: carry it no further; nothing needs to be told then."""
         self._stop = stop
-        if self._is_given_up:
+        if self._is_over:
             stop()
 
     def came(self, answer: Answer) -> None:
         """The head of the answer is there."""
-        if self._is_given_up:
+        if self._is_over:
             answer.close()
             return
         self._answer = answer
@@ -65,7 +72,7 @@ class Sending:
 
     def failed(self, error: Exception) -> None:
         """There will be no answer."""
-        if not self._is_given_up:
+        if not self._is_over:
             self._error = error
             self._wake()
 

@@ -41,6 +41,10 @@ _SEATS_TRIED = 20
 _SEAT_AGAIN = 0.05
 """How often a seat is tried for that others took meanwhile, or only looked at, and the seconds in between."""
 
+_COLLECT_EVERY = 50_000
+"""Objects more than before, after which the garbage collector looks for cycles. No request leaves one, however it ends
+(tests/test_leftovers.py), and to look through all that belongs to 2,000 streams halts each of them."""
+
 _LOOK_AGAIN = 1.0
 """Seconds until an instance that starts beside another one looks again whether it could serve."""
 
@@ -144,6 +148,7 @@ async def serve(
             await _first_keys(books)
             gc.collect()
             gc.freeze()  # what is there stays; to look through it again would halt every stream for 10 ms
+            gc.set_threshold(_COLLECT_EVERY)
             if seat.is_beside if place is None else place.is_beside:
                 await _until_ready(config, books, tls)
             beside = [asyncio.create_task(adopt(journal, seat.path, books_of, observer.count_interrupted))]
