@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, cast
 
 import pytest
@@ -76,6 +77,16 @@ async def test_who_takes_over_what_was_given_up_stops_too(sending: Sending) -> N
     stops: list[int] = []
     sending.carried_by(lambda: stops.append(1))
     assert stops == [1]
+
+
+async def test_of_a_failure_nothing_is_kept_when_it_is_given_up(sending: Sending) -> None:
+    sending.carried_by(lambda: pytest.fail("there is nothing to stop"))
+    error = NoAnswer()
+    kept = sys.getrefcount(error)
+    sending.failed(error)
+    assert sys.getrefcount(error) == kept + 1
+    sending.give_up()
+    assert sys.getrefcount(error) == kept
 
 
 async def test_an_answer_that_came_is_closed_when_it_is_given_up(sending: Sending, answer: Any) -> None:

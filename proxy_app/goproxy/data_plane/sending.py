@@ -31,12 +31,13 @@ class Sending:
         Raises:
             Exception: what it failed with.
         """
+        assert not self._is_over, "nobody waits for what is over"
         if self._answer is None and self._error is None:
             self._waiter = self._loop.create_future()
             await self._waiter
         if self._error is not None:
             raise self._end()
-        assert self._answer is not None, "nobody waits for what was given up"
+        assert self._answer is not None
         return self._answer
 
     def _end(self) -> Exception:
@@ -49,7 +50,9 @@ class Sending:
         """Nobody wants the answer any more, whether it has come or not."""
         if self._answer is not None:
             self._answer.close()
-        elif self._error is None and not self._is_over:
+        elif self._error is not None:
+            self._end()
+        elif not self._is_over:
             self._is_over = True
             if self._stop is not None:
                 self._stop()
