@@ -42,12 +42,8 @@ class RawUsage:
     def tokens(self) -> Mapping[Path, int]:
         """The counts of the merged object that are counts; each the last good one."""
         if self._tokens is None:
-            self._tokens = {}
-            for path in self._counts:
-                if (value := self.document.get(path[0])) is not None:
-                    count = value if len(path) == 1 else value_at(value, path[1:])
-                    if count is not None:
-                        self._tokens[path] = count
+            document = self.document
+            self._tokens = {path: count for path in self._counts if (count := value_at(document, path)) is not None}
         return self._tokens
 
     def merge_usual(self, told: object) -> bool:
