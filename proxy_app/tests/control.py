@@ -57,6 +57,8 @@ class Control:
     lends_nothing_to: set[str] = field(default_factory=set)
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    takes: float = 0.0
+    """Seconds that it needs for rows."""
     on_call: Callable[[str], None] = lambda _: None
     url: str = ""
 
@@ -95,6 +97,7 @@ class Control:
         document = await request.json()
         self.calls.append(("rows", document))
         self.on_call("rows")
+        await asyncio.sleep(self.takes)
         assert len(document["rows"]) <= 500
         if self.refuses_batches_with & {row["id"] for row in document["rows"]}:
             return _refusal(422, "invalid_request_error", "something in it is wrong")

@@ -359,6 +359,20 @@ async def test_many_rows_that_are_not_taken_leave_the_event_loop_to_others(
     assert time.monotonic() - began < 5
     assert books.standing.unposted_rows == 250
 
+async def test_rows_that_come_during_a_call_wait_for_others(books: Books, control: Control) -> None:
+    """A call costs much more than a row of it: a busy proxy would do little else."""
+
+    async def ask(worker: int) -> None:
+        for n in range(40):
+            hold = a_hold(f"req_{worker}_{n}", 10)
+            await books.open(hold)
+            await books.settle(a_row(hold, 1))
+
+    control.takes = 0.02
+    began = time.monotonic()
+    await asyncio.gather(*map(ask, range(4)))
+    assert len(control.calls_to("rows")) <= 1 + (time.monotonic() - began) / 0.2
+
 
 # The proxy dies.
 

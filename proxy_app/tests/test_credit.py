@@ -128,6 +128,21 @@ async def test_more_credit_helps_at_once(gateway: Running) -> None:
     assert await client.status() == 200
 
 
+async def test_who_asks_again_at_once_has_what_was_not_used(gateway: Running, provider: Provider) -> None:
+    """There is enough for one request at a time, and the one before is settled after its client has the answer."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(anthropic_message(USED))
+
+    provider.script = script
+    client = await known(await new_account(gateway.backend, HOLD + 9 * COST), gateway)
+    async with aiohttp.ClientSession(headers={"x-api-key": client.key}) as session:
+        for _ in range(10):
+            async with session.post(gateway.url + PATHS["anthropic"], data=BODY) as answer:
+                await answer.read()
+                assert answer.status == 200
+
+
 @pytest.fixture
 async def pair(document: dict[str, Any], keys: Path, tmp_path: Path) -> AsyncIterator[tuple[Running, Running]]:
     """The proxies of two upstreams, with one backend."""

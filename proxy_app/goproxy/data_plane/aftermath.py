@@ -19,6 +19,9 @@ from goproxy.data_plane.exchange import Exchange
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord, log, told
 
+_MOMENT = 0.002
+"""Seconds that settling may wait. A client that has its answer asks again at once, and need not wait for it."""
+
 _SETTLING = 3.0
 """Seconds for the last rows to be written when the process leaves."""
 
@@ -42,7 +45,7 @@ class Aftermath:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Future[Any]] = set()
         self._over: list[Exchange] = []
-        """Exchanges to be settled in this turn of the loop: all of them together cost much less than one by one."""
+        """Exchanges to be settled in a moment: all of them together cost much less than one by one."""
 
     def of_answer(self, exchange: Exchange, answer: Answer) -> None:
         """The handler is done with an answer that had begun, in whatever way."""
@@ -121,9 +124,9 @@ class Aftermath:
             self._settle(exchange)
 
     def _settle(self, exchange: Exchange) -> None:
-        """In a moment, and without a task: what is owed to clients goes first."""
+        """In a moment, and without a task: what is owed to clients, and who asks next, go first."""
         if not self._over:
-            self._loop.call_soon(self._settle_all)
+            self._loop.call_later(_MOMENT, self._settle_all)
         self._over.append(exchange)
 
     def _settle_all(self) -> None:

@@ -38,6 +38,7 @@ from goproxy.core.journal_record import (
 from goproxy.core.journal_state import JournalState, Unposted, replay
 from goproxy.core.ledger import Hold, Row
 from goproxy.core.usage import Usage
+from goproxy.data_plane.prompt_future import PromptFuture
 from goproxy.data_plane.segment import InUse, Segment, Shelf
 from goproxy.observe import log
 
@@ -148,7 +149,7 @@ class Journal:
             JournalUnwritable: it may not.
         """
         try:
-            await self._put(Opened(hold))
+            await self._put(Opened(hold), PromptFuture(loop=self._loop))
         except asyncio.CancelledError:
             self.void(hold.id)
             raise
@@ -166,7 +167,7 @@ class Journal:
 
         No client waits for that: a row waits a moment for a record that somebody waits for, and shares its sync.
         """
-        return self._put(Settled(row), is_patient=True)
+        return self._put(Settled(row), self._loop.create_future(), is_patient=True)
 
     def posted(self, ids: Sequence[str]) -> None:
         """The control plane has these rows. (Should this be lost, they are posted again, which changes nothing.)"""
@@ -174,12 +175,12 @@ class Journal:
 
     def lease(self, wallet: str, granted_total: int) -> asyncio.Future[bytes]:
         """Note what is lent of a wallet. Done when it is on the disk; no later record is there before it."""
-        return _unobserved(self._put(Leased(wallet, granted_total)))
+        return _unobserved(self._put(Leased(wallet, granted_total), self._loop.create_future()))
 
     def renew(self) -> asyncio.Future[bytes]:
         """Become another instance, which was lent nothing yet."""
         self.instance = secrets.token_hex(16)
-        return _unobserved(self._put(Started(self.instance, self._start)))
+        return _unobserved(self._put(Started(self.instance, self._start), self._loop.create_future()))
 
     async def close(self) -> None:
         """Write what there is to write, and leave the directory to others."""
@@ -189,9 +190,10 @@ class Journal:
             await asyncio.to_thread(self._thread.join)
         self._shelf.release()
 
-    def _put(self, record: Record, *, is_patient: bool = False) -> asyncio.Future[bytes]:
-        """Done, with the record's line, when it is on the disk. `is_patient`: that may be a moment later."""
-        written: asyncio.Future[bytes] = self._loop.create_future()
+    def _put(
+        self, record: Record, written: asyncio.Future[bytes], *, is_patient: bool = False
+    ) -> asyncio.Future[bytes]:
+        """`written`: done, with the record's line, when it is on the disk. `is_patient`: that may be a moment later."""
         entry = _Entry(record, encode(record), written)
         if self._is_closing:
             _resolve([entry], JournalUnwritable("The journal is closed."))

@@ -74,18 +74,27 @@ class RowPost:
         self._unposted[id] = row
         self._bytes += len(row.line)
         self._has_some.set()
-        if len(self._unposted) >= _AT_ONCE:
+        if self._is_behind:
             self._has_many.set()
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether there are so many that they do not wait for more."""
+        return len(self._unposted) - len(self._set_aside) >= _AT_ONCE
 
     async def run(self) -> None:
         """Post rows for ever."""
         while True:
             await self._has_some.wait()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY):
-                    await self._has_many.wait()
+            if not self._is_behind:
+                self._has_many.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_EVERY):
+                        await self._has_many.wait()
             try:
-                while await self.post():
+                # What came meanwhile waits for others again: a call costs much more than a row of it. A batch that was
+                # refused does not.
+                while await self.post() and (self._is_behind or self._limit < _BATCH):
                     pass
             except (ControlPlaneAway, ControlPlaneRefuses) as error:
                 await asyncio.sleep(self._back_off.failed(error))
@@ -135,8 +144,6 @@ class RowPost:
                 batch.append(id_)
                 if len(batch) == self._limit:
                     break
-        if not batch or len(self._unposted) < _AT_ONCE:  # all that wait may be set aside
-            self._has_many.clear()
         if not self._unposted:
             self._has_some.clear()
         return batch

@@ -15,11 +15,12 @@ from goproxy.data_plane.journal import Journal
 
 
 async def _open(journal: Journal, hold: Hold) -> None:
-    journal._put(Opened(hold))
+    journal._put(Opened(hold), asyncio.get_running_loop().create_future())
 
 
 def _settle(journal: Journal, row: Row) -> asyncio.Future[bytes]:
-    journal._put(Settled(row))
+    written: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    journal._put(Settled(row), written)
     done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
     done.set_result(encode(Settled(row)))
     return done
