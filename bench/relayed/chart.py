@@ -10,6 +10,7 @@ _COLOURS = {
     "provider": "#afb8c1",
     "haproxy": "#57606a",
     "nginx": "#1a7f37",
+    "bare": "#9a6700",
     "goproxy": "#0969da",
     "goproxy-2": "#54aeff",
     "litellm": "#bf8700",

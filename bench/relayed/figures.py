@@ -69,18 +69,18 @@ def compute(results: Results, deploy: Path) -> tuple[dict[str, float], list[str]
     for kind in ("stream", "json"):
         rate = {
             name: per_second(select(throughput, kind=kind, connections=64, target=name))
-            for name in ("goproxy", "nginx", "haproxy", "litellm")
+            for name in ("goproxy", "nginx", "haproxy", "bare", "litellm")
         }
-        for peer in ("nginx", "haproxy", "litellm"):
+        for peer in ("nginx", "haproxy", "bare", "litellm"):
             name = f"relay.{'streams' if kind == 'stream' else 'json'}_per_s_vs_{peer}"
             figures[name] = _ratio(rate["goproxy"], rate[peer], 3)
     paced = results.measured.get("paced", [])
     for streams in (100, 300, 1000, 2000):
         cost = {
             name: cpu_per_event_us(select(paced, streams=streams, target=name))
-            for name in ("goproxy", "nginx", "haproxy")
+            for name in ("goproxy", "nginx", "haproxy", "bare")
         }
-        for peer in ("nginx", "haproxy"):
+        for peer in ("nginx", "haproxy", "bare"):
             figures[f"relay.cpu_per_event_vs_{peer}_{streams}"] = _ratio(cost["goproxy"], cost[peer], 3)
     first = select(results.measured.get("first_event", []), streams=64)
     for which in ("p50", "p99"):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from relayed.generators import Provider
-from relayed.process import Process, free_port, running
+from relayed.process import Process, free_port, interpreter, running
 from relayed.web import get, is_ready, post
 
 _PROXY_APP = Path(__file__).parents[2] / "proxy_app"
@@ -110,13 +109,7 @@ def running_gateway(
 
 
 def _goproxy(verb: str) -> list[str]:
-    return [_interpreter(), "-m", "goproxy.cli", verb]
-
-
-def _interpreter() -> str:
-    """Debian's Python, as in the image, where it is of this version: one that was built by hand is often built slow."""
-    debians = Path(f"/usr/bin/python3.{sys.version_info.minor}")
-    return str(debians) if debians.exists() else sys.executable
+    return [interpreter(), "-m", "goproxy.cli", verb]
 
 
 def _secret(path: Path, text: str) -> str:

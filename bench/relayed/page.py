@@ -16,6 +16,7 @@ _NAMES = {
     "provider": "the provider alone",
     "haproxy": "HAProxy, one thread",
     "nginx": "nginx, one worker",
+    "bare": "bytes passed on in Python, no more",
     "goproxy": "**goproxy**, one process",
     "goproxy-2": "goproxy, two processes on both cores",
     "litellm": "LiteLLM, one worker",

@@ -1,4 +1,7 @@
-"""What else relays: HAProxy, nginx and LiteLLM, each set up to its advantage. None of them bills or keeps a ledger."""
+"""What else relays: HAProxy, nginx, LiteLLM, and the least that Python can do, each set up to its advantage.
+
+None of them bills or keeps a ledger.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import secrets
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from relayed.process import CannotMeasure, Process, free_port, running
+from relayed.process import CannotMeasure, Process, free_port, interpreter, running
 
 LITELLM = "1.106.0"
 LITELLM_KEY = f"sk-{secrets.token_hex(32)}"
@@ -136,6 +140,17 @@ def passing_on(directory: Path, way_in: str, provider_port: int, provider: str =
 def user_of_nginx() -> str:
     """Started by root its workers would be somebody who may not read what is here."""
     return "user root;" if Path("/proc/self").stat().st_uid == 0 else ""
+
+
+@contextmanager
+def running_bare(directory: Path, provider_port: int, core: int) -> Iterator[tuple[int, Process]]:
+    """bare.py, with the interpreter and the libraries of the goproxy."""
+    directory.mkdir(parents=True)
+    port = free_port()
+    command = [interpreter(), str(Path(__file__).with_name("bare.py")), str(port), str(provider_port)]
+    with running("bare", command, core, {"PYTHONPATH": sysconfig.get_path("purelib")}) as process:
+        process.await_port(port)
+        yield port, process
 
 
 @contextmanager

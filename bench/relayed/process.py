@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -148,6 +149,12 @@ def running(
         yield process
     finally:
         process.end()
+
+
+def interpreter() -> str:
+    """Debian's Python, as in the image, where it is of this version: one that was built by hand is often built slow."""
+    debians = Path(f"/usr/bin/python3.{sys.version_info.minor}")
+    return str(debians) if debians.exists() else sys.executable
 
 
 def free_port() -> int:

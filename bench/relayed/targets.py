@@ -10,10 +10,10 @@ from pathlib import Path
 
 from relayed.gateway import Gateway, running_gateway
 from relayed.generators import Generators, Load, Provider, Sample
-from relayed.peers import LITELLM_KEY, running_haproxy, running_litellm, running_nginx
+from relayed.peers import LITELLM_KEY, running_bare, running_haproxy, running_litellm, running_nginx
 from relayed.process import CannotMeasure, Process
 
-NAMES = ("provider", "haproxy", "nginx", "goproxy", "litellm")
+NAMES = ("provider", "haproxy", "nginx", "bare", "goproxy", "litellm")
 CREW = "goproxy-2"
 """The goproxy with two processes, one on each core: measured when it is asked for."""
 CORE, OTHER_CORE = 0, 1
@@ -140,6 +140,7 @@ def running_target(bench: Bench, name: str) -> Iterator[Target]:
     peers: dict[str, Callable[[], AbstractContextManager[tuple[int, Process]]]] = {
         "haproxy": lambda: running_haproxy(directory, provider.port, CORE),
         "nginx": lambda: running_nginx(directory, provider.port, CORE),
+        "bare": lambda: running_bare(directory, provider.port, CORE),
         "litellm": lambda: running_litellm(directory, bench.cache, provider.port, CORE),
     }
     with peers[name]() as (port, process):

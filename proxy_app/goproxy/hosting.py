@@ -41,8 +41,16 @@ _ASKED_LAST = 2.0
 _BACKLOG = 1024
 
 _SO_ATTACH_FILTER = 26
-_BPF_RETURN = 0x06
-"""Linux: a socket filter of one instruction, which takes 0 bytes of each packet."""
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the flags, byte 13 of a TCP header
+    (0x54, 0, 0, 0x12),  # of them SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone: the next one, else that after it
+    (0x06, 0, 0, 0),  # take nothing of the packet
+    (0x06, 0, 0, 0xFFFFFFFF),  # take all of it
+)
+"""Linux: a socket filter that drops what asks for a new connection (classic BPF: code, jumps if true and false, value).
+
+One that drops every packet drops the last one of a handshake too: its client is connected, sends, and is reset."""
 
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
@@ -379,13 +387,14 @@ async def _for_late_requests(front: Front | None) -> None:
 
 
 def refuse_new_connections(listener: socket.socket) -> None:
-    """Have the kernel drop what asks for a new connection, while those that it made already wait to be accepted.
+    """Have the kernel drop what asks for a new connection, while those that are made or half made go on.
 
     Closing a listening socket resets what waits there, and whoever has sent a request by then may not send it again.
     Who is dropped here asks once more a second later, and is refused at once: then it knows that nothing was sent.
     """
-    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 0))
-    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+    instructions = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
+    code = ctypes.create_string_buffer(instructions)
+    program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(code))
     with suppress(OSError):  # where the kernel has no filters: then it is as with any other server
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
