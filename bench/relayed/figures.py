@@ -29,6 +29,9 @@ MUST: dict[str, tuple[str, float]] = {
 }
 """What the project asks of itself."""
 
+_PEERS = ("nginx", "haproxy", "bare")
+"""What the goproxy is compared with in everything. LiteLLM cannot carry paced streams."""
+
 
 def per_second(rows: Iterable[Row]) -> float | None:
     """Answers per second: the median of the rounds."""
@@ -69,18 +72,15 @@ def compute(results: Results, deploy: Path) -> tuple[dict[str, float], list[str]
     for kind in ("stream", "json"):
         rate = {
             name: per_second(select(throughput, kind=kind, connections=64, target=name))
-            for name in ("goproxy", "nginx", "haproxy", "bare", "litellm")
+            for name in ("goproxy", *_PEERS, "litellm")
         }
-        for peer in ("nginx", "haproxy", "bare", "litellm"):
+        for peer in (*_PEERS, "litellm"):
             name = f"relay.{'streams' if kind == 'stream' else 'json'}_per_s_vs_{peer}"
             figures[name] = _ratio(rate["goproxy"], rate[peer], 3)
     paced = results.measured.get("paced", [])
     for streams in (100, 300, 1000, 2000):
-        cost = {
-            name: cpu_per_event_us(select(paced, streams=streams, target=name))
-            for name in ("goproxy", "nginx", "haproxy", "bare")
-        }
-        for peer in ("nginx", "haproxy", "bare"):
+        cost = {name: cpu_per_event_us(select(paced, streams=streams, target=name)) for name in ("goproxy", *_PEERS)}
+        for peer in _PEERS:
             figures[f"relay.cpu_per_event_vs_{peer}_{streams}"] = _ratio(cost["goproxy"], cost[peer], 3)
     first = select(results.measured.get("first_event", []), streams=64)
     for which in ("p50", "p99"):

@@ -359,6 +359,7 @@ async def test_many_rows_that_are_not_taken_leave_the_event_loop_to_others(
     assert time.monotonic() - began < 5
     assert books.standing.unposted_rows == 250
 
+
 async def test_rows_that_come_during_a_call_wait_for_others(books: Books, control: Control) -> None:
     """A call costs much more than a row of it: a busy proxy would do little else."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -33,9 +34,8 @@ async def waiter() -> Waiter:
     return waiter
 
 
-async def called(tell: object) -> None:
+async def called(tell: Callable[[], object]) -> None:
     """Let the loop call this, as it calls what reads a connection."""
-    assert callable(tell)
     asyncio.get_running_loop().call_soon(tell)
     await asyncio.sleep(0)
 

@@ -167,7 +167,7 @@ class Journal:
 
         No client waits for that: a row waits a moment for a record that somebody waits for, and shares its sync.
         """
-        return self._put(Settled(row), self._loop.create_future(), is_patient=True)
+        return self._put(Settled(row), is_patient=True)
 
     def posted(self, ids: Sequence[str]) -> None:
         """The control plane has these rows. (Should this be lost, they are posted again, which changes nothing.)"""
@@ -175,12 +175,12 @@ class Journal:
 
     def lease(self, wallet: str, granted_total: int) -> asyncio.Future[bytes]:
         """Note what is lent of a wallet. Done when it is on the disk; no later record is there before it."""
-        return _unobserved(self._put(Leased(wallet, granted_total), self._loop.create_future()))
+        return _unobserved(self._put(Leased(wallet, granted_total)))
 
     def renew(self) -> asyncio.Future[bytes]:
         """Become another instance, which was lent nothing yet."""
         self.instance = secrets.token_hex(16)
-        return _unobserved(self._put(Started(self.instance, self._start), self._loop.create_future()))
+        return _unobserved(self._put(Started(self.instance, self._start)))
 
     async def close(self) -> None:
         """Write what there is to write, and leave the directory to others."""
@@ -191,9 +191,11 @@ class Journal:
         self._shelf.release()
 
     def _put(
-        self, record: Record, written: asyncio.Future[bytes], *, is_patient: bool = False
+        self, record: Record, written: asyncio.Future[bytes] | None = None, *, is_patient: bool = False
     ) -> asyncio.Future[bytes]:
-        """`written`: done, with the record's line, when it is on the disk. `is_patient`: that may be a moment later."""
+        """Done, with the record's line, when it is on the disk. `is_patient`: that may be a moment later."""
+        if written is None:
+            written = self._loop.create_future()
         entry = _Entry(record, encode(record), written)
         if self._is_closing:
             _resolve([entry], JournalUnwritable("The journal is closed."))

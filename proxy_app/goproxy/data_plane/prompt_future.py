@@ -29,26 +29,23 @@ class PromptFuture(asyncio.Future[T]):
 
     def set_result(self, result: T, /) -> None:
         super().set_result(result)
-        self._go_on()
+        self._go_on(at_once=asyncio.current_task(self.get_loop()) is None)
 
     def set_exception(self, exception: type | BaseException, /) -> None:
         super().set_exception(exception)
-        self._go_on()
+        self._go_on(at_once=asyncio.current_task(self.get_loop()) is None)
 
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
             return False
-        self._go_on_soon()
+        self._go_on(at_once=False)
         return True
 
-    def _go_on(self) -> None:
-        if asyncio.current_task(self.get_loop()) is not None:
-            self._go_on_soon()
-        elif self._waiter is not None:
-            (step, context), self._waiter = self._waiter, None
+    def _go_on(self, *, at_once: bool) -> None:
+        if self._waiter is None:
+            return
+        (step, context), self._waiter = self._waiter, None
+        if at_once:
             context.run(step, self)
-
-    def _go_on_soon(self) -> None:
-        if self._waiter is not None:
-            (step, context), self._waiter = self._waiter, None
+        else:
             self.get_loop().call_soon(step, self, context=context)

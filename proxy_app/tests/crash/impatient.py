@@ -15,12 +15,11 @@ from goproxy.data_plane.journal import Journal
 
 
 async def _open(journal: Journal, hold: Hold) -> None:
-    journal._put(Opened(hold), asyncio.get_running_loop().create_future())
+    journal._put(Opened(hold))
 
 
 def _settle(journal: Journal, row: Row) -> asyncio.Future[bytes]:
-    written: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-    journal._put(Settled(row), written)
+    journal._put(Settled(row))
     done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
     done.set_result(encode(Settled(row)))
     return done
