@@ -45,6 +45,7 @@ lint: .venv/.installed
 	@$(BIN)/yamllint --strict .
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
+	@cd proxy_app && ../$(BIN)/ruff check --quiet . && ../$(BIN)/ruff format --quiet --check .
 	@cd proxy_app && ../$(BIN)/mypy && ../$(BIN)/lint-imports --no-cache >/dev/null
 	@$(BIN)/ansible-lint --offline --profile production -q
 	@for inventory in demo example; do for playbook in site.yml playbooks/*.yml; do \

@@ -42,7 +42,8 @@ async def no_collector() -> AsyncIterator[None]:
 
 def left() -> list[object]:
     """What is there of requests."""
-    return [each for each in gc.get_objects() if isinstance(each, RequestRecord | Admitted | Exchange | Answer | Client)]
+    kinds = RequestRecord | Admitted | Exchange | Answer | Client
+    return [each for each in gc.get_objects() if isinstance(each, kinds)]
 
 
 async def streams(_: Received, wire: Wire) -> None:

@@ -56,12 +56,12 @@ async def test_an_error_is_raised_at_once(waiter: Waiter) -> None:
     found_in_the_call: list[str] = []
 
     def tell() -> None:
-        waiter.future.set_exception(ValueError())
+        waiter.future.set_exception(ValueError("told"))
         found_in_the_call.extend(waiter.found)
 
     await called(tell)
     assert found_in_the_call == ["ValueError"]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="told"):
         await waiter.task
 
 

@@ -24,7 +24,8 @@ class PromptFuture(asyncio.Future[T]):
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         """How a task says that it waits."""
-        assert self._waiter is None and context is not None, "one task waits for this, and nobody else"
+        assert self._waiter is None, "one task waits for this, and nobody else"
+        assert context is not None, "a task tells its context"
         self._waiter = fn, context
 
     def set_result(self, result: T, /) -> None:

@@ -23,7 +23,7 @@ async def waiting(backend: Backend, instance: str = "i1", after: int = 0, upstre
 
 
 async def told(poll: Any) -> Answer:
-    """The answer to a poll, which must come when there is news, and not when the poll has waited as long as it would."""
+    """The answer to a poll, which must come when there is news, and not when the poll has waited as long as it may."""
     answer: Answer = await asyncio.wait_for(poll, 10)
     return answer
 
