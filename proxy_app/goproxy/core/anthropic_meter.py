@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from goproxy.core.meter import Meter, content_of
-from goproxy.core.raw_usage import Path, RawUsage, value_at
+from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
 from goproxy.core.sse import EventReader
 from goproxy.core.usage import MAX_TOKENS, Usage
 
@@ -31,7 +31,7 @@ CACHE_WRITE = ("cache_creation_input_tokens",)
 CACHE_WRITE_5M = ("cache_creation", "ephemeral_5m_input_tokens")
 CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
 THINKING = ("output_tokens_details", "thinking_tokens")
-COUNTS = (INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, THINKING)
+COUNTS = Counts((INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, THINKING))
 
 _BEGINS = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
 _NEXT = b"\n\n" + _BEGINS

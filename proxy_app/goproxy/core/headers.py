@@ -7,7 +7,8 @@ only: the body is sent whole, so the client of the next hop counts it itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 
 Headers = list[tuple[str, str]]
 
@@ -70,7 +71,7 @@ def to_upstream(headers: Iterable[tuple[str, str]]) -> Headers:
     Raises:
         UnsendableHeader: a header that should pass cannot.
     """
-    passed = _passing(headers, _NOT_UP, _NOT_UP_PREFIXES)
+    passed = _passing(headers, _passes_up)
     for name, value in passed:
         if _UNSENDABLE.search(name + value):
             raise UnsendableHeader(_UNSENDABLE.sub("?", name))
@@ -79,19 +80,35 @@ def to_upstream(headers: Iterable[tuple[str, str]]) -> Headers:
 
 def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
     """The answer's headers as the client gets them; one that cannot be written is left out, the answer is not."""
-    passed = _passing(headers, _NOT_DOWN, _NOT_DOWN_PREFIXES)
+    passed = _passing(headers, _passes_down)
     if _UNSENDABLE.search("".join([name + value for name, value in passed])):
         return [(name, value) for name, value in passed if not _UNSENDABLE.search(name + value)]
     return passed
 
 
-def _passing(headers: Iterable[tuple[str, str]], withheld: Collection[str], prefixes: tuple[str, ...]) -> Headers:
-    passing: list[tuple[str, tuple[str, str]]] = []
-    nominated: set[str] = set()
+def _passing(headers: Iterable[tuple[str, str]], passes: Callable[[str], bool | None]) -> Headers:
+    passing, named = [], ""
     for pair in headers:
-        lower = pair[0].lower()
-        if lower == "connection":
-            nominated.update(token.strip().lower() for token in pair[1].split(","))
-        elif not (lower in _HOP_BY_HOP or lower in withheld or lower.startswith(prefixes)):
-            passing.append((lower, pair))
-    return [pair for lower, pair in passing if lower not in nominated]
+        if does_pass := passes(pair[0]):
+            passing.append(pair)
+        elif does_pass is None:
+            named += f",{pair[1]}"
+    nominated = {token.strip().lower() for token in named.split(",")} - _HOP_BY_HOP if named else None
+    return [pair for pair in passing if pair[0].lower() not in nominated] if nominated else passing
+
+
+@lru_cache(maxsize=512)  # names repeat, and to look at one takes longer than all the rest
+def _passes_up(name: str) -> bool | None:
+    return _passes(name.lower(), _NOT_UP, _NOT_UP_PREFIXES)
+
+
+@lru_cache(maxsize=512)
+def _passes_down(name: str) -> bool | None:
+    return _passes(name.lower(), _NOT_DOWN, _NOT_DOWN_PREFIXES)
+
+
+def _passes(lower: str, withheld: Collection[str], prefixes: tuple[str, ...]) -> bool | None:
+    """Whether a header of this name passes. None: it does not, and names others that do not."""
+    if lower == "connection":
+        return None
+    return not (lower in _HOP_BY_HOP or lower in withheld or lower.startswith(prefixes))

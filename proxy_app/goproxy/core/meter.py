@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import orjson
 
 from goproxy.core import sse
-from goproxy.core.raw_usage import Path, RawUsage, value_at
+from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
 from goproxy.core.sse import Event, EventReader
 from goproxy.core.usage import Usage
 
@@ -100,8 +100,7 @@ class Reading:
 class Meter(ABC):
     """The side view of one answer."""
 
-    counts: ClassVar[Sequence[Path]]
-    """Where in the provider's usage object counts of tokens stand."""
+    counts: ClassVar[Counts]
 
     content: ClassVar[re.Pattern[bytes]]
     """Finds the strings that are generated content: their name and their text (see `content_of`)."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from goproxy.core.anthropic_meter import CACHE_READ, CACHE_WRITE, CACHE_WRITE_1H, CACHE_WRITE_5M, cache_writes
 from goproxy.core.meter import DELTA, Meter, content_of, string_bytes
-from goproxy.core.raw_usage import Path, RawUsage, value_at
+from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
 from goproxy.core.sse import EventReader
 from goproxy.core.usage import Usage
 
@@ -37,9 +37,11 @@ CREATED = ("prompt_tokens_details", "cache_creation_tokens")
 CREATED_5M = ("prompt_tokens_details", "cache_creation_token_details", "ephemeral_5m_input_tokens")
 CREATED_1H = ("prompt_tokens_details", "cache_creation_token_details", "ephemeral_1h_input_tokens")
 
-COUNTS: tuple[Path, ...] = (
-    *(PROMPT, COMPLETION, TOTAL, CACHED, WRITTEN, REASONING, AUDIO_IN, AUDIO_OUT),
-    *(CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, CREATED, CREATED_5M, CREATED_1H),
+COUNTS = Counts(
+    (
+        *(PROMPT, COMPLETION, TOTAL, CACHED, WRITTEN, REASONING, AUDIO_IN, AUDIO_OUT),
+        *(CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, CREATED, CREATED_5M, CREATED_1H),
+    )
 )
 
 _CONTENT = re.compile(rb'(?:\A|(?<=\n\n))(?:data: {[^\n]*?"choices"[^\n]*+\n\n)++')

@@ -7,8 +7,9 @@ is ever added up. Null says nothing and replaces nothing; an explicit 0 is a val
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, cast
 
 from goproxy.core.usage import MAX_TOKENS, is_count
 
@@ -21,37 +22,47 @@ MAX_DEPTH = 8
 Path = tuple[str, ...]
 
 
+class Counts(tuple[Path, ...]):
+    """Where in a protocol's usage object the fields stand that are counts of tokens."""
+
+    @cached_property
+    def usual(self) -> Mapping[str, Any]:
+        """What usual objects have in them, with the path of each of these counts in its place."""
+        return self._usual(_USUAL, ())
+
+    def _usual(self, usual: Mapping[str, Any], within: Path) -> Mapping[str, Any]:
+        return {
+            name: self._usual(kind, path) if isinstance(kind, dict) else path if path in self else kind
+            for name, kind in usual.items()
+            for path in [(*within, name)]
+        }
+
+
 class RawUsage:
     """What the provider has told by now."""
 
-    def __init__(self, counts: Sequence[Path]) -> None:
-        """`counts`: where the fields stand that are counts of tokens."""
+    def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self.document: dict[str, Any] = {}
         """The merged object. Numbers with a fraction are kept as their text (see meter.py)."""
+        self.tokens: dict[Path, int] = {}
+        """The counts of the merged object that are counts; each the last good one."""
         self.invalid: set[Path] = set()
         """The counts whose last value is none."""
         self.was_invalid = False
         self.was_trimmed = False
         self._is_usual = True
-        """Nothing but usual objects was told, so that the counts are what the merged one says."""
-        self._tokens: dict[Path, int] | None = {}
-        """None: to be read from the merged object when they are wanted."""
-
-    @property
-    def tokens(self) -> Mapping[Path, int]:
-        """The counts of the merged object that are counts; each the last good one."""
-        if self._tokens is None:
-            document = self.document
-            self._tokens = {path: count for path in self._counts if (count := value_at(document, path)) is not None}
-        return self._tokens
+        """Nothing but usual objects was told."""
 
     def merge_usual(self, told: object) -> bool:
         """Take over what is told if it is what providers tell nearly always, which costs the least; whether it is."""
-        if not (self._is_usual and _is_usual(told, _USUAL)):
+        if not self._is_usual or told.__class__ is not dict:
             return False
-        assert isinstance(told, dict)
-        self.document, self._tokens = _replaced(self.document, told), None
+        tokens = self.tokens.copy()
+        merged = _merged(self.document, cast("dict[str, Any]", told), self._counts.usual, tokens)
+        if merged is None:
+            return False
+        self.document, self.tokens = merged, tokens
         return True
 
     def merge(self, told: object) -> None:
@@ -64,7 +75,7 @@ class RawUsage:
         tokens, self._is_usual = dict(self.tokens), False
         for path in self._counts:
             self._count(tokens, path, value_at(told, path))
-        self.document, self._tokens = _replaced(self.document, told), tokens
+        self.document, self.tokens = _replaced(self.document, told), tokens
         self._trim()
 
     def get(self, path: Path) -> int:
@@ -132,24 +143,41 @@ _USUAL: Mapping[str, Any] = {
 """What usual objects have in them: counts, words, and objects of such. Other objects cost more, and that is all."""
 
 
-def _is_usual(told: object, usual: Mapping[str, Any]) -> bool:
-    """Whether this has nothing but what is usual in it, so that its counts are counts, and its length needs no look."""
-    if not isinstance(told, dict):
-        return False
+def _merged(
+    document: Mapping[str, Any], told: Mapping[str, Any], usual: Mapping[str, Any], tokens: dict[Path, int]
+) -> dict[str, Any] | None:
+    """`document` with what is told, as `_replaced` has it, and the counts of it in `tokens`; None if it is not usual.
+
+    All in one walk: it is made for every request, and most of them have two.
+    """
+    merged = {**document}
     for name, value in told.items():
         kind, expected = value.__class__, usual.get(name)
         if kind is int:
-            if expected is not int or not 0 <= value <= MAX_TOKENS:
-                return False
+            if not 0 <= value <= MAX_TOKENS:
+                return None
+            if expected.__class__ is tuple:
+                tokens[expected] = value
+            elif expected is not int:
+                return None
+            merged[name] = value
         elif kind is dict:
-            if expected.__class__ is not dict or not _is_usual(value, expected):
-                return False
+            if expected.__class__ is not dict:
+                return None
+            inner = _merged(document.get(name, _NOTHING), value, expected, tokens)
+            if inner is None:
+                return None
+            merged[name] = inner
         elif kind is str:
             if expected.__class__ is not frozenset or value not in expected:
-                return False
+                return None
+            merged[name] = value
         elif value is not None:
-            return False
-    return True
+            return None
+    return merged
+
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 def _is_shallow(value: object, depth: int) -> bool:

@@ -79,20 +79,21 @@ class Client:
 
         A body without a length is chunked, or for HTTP/1.0 ended by the connection's end.
         """
-        names = {name.lower() for name, _ in headers}
-        self._is_chunked = "content-length" not in names and status not in WITHOUT_BODY and not self._is_http_1_0
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}", *(f"{name}: {value}" for name, value in headers)]
+        head = f"HTTP/1.1 {status} {_REASONS.get(status, '')}"
+        for name, value in headers:
+            head += f"\r\n{name}: {value}"
+        told, has_body = head.lower(), status not in WITHOUT_BODY
+        self._is_chunked = has_body and "\r\ncontent-length:" not in told and not self._is_http_1_0
         if self._is_chunked:
-            lines.append("Transfer-Encoding: chunked")
-        if "content-type" not in names and status not in WITHOUT_BODY:
-            lines.append("Content-Type: application/octet-stream")
-        if "date" not in names:
-            lines.append(f"Date: {_Clock.date()}")
+            head += "\r\nTransfer-Encoding: chunked"
+        if has_body and "\r\ncontent-type:" not in told:
+            head += "\r\nContent-Type: application/octet-stream"
+        if "\r\ndate:" not in told:
+            head += f"\r\nDate: {_Clock.date()}"
         if not self.keeps_alive:
-            lines.append("Connection: close")
-        lines.append("Server: goproxy\r\n\r\n")
+            head += "\r\nConnection: close"
         self.has_begun = True
-        self._put("\r\n".join(lines).encode())
+        self._put(f"{head}\r\nServer: goproxy\r\n\r\n".encode())
 
     def write(self, piece: bytes) -> None:
         """Write a piece of the body; it is on its way when this turn of the loop is over."""

@@ -41,6 +41,7 @@ class KeptLease:
         self._uses = 0
         self._pace = 0
         """What is spent in the time that the lease should last."""
+        self._turns_at = now
 
     def use(self, now: float) -> None:
         """Note that something is held now."""
@@ -69,6 +70,9 @@ class KeptLease:
         return self.lease.free > 0 and (is_idle or self.is_recalled)
 
     def _turn(self, now: float) -> None:
+        """Look at pace and peak, if it is time to."""
+        if now < self._turns_at:
+            return
         if (elapsed := now - self._paced_at) >= _PACE_EVERY:
             spent = self.lease.spent_total - self._paced_from if self._uses >= _MANY else 0
             faded = _PACE_FADES ** (elapsed / _PACE_EVERY)
@@ -79,3 +83,4 @@ class KeptLease:
             self._since += _LATELY
         if now - self._since >= _LATELY:
             self._since = now
+        self._turns_at = min(self._paced_at + _PACE_EVERY, self._since + _LATELY)

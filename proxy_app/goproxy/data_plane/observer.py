@@ -17,7 +17,6 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from goproxy.core.ledger import Row
-from goproxy.core.pricing import KINDS
 from goproxy.data_plane.board import Place
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.tally import OwnTally, Tally
@@ -190,7 +189,7 @@ class Observer(Collector):
         numbers, index, usage = self._counts.numbers, self._index, row.usage
         numbers[index["rows", row.settlement]] += 1
         numbers[index[("cost_nanodollars",)]] += row.cost_nanodollars
-        tokens = {kind: count for kind in KINDS if (count := getattr(usage, kind))}
+        tokens = {kind: count for kind, count in usage.to_json().items() if count}
         for kind, count in tokens.items():
             numbers[index["tokens", kind]] += count
         return {

@@ -72,14 +72,16 @@ async def relay(
             client.break_off()
 
 
+_TOLD_BY_US = frozenset({"x-accel-buffering", "content-length"})
+"""In a stream: nginx shall pass each event on at once, and there is no length, since a tap may withhold a chunk."""
+
+
 def _headers(answer: Answer, own_headers: Headers, *, is_event_stream: bool) -> Headers:
     headers = to_client(answer.headers)
-    if is_event_stream:  # nginx: pass each event on at once; and no length, since a tap may withhold a chunk
-        headers = [
-            (name, value) for name, value in headers if name.lower() not in ("x-accel-buffering", "content-length")
-        ]
-        headers.append(("X-Accel-Buffering", "no"))
-    return headers + own_headers
+    if not is_event_stream:
+        return headers + own_headers
+    headers = [pair for pair in headers if pair[0].lower() not in _TOLD_BY_US]
+    return [*headers, ("X-Accel-Buffering", "no"), *own_headers]
 
 
 def _reason(ended: Outcome, patience: Patience, *, has_begun: bool) -> tuple[Fault, str] | None:
@@ -151,7 +153,8 @@ class _Path:
     def ended(self, last: bytes) -> None:
         rest = self._tap.end(last)
         if not self._over.done():
-            self._note(rest)
+            if rest:
+                self._note(rest)
             self._client.write_last(rest)
             self._end(Outcome.OK)
 
@@ -174,8 +177,6 @@ class _Path:
             self._answer.resume()
 
     def _note(self, piece: bytes) -> None:
-        if not piece:
-            return
         record = self._record
         if not record.bytes_out:
             record.first_byte_ms = record.age_ms()

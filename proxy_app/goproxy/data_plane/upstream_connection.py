@@ -29,6 +29,8 @@ _INTERIM = 16
 _KEPT = 128 * 1024
 """Bytes of a body that wait for a taker before reading pauses."""
 
+_AS_TEXT = ("utf-8", "surrogateescape")
+
 _PIECE = 256 * 1024
 """Bytes of a request's body that are written at once; a larger one waits for the upstream to take each piece."""
 
@@ -92,6 +94,12 @@ class Answer:
     def ok(self) -> bool:
         """Whether the upstream did what it was asked for."""
         return self.status < 400
+
+    @property
+    def is_framed(self) -> bool:
+        """Whether the body's end is told by its length or by its last chunk (RFC 9112, 6.3)."""
+        coding = self._first.get("transfer-encoding")
+        return "content-length" in self._first if coding is None else coding.lower().rstrip().endswith("chunked")
 
     def header(self, name: str) -> str | None:
         """The first value of a header; `name` in small letters."""
@@ -190,7 +198,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._asker: Asker | None = None
         """Who waits for the head of an answer."""
         self._answer: Answer | None = None
-        self._headers: Headers = []
+        self._fields: list[tuple[bytes, bytes]] = []
+        """Of the head that is being read."""
         self._head_bytes = 0
         self._interim = 0
         self._is_interim = False
@@ -319,14 +328,11 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._asker is None:
             raise InvalidAnswer
-        self._headers = []
+        self._fields = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._answer is not None:
-            return  # a trailer: nobody waits for it
-        if len(self._headers) >= _HEADERS:
-            raise InvalidAnswer
-        self._headers.append((name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")))
+        if self._answer is None:  # otherwise it is a trailer, for which nobody waits
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
@@ -337,14 +343,15 @@ class UpstreamConnection(asyncio.Protocol):
             if status == 101 or self._interim > _INTERIM:
                 raise InvalidAnswer
             return
-        asker = self._asker
-        if asker is None:
+        asker, fields = self._asker, self._fields
+        if asker is None or len(fields) > _HEADERS:
             raise InvalidAnswer
-        self._is_ended_by_close = status not in WITHOUT_BODY and not _is_framed(self._headers)
-        self._answer = Answer(self, status, self._headers)
+        headers = [(name.decode(*_AS_TEXT), value.decode(*_AS_TEXT)) for name, value in fields]
+        answer = self._answer = Answer(self, status, headers)
+        self._is_ended_by_close = status not in WITHOUT_BODY and not answer.is_framed
         self._asker = None
         self._until = math.inf
-        asker.came(self._answer)
+        asker.came(answer)
 
     def on_message_complete(self) -> None:
         if self._is_interim or self._answer is None:
@@ -354,7 +361,6 @@ class UpstreamConnection(asyncio.Protocol):
         keeps = self._parser.should_keep_alive() and self._is_written and not self._is_lost
         answer, self._answer = self._answer, None
         self._parser = None
-        self._headers = []
         if keeps and not self._transport.is_closing():
             self.resume()
             self._released(self)
@@ -420,14 +426,3 @@ class UpstreamConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _is_framed(headers: Headers) -> bool:
-    """Whether the body's end is told by its length or by its last chunk (RFC 9112, 6.3)."""
-    for name, value in headers:
-        match name.lower():
-            case "content-length":
-                return True
-            case "transfer-encoding":
-                return value.lower().rstrip().endswith("chunked")
-    return False
