@@ -41,7 +41,7 @@ class Started:
     """Ascends by one with each start."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one several times as dear, for each request
 class Opened:
     """A request may be sent to the upstream from here on."""
 
@@ -63,7 +63,7 @@ class Progressed:
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as before
 class Settled:
     """A request is over, and this is its row."""
 

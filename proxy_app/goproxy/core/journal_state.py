@@ -27,7 +27,7 @@ from goproxy.core.ledger import Hold
 from goproxy.core.usage import Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one several times as dear, for each request
 class Unposted:
     """A row that the control plane has not acknowledged, as its line: that is small, and ready to be written again."""
 

@@ -111,7 +111,7 @@ class PriceVersion:
     tiers: tuple[Tier, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one several times as dear, for each request
 class Priced:
     """A cost, and all that it was computed from, so that it can be computed again."""
 

@@ -10,7 +10,7 @@ MAX_TOKENS = 1_000_000_000
 """No count of one request is above this (a thousand times the longest context there is): what is, is no count."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes one several times as dear, for each request
 class Usage:
     """What one request used, in tokens. The kinds do not overlap, except that `reasoning` is a part of `output`."""
 

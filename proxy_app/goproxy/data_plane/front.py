@@ -158,11 +158,11 @@ class Connection(asyncio.Protocol):
                 self._wait(_SLOW)
             self._needs = found
         else:
-            known, body, length = found
+            (path, head, keeps_alive), body, length = found
             self._came, self._needs = self._came[length:], 1
             self._until, self.is_new = math.inf, False
-            client = self.client_for(is_http_1_0=False, keeps_alive=known.keeps_alive)
-            task = self._loop.create_task(self._front.routes[known.path](known.head, body, client))
+            client = self.client_for(is_http_1_0=False, keeps_alive=keeps_alive)
+            task = self._loop.create_task(self._front.routes[path](head, body, client))
             self._task = task
             self._front.stay.began(task)
             task.add_done_callback(self._served)

@@ -84,13 +84,13 @@ class LeaseDesk:
     ) -> None:
         self._journal = journal
         self._control = control
-        self._kept = {lease.wallet: KeptLease(lease, asyncio.get_running_loop().time()) for lease in leases}
+        self._loop = asyncio.get_running_loop()
+        self._kept = {lease.wallet: KeptLease(lease, self._loop.time()) for lease in leases}
         self._sequence = start * _STARTS
         self._lease_wait = lease_wait
         self._idle_after = idle_after
         self._waiters: list[_Waiter] = []
         self._wake = asyncio.Event()
-        self._now = asyncio.get_running_loop().time
         self._low: set[str] = set()
         """Wallets to look at soon. All are looked at every second."""
         self._looked_at = -_LOOK_EVERY
@@ -187,7 +187,7 @@ class LeaseDesk:
 
     async def _converse(self) -> bool:
         """Make one call, if there is something to say."""
-        now, waiting = self._now(), self._waiting()
+        now, waiting = self._loop.time(), self._waiting()
         due = [kept for kept in self._to_look_at(now, waiting) if self._is_due(kept, waiting, now)][:_CALLS]
         if not due:
             return False
@@ -223,7 +223,7 @@ class LeaseDesk:
         for waiter in self._waiters:
             hold = waiter.hold
             if waiter.short_since is None and any(self._is_short(wallet, hold) for wallet in hold.wallets):
-                waiter.short_since = self._now()
+                waiter.short_since = self._loop.time()
 
     def _to_look_at(self, now: float, waiting: _Waiting) -> list[KeptLease]:
         low, self._low = self._low, set()
@@ -250,8 +250,8 @@ class LeaseDesk:
         lease, balance = kept.lease, kept.balance
         amounts = waiting.get(lease.wallet)
         if not amounts:
-            is_low = kept.is_low(self._now()) and not self._is_leaving
-            ahead = lease.wanted(kept.need(self._now())) if is_low else 0
+            is_low = kept.is_low(self._loop.time()) and not self._is_leaving
+            ahead = lease.wanted(kept.need(self._loop.time())) if is_low else 0
             return ahead if balance is None else min(ahead, max(0, balance))
         total = 0
         for amount in amounts:
@@ -276,7 +276,7 @@ class LeaseDesk:
         for kept in touched:
             if kept.lease.free < hold.amount:
                 return False
-        now = self._now()
+        now = self._loop.time()
         for kept in touched:
             kept.lease.hold(hold.id, hold.amount)
             kept.use(now)
@@ -292,8 +292,9 @@ class LeaseDesk:
 
     def _dismiss(self) -> None:
         """Tell those for whom nobody gave anything back that there is not enough."""
+        now = self._loop.time()
         for waiter in self._waiters:
-            if waiter.is_waiting and waiter.short_since is not None and self._now() - waiter.short_since >= _RECALL:
+            if waiter.is_waiting and waiter.short_since is not None and now - waiter.short_since >= _RECALL:
                 waiter.placed.set_exception(self._insufficient(waiter.hold))
 
     def _is_short(self, wallet: str, hold: Hold) -> bool:
@@ -319,7 +320,7 @@ class LeaseDesk:
     def _of(self, wallet: str) -> KeptLease:
         kept = self._kept.get(wallet)
         if kept is None:
-            kept = self._kept[wallet] = KeptLease(Lease(wallet), self._now())
+            kept = self._kept[wallet] = KeptLease(Lease(wallet), self._loop.time())
         return kept
 
     async def _rest(self, error: Exception) -> None:

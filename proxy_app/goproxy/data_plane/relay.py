@@ -110,8 +110,9 @@ class _Path:
         self._tap = tap
         self._loop = client.loop
         self._over: asyncio.Future[Outcome] = self._loop.create_future()
-        self._now = self._loop.time
-        self._moved_at = self._now()
+        self._is_over = False
+        """For each piece: to ask the future takes longer than all the rest."""
+        self._moved_at = self._loop.time()
         """When a piece came last, or the client took something of what was waiting for it."""
         self._waiting = 0
         """Bytes that the client had not taken when that was looked at last; it is looked at while it is full."""
@@ -144,9 +145,9 @@ class _Path:
     # From the upstream.
 
     def take(self, piece: bytes) -> None:
-        self._moved_at = self._now()
+        self._moved_at = self._loop.time()
         piece = self._tap.take(piece)
-        if piece and not self._over.done():
+        if piece and not self._is_over:
             self._note(piece)
             self._client.write(piece)
 
@@ -164,13 +165,13 @@ class _Path:
     # From the client.
 
     def client_is_full(self) -> None:
-        self._moved_at = self._now()
+        self._moved_at = self._loop.time()
         self._waiting = self._client.waiting
         self._answer.pause()
         self._watch()
 
     def client_takes_more(self) -> None:
-        self._moved_at = self._now()
+        self._moved_at = self._loop.time()
         if self._ended is not None:
             self._finish(self._ended)
         else:
@@ -192,6 +193,7 @@ class _Path:
     def _finish(self, outcome: Outcome) -> None:
         if self._over.done():
             return
+        self._is_over = True
         if outcome is Outcome.OK:
             self._client.finish()
         self._over.set_result(outcome)
@@ -202,13 +204,13 @@ class _Path:
             self._timer.cancel()
         deadline = self._deadline()
         if self._client.is_full:
-            deadline = min(deadline, self._now() + self._patience.timeouts.idle / _LOOKS)
+            deadline = min(deadline, self._loop.time() + self._patience.timeouts.idle / _LOOKS)
         self._timer = self._loop.call_at(deadline, self._look)
 
     def _look(self) -> None:
         if self._client.is_full and (waiting := self._client.waiting) < self._waiting:
-            self._waiting, self._moved_at = waiting, self._now()
-        if self._now() < self._deadline():
+            self._waiting, self._moved_at = waiting, self._loop.time()
+        if self._loop.time() < self._deadline():
             self._watch()
         elif self._client.is_full:
             self._finish(Outcome.CLIENT_STALLED)

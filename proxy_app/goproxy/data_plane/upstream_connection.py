@@ -29,8 +29,6 @@ _INTERIM = 16
 _KEPT = 128 * 1024
 """Bytes of a body that wait for a taker before reading pauses."""
 
-_AS_TEXT = ("utf-8", "surrogateescape")
-
 _PIECE = 256 * 1024
 """Bytes of a request's body that are written at once; a larger one waits for the upstream to take each piece."""
 
@@ -284,7 +282,8 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             parser.feed_data(data)
             if self._pieces and self._answer is not None:
-                self._answer.take(self._parsed())
+                take = self._answer.take  # CPython 3.11 looks for a method each time where this is called in one
+                take(self._parsed())
         except httptools.HttpParserUpgrade:
             self._fail()
         except httptools.HttpParserCallbackError as error:
@@ -346,7 +345,7 @@ class UpstreamConnection(asyncio.Protocol):
         asker, fields = self._asker, self._fields
         if asker is None or len(fields) > _HEADERS:
             raise InvalidAnswer
-        headers = [(name.decode(*_AS_TEXT), value.decode(*_AS_TEXT)) for name, value in fields]
+        headers = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in fields]
         answer = self._answer = Answer(self, status, headers)
         self._is_ended_by_close = status not in WITHOUT_BODY and not answer.is_framed
         self._asker = None
