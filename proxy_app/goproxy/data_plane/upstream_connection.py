@@ -327,7 +327,6 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._asker is None:
             raise InvalidAnswer
-        self._fields = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._answer is None:  # otherwise it is a trailer, for which nobody waits
@@ -335,6 +334,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        fields, self._fields = self._fields, []
         status = self._parser.get_status_code()
         self._is_interim = 100 <= status < 200
         if self._is_interim:
@@ -342,7 +342,7 @@ class UpstreamConnection(asyncio.Protocol):
             if status == 101 or self._interim > _INTERIM:
                 raise InvalidAnswer
             return
-        asker, fields = self._asker, self._fields
+        asker = self._asker
         if asker is None or len(fields) > _HEADERS:
             raise InvalidAnswer
         headers = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in fields]
