@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from goproxy.data_plane import aftermath
 from tests.gateway import Running, config_document, endpoints_at, running_gateway
 from tests.provider import Provider, Received, Wire
 from tests.raw import connected
@@ -76,3 +77,18 @@ async def test_a_stream_that_tells_its_length_ends_for_the_client_too(
     sent = json.dumps(ASK | ({"stream_options": {"include_usage": True}} if asked else {})).encode()
     async with asyncio.timeout(10), client.post("v1/chat/completions", data=sent) as answer:
         assert await answer.read() == (whole if asked else whole.replace(usage, b""))
+
+
+async def test_answers_wait_to_be_settled_together_until_there_are_many(
+    gateway: Running, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(aftermath, "_MOMENT", 60)
+    books = gateway.books
+    for _ in range(aftermath._MANY - 1):
+        async with client.post("v1/messages", json=ASK | {"stream": False}) as answer:
+            await answer.read()
+    await asyncio.sleep(0.1)
+    assert books.standing.open_requests == aftermath._MANY - 1
+    async with client.post("v1/messages", json=ASK | {"stream": False}) as answer:
+        await answer.read()
+    await eventually(lambda: books.standing.open_requests == 0)
