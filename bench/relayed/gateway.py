@@ -20,7 +20,7 @@ from relayed.generators import Provider
 from relayed.process import Process, free_port, interpreter, running
 from relayed.web import get, is_ready, post
 
-_PROXY_APP = Path(__file__).parents[2] / "proxy_app"
+PROXY_APP = Path(__file__).parents[2] / "proxy_app"
 _OPERATOR, _PROXY = "operator-token-of-the-measurements", "proxy-token-of-the-measurements"
 _ACCOUNTS = 16
 _CREDIT = 10**16
@@ -89,20 +89,24 @@ def running_gateway(
     base_url: str = "",
     ca: Path | None = None,
     processes: int = 1,
+    proxy_app: Path = PROXY_APP,
 ) -> Iterator[Gateway]:
-    """Run it on a core, and its backend on another one; `base_url`: another way to the provider."""
+    """Run it on a core, and its backend on another one.
+
+    `base_url`: another way to the provider. `proxy_app`: another goproxy than that of this checkout.
+    """
     port, backend_port = free_port(), free_port()
     directory.mkdir(parents=True)
     config = directory / "config.json"
     base_url = base_url or f"http://127.0.0.1:{provider.port}"
     config.write_text(json.dumps(_config(port, base_url) | {"processes": processes}))
-    backend_environment = _backend_environment(directory, config, backend_port)
+    backend_environment = _backend_environment(directory, config, backend_port, proxy_app)
     with running("backend", _goproxy("backend"), backend_core, backend_environment, _NICE) as backend:
         backend.await_true(lambda: is_ready(backend_port), "getting ready", _START)
         keys = directory / "keys.txt"
         keys.write_text("".join(f"{_new_key(backend_port, f'account-{each}')}\n" for each in range(_ACCOUNTS)))
         keys.chmod(0o600)
-        environment = _environment(directory, config, backend_port, ca)
+        environment = _environment(directory, config, backend_port, ca, proxy_app)
         with running("goproxy", _goproxy("serve"), core, environment) as process:
             process.await_true(lambda: is_ready(port), "getting ready", _START)
             yield Gateway(port, process, backend, backend_port, keys)
@@ -123,10 +127,11 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _backend_environment(directory: Path, config: Path, port: int) -> dict[str, str]:
+def _backend_environment(directory: Path, config: Path, port: int, proxy_app: Path) -> dict[str, str]:
     _secret(directory / "tokens" / "measured", _digest(_PROXY))
     return {
-        "PYTHONPATH": f"{_PROXY_APP}:{sysconfig.get_path('purelib')}",
+        "PYTHONSAFEPATH": "1",  # or a goproxy in the working directory would come first
+        "PYTHONPATH": f"{proxy_app}:{sysconfig.get_path('purelib')}",
         "BACKEND_PORT": str(port),
         "GOPROXY_MEASURED_CONFIG_PATH": str(config),
         "BACKEND_DATABASE_URL": f"sqlite:///{directory / 'backend.sqlite3'}",
@@ -137,11 +142,12 @@ def _backend_environment(directory: Path, config: Path, port: int) -> dict[str, 
     }
 
 
-def _environment(directory: Path, config: Path, backend_port: int, ca: Path | None) -> dict[str, str]:
+def _environment(directory: Path, config: Path, backend_port: int, ca: Path | None, proxy_app: Path) -> dict[str, str]:
     journal = directory / "journal"
     journal.mkdir(exist_ok=True)
     return {
-        "PYTHONPATH": f"{_PROXY_APP}:{sysconfig.get_path('purelib')}",
+        "PYTHONSAFEPATH": "1",  # or a goproxy in the working directory would come first
+        "PYTHONPATH": f"{proxy_app}:{sysconfig.get_path('purelib')}",
         "CONFIG_PATH": str(config),
         "UPSTREAM_API_KEY_PATH": _secret(directory / "upstream_api_key", "sk-ant-of-the-measurements-0123456789"),
         "PROXY_TOKEN_PATH": _secret(directory / "proxy_token", _PROXY),

@@ -67,7 +67,7 @@ def paced(bench: Bench, targets: Mapping[str, Target], size: Size, connections: 
     for count in connections or PACES_MS:
         pace = PACES_MS.get(count, 20.0)
         for turn, target in _in_turns(_relays(targets), size.rounds):
-            sample = bench.measure(target, _paced(count, pace, size.paced_seconds))
+            sample = bench.measure(target, paced_load(count, pace, size.paced_seconds))
             rows.append({"target": target.name, "streams": count, "pace_ms": pace, "round": turn, **sample})
             _tell(f"paced {count}", target, f"{_cost(sample, sample['events']):.2f} us/event", sample)
     return rows
@@ -78,7 +78,7 @@ def first_event(bench: Bench, targets: Mapping[str, Target], size: Size, connect
     rows = []
     for count in connections or (64,):
         for turn, target in _in_turns(targets, size.rounds):
-            sample = bench.measure(target, _paced(count, 20.0, size.first_event_seconds))
+            sample = bench.measure(target, paced_load(count, 20.0, size.first_event_seconds))
             rows.append({"target": target.name, "streams": count, "pace_ms": 20.0, "round": turn, **sample})
             _tell(f"first event {count}", target, f"{sample['first_us']} us", sample)
     return rows
@@ -88,7 +88,7 @@ def memory(bench: Bench, targets: Mapping[str, Target], size: Size, connections:
     """What each takes in the beginning, with 2,000 streams, and after them; each in a process of its own."""
     rows = []
     for count in connections or (2000,):
-        load = _paced(count, PACES_MS.get(count, 132.0), size.paced_seconds)
+        load = paced_load(count, PACES_MS.get(count, 132.0), size.paced_seconds)
         for name in _relays(targets):
             with running_target(bench, name) as target:
                 process = target.processes["target"]
@@ -112,8 +112,8 @@ def chain(bench: Bench, _: Mapping[str, Target], size: Size, connections: Sequen
     loads = {
         "stream": Load(count, size.closed_seconds, warmup=1),
         "json": Load(count, size.closed_seconds, warmup=1, is_stream=False),
-        "first_event": _paced(64, 20.0, size.first_event_seconds),
-        "paced": _paced(300, PACES_MS[300], size.paced_seconds),
+        "first_event": paced_load(64, 20.0, size.first_event_seconds),
+        "paced": paced_load(300, PACES_MS[300], size.paced_seconds),
     }
     with running_chains(bench) as chains:
         for kind, load in loads.items():
@@ -152,7 +152,8 @@ class _Most:
         return watch
 
 
-def _paced(streams: int, pace_ms: float, seconds: float) -> Load:
+def paced_load(streams: int, pace_ms: float, seconds: float) -> Load:
+    """So many streams, each replaced as it ends, once all have begun."""
     length = EVENTS * pace_ms / 1000
     return Load(streams, seconds, warmup=length + 1, pace_ms=pace_ms, ramp=length)
 

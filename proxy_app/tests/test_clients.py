@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from goproxy.data_plane import front
+from goproxy.data_plane.front import Connection
 from tests.conftest import Lines
 from tests.gateway import ALICE, Running, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
@@ -176,6 +178,70 @@ async def test_a_client_that_takes_a_little_now_and_then_is_not_given_up(
             is_over = bool(lines.all("request"))
             raw.reset()
             assert not is_over
+
+
+@asynccontextmanager
+async def full_at_once(gateway: Running) -> AsyncIterator[tuple[RawClient, Connection]]:
+    """A client that takes a few KiB, and no more until it reads; and its connection at the proxy."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", gateway.port))
+        reader, writer = await asyncio.open_connection(sock=connection, limit=1024)
+        while not gateway.front.connections:
+            await asyncio.sleep(0.01)
+        (accepted,) = gateway.front.connections
+        accepted._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        accepted._transport.set_write_buffer_limits(high=1024)
+        try:
+            yield RawClient(reader, writer), accepted
+        finally:
+            writer.transport.abort()
+
+
+def is_full(connection: Connection) -> bool:
+    return connection.client is not None and connection.client.is_full
+
+
+async def test_a_client_that_takes_the_end_late_holds_nobody_up(
+    gateway: Running, provider: Provider, eventually: Eventually
+) -> None:
+    """The upstream's connection is another request's by then."""
+    body = b"x" * 50_000
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + body)
+
+    provider.script = script
+    async with full_at_once(gateway) as (slow, connection):
+        await slow.post(ASK)
+        await eventually(lambda: is_full(connection))
+        for _ in range(2):
+            async with connected(gateway.port) as other:
+                await other.post(ASK)
+                assert await other.answer() == (200, body)
+        assert is_full(connection)
+        assert await slow.answer() == (200, body)
+    assert provider.connections == 1
+
+
+async def test_nothing_is_written_after_the_end_when_the_proxy_leaves(
+    gateway: Running, provider: Provider, eventually: Eventually
+) -> None:
+    event = b"data: " + b"x" * 50_000 + b"\n\n"
+
+    async def script(_: Received, wire: Wire) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await wire.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event))
+
+    provider.script = script
+    async with full_at_once(gateway) as (slow, connection):
+        await slow.post(ASK)
+        await eventually(lambda: is_full(connection))
+        gateway.stay.leave()
+        await gateway.stay.finish(grace=0.1)
+        async with asyncio.timeout(10):
+            assert (await slow.reader.read(-1)).endswith(event + b"\r\n0\r\n\r\n")
 
 
 async def test_nothing_is_left_of_requests_that_are_over(

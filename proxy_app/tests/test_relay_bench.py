@@ -20,10 +20,12 @@ import pytest
 _ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(_ROOT / "bench"))
 
+from against import unpacked  # noqa: E402
 from performance import main as write_page  # noqa: E402
 from relayed.figures import compute  # noqa: E402
 from relayed.generators import Generators, Load, Provider, Sample  # noqa: E402
 from relayed.page import BEGIN, END, page, pictures  # noqa: E402
+from relayed.process import CannotMeasure  # noqa: E402
 from relayed.results import Results  # noqa: E402
 
 pytestmark = [
@@ -244,3 +246,8 @@ def test_a_page_without_markers_is_refused() -> None:
 
 def test_the_committed_page_agrees_with_the_committed_results() -> None:
     assert write_page(["--check"]) == 0
+
+
+def test_a_commit_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CannotMeasure, match="'no-such-commit' is no commit of this repository that has a goproxy"):
+        unpacked("no-such-commit", tmp_path)

@@ -29,6 +29,9 @@ _HOP_BY_HOP = frozenset(
     }
 )
 
+_NO_OTHERS = _HOP_BY_HOP | {""}
+"""Named by `Connection`, it changes nothing."""
+
 _NOT_UP = frozenset(
     {
         "accept-encoding",  # asked as identity: what is relayed must be readable on its way
@@ -93,16 +96,16 @@ def _passing(headers: Iterable[tuple[str, str]], passes: Callable[[str], bool | 
             passing.append(pair)
         elif does_pass is None:
             named += f",{pair[1]}"
-    nominated = {token.strip().lower() for token in named.split(",")} - _HOP_BY_HOP if named else None
+    nominated = {token.strip().lower() for token in named.split(",")} - _NO_OTHERS if named else None
     return [pair for pair in passing if pair[0].lower() not in nominated] if nominated else passing
 
 
-@lru_cache(maxsize=512)  # names repeat, and to look at one takes longer than all the rest
+@lru_cache(maxsize=128)  # names repeat, and to look at one takes longer than all the rest
 def _passes_up(name: str) -> bool | None:
     return _passes(name.lower(), _NOT_UP, _NOT_UP_PREFIXES)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=128)
 def _passes_down(name: str) -> bool | None:
     return _passes(name.lower(), _NOT_DOWN, _NOT_DOWN_PREFIXES)
 

@@ -69,10 +69,11 @@ class Aftermath:
         self._settle(exchange)
 
     async def settled(self) -> None:
-        """Wait until all that has begun by now is settled."""
-        self._settle_all()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
+        """Wait until nothing is left to be settled."""
+        while self._over or self._tasks:
+            self._settle_all()
+            if self._tasks:
+                await asyncio.wait(set(self._tasks))
 
     async def finish(self, seconds: float) -> None:
         """Wait for all of it; what is drained for longer than that is settled by what was seen."""

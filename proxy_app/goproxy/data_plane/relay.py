@@ -138,8 +138,8 @@ class _Path:
         self._answer.pass_to(None)
 
     def last_words(self, event: bytes) -> None:
-        """Write an event into a stream that ends here, on a line of its own."""
-        if not self._client.is_gone:
+        """Write an event into a stream that ends here, on a line of its own; there is none after its own end."""
+        if self._ended is not Outcome.OK and not self._client.is_gone:
             self._client.write(event if self._last.endswith(b"\n") else b"\n" + event)
 
     # From the upstream.

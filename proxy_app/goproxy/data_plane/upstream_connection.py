@@ -124,14 +124,16 @@ class Answer:
             self._connection.resume()
 
     def pause(self) -> None:
-        """Read no more for now; the upstream waits."""
-        self._is_paused = True
-        self._connection.pause()
+        """Read no more for now; the upstream waits. Of an answer that is over the connection is another request's."""
+        if not self._is_over:
+            self._is_paused = True
+            self._connection.pause()
 
     def resume(self) -> None:
         """Go on reading."""
-        self._is_paused = False
-        self._connection.resume()
+        if not self._is_over:
+            self._is_paused = False
+            self._connection.resume()
 
     def close(self) -> None:
         """Nobody wants more of it. A connection that is not at its end cannot be used again."""
@@ -329,7 +331,8 @@ class UpstreamConnection(asyncio.Protocol):
             raise InvalidAnswer
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._answer is None:  # otherwise it is a trailer, for which nobody waits
+        # What comes with the answer is a trailer, for which nobody waits.
+        if self._answer is None and len(self._fields) <= _HEADERS:
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
