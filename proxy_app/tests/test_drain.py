@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 from yarl import URL
 
+from goproxy.core.wire import Fault, Refusal
 from goproxy.data_plane.drain import DrainEnd, Drains
 from goproxy.data_plane.sending import Sending
 from goproxy.data_plane.upstream_connection import Answer
@@ -123,3 +124,34 @@ async def test_all_end_when_the_process_leaves(provider: Provider) -> None:
         assert await leaving.drain(first, fed.extend) is DrainEnd.STOPPED
     assert not fed
     assert not leaving.may_start()
+
+
+async def test_an_answer_that_comes_as_it_is_given_up_is_not_forgotten(provider: Provider) -> None:
+    """Who waited for it must close it: nobody else knows of it."""
+    async with an_answer(provider, endless) as answer:
+        sending = asyncio.create_task(asyncio.sleep(0, answer))
+        await asyncio.wait([sending])
+        assert await drains(concurrent=0).head(sending) is answer
+
+
+async def test_a_failure_that_comes_as_it_is_given_up_is_told() -> None:
+    async def fail() -> Answer:
+        raise Refusal(Fault.UPSTREAM_BROKEN, "gone")
+
+    sending = asyncio.create_task(fail())
+    await asyncio.wait([sending])
+    with pytest.raises(Refusal, match="gone"):
+        await drains(concurrent=0).head(sending)
+
+
+async def test_an_answer_that_comes_as_its_time_is_over_is_not_forgotten(provider: Provider) -> None:
+    bounds = drains()
+
+    async with an_answer(provider, endless) as answer:
+
+        async def come() -> Answer:
+            await asyncio.sleep(0.01)
+            bounds.stop()  # its limit fires in the next turn, in which who waits for this is woken, too
+            return answer
+
+        assert await bounds.head(asyncio.create_task(come())) is answer

@@ -66,19 +66,24 @@ class Drains:
             self._ended()
 
     async def head(self, sending: asyncio.Task[T]) -> T | None:
-        """Wait within the same bounds for an answer that has not begun. None: it did not, and nobody waits any more."""
+        """Wait within the same bounds for an answer that has not begun. None: it did not, and nobody waits any more.
+
+        One that comes in the moment in which it would be given up is told all the same: its caller must close it.
+        """
         if not self._begins():
-            sending.cancel()
-            return None
+            try:
+                return None if sending.cancel() else await sending
+            finally:
+                del sending  # it knows its exception, which knows this frame
         limit = asyncio.timeout(self._seconds)
         self._limits.add(limit)
         try:
             async with limit:
                 return await sending  # its end is the sending's end too
         except TimeoutError:
-            return None
+            return None if sending.cancelled() else sending.result()
         finally:
-            del sending  # it knows its exception, which knows this frame
+            del sending  # as above
             self._limits.discard(limit)
             self._ended()
 

@@ -117,7 +117,7 @@ class _Path:
         self._waiting = 0
         """Bytes that the client had not taken when that was looked at last; it is looked at while it is full."""
         self._ended: Outcome | None = None
-        """The answer is over, and the client has not taken all of it."""
+        """How the answer ended, whether the client has taken all of it or not."""
         self._timer: asyncio.TimerHandle | None = None
         self._last = b"\n"
         """What was written last; a stream begins on a new line."""
@@ -193,7 +193,7 @@ class _Path:
     def _finish(self, outcome: Outcome) -> None:
         if self._over.done():
             return
-        self._is_over = True
+        self._is_over, self._ended = True, self._ended or outcome
         if outcome is Outcome.OK:
             self._client.finish()
         self._over.set_result(outcome)
