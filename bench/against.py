@@ -12,7 +12,6 @@ streams), this checkout's divided by the commit's: the mean of the rounds, and e
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tarfile
@@ -22,11 +21,11 @@ from pathlib import Path
 from statistics import mean
 
 from relayed.gateway import PROXY_APP, running_gateway
-from relayed.generators import Load, Sample
+from relayed.generators import Load, Sample, faults
 from relayed.machine import refuse_memory_disk
 from relayed.measures import paced_load
 from relayed.process import CannotMeasure
-from relayed.targets import CORE, OTHER_CORE, Bench, running_bench
+from relayed.targets import CORE, OTHER_CORE, Bench, running_bench, step_aside
 
 _ROOT = Path(__file__).parents[1]
 _CACHE = _ROOT / ".cache" / "bench"
@@ -48,11 +47,9 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.rounds < 1:
         parser.error(f"--rounds {chosen.rounds}: expected 1 or more")
-    if (os.cpu_count() or 1) < 2:
-        parser.error("this machine has 1 core, and 2 are needed: one for what is measured, one for the rest")
-    os.sched_setaffinity(0, {OTHER_CORE})
     _CACHE.mkdir(parents=True, exist_ok=True)
     try:
+        step_aside()
         with tempfile.TemporaryDirectory(prefix="run-", dir=_CACHE) as directory:
             scratch = Path(directory)
             refuse_memory_disk(scratch)
@@ -109,11 +106,10 @@ def _cost(sample: Sample, load: Load) -> float:
     Raises:
         CannotMeasure: not all answers were what they should be.
     """
-    found = sample["all"]
-    wrong = {kind: found[kind] for kind in ("lost_events", "disordered", "broken", "refused", "wrong") if found[kind]}
+    wrong, lost = faults(sample), sample["all"]["lost_events"]
     number, seconds = sample["events" if load.pace_ms else "answers"], sample["cpu_seconds"]["target"]
-    if wrong or not number or seconds <= 0:
-        raise CannotMeasure(f"{number} answers or events in {seconds} s of CPU time; wrong ones: {wrong}")
+    if wrong or lost or not number or seconds <= 0:
+        raise CannotMeasure(f"{number} answers or events in {seconds} s of CPU time, {lost} lost; wrong: {wrong}")
     return float(seconds / number)
 
 

@@ -16,7 +16,6 @@ goproxy-2, two processes of which each may use both cores, so that all the rest 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from relayed.measures import MEASURES, SIZES
 from relayed.peers import versions
 from relayed.process import CannotMeasure
 from relayed.results import Results
-from relayed.targets import CREW, NAMES, OTHER_CORE, running_bench, running_target, running_targets
+from relayed.targets import CREW, NAMES, OTHER_CORE, running_bench, running_target, running_targets, step_aside
 
 _ROOT = Path(__file__).parents[1]
 _CACHE = _ROOT / ".cache" / "bench"
@@ -44,17 +43,14 @@ _QUIET = 0.5
 def main() -> int:
     """Measure, print, write; the result is the exit code."""
     chosen = _arguments()
-    if (os.cpu_count() or 1) < 2:
-        print("this machine has 1 core, and 2 are needed: one for what is measured, one for the rest", file=sys.stderr)
-        return 1
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most_files != resource.RLIM_INFINITY and most_files < _OPEN_FILES:
         print(f"{most_files} files may be open at once, and {_OPEN_FILES} are needed: see ulimit -Hn", file=sys.stderr)
         return 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    os.sched_setaffinity(0, {OTHER_CORE})
     _CACHE.mkdir(parents=True, exist_ok=True)
     try:
+        step_aside()
         with tempfile.TemporaryDirectory(prefix="run-", dir=chosen.scratch) as scratch:
             refuse_memory_disk(Path(scratch))
             return _hold(Path(scratch), chosen) if chosen.hold else _measure(Path(scratch), chosen)

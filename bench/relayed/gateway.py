@@ -127,11 +127,17 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _backend_environment(directory: Path, config: Path, port: int, proxy_app: Path) -> dict[str, str]:
-    _secret(directory / "tokens" / "measured", _digest(_PROXY))
+def _importing(proxy_app: Path) -> dict[str, str]:
     return {
         "PYTHONSAFEPATH": "1",  # or a goproxy in the working directory would come first
         "PYTHONPATH": f"{proxy_app}:{sysconfig.get_path('purelib')}",
+    }
+
+
+def _backend_environment(directory: Path, config: Path, port: int, proxy_app: Path) -> dict[str, str]:
+    _secret(directory / "tokens" / "measured", _digest(_PROXY))
+    return {
+        **_importing(proxy_app),
         "BACKEND_PORT": str(port),
         "GOPROXY_MEASURED_CONFIG_PATH": str(config),
         "BACKEND_DATABASE_URL": f"sqlite:///{directory / 'backend.sqlite3'}",
@@ -146,8 +152,7 @@ def _environment(directory: Path, config: Path, backend_port: int, ca: Path | No
     journal = directory / "journal"
     journal.mkdir(exist_ok=True)
     return {
-        "PYTHONSAFEPATH": "1",  # or a goproxy in the working directory would come first
-        "PYTHONPATH": f"{proxy_app}:{sysconfig.get_path('purelib')}",
+        **_importing(proxy_app),
         "CONFIG_PATH": str(config),
         "UPSTREAM_API_KEY_PATH": _secret(directory / "upstream_api_key", "sk-ant-of-the-measurements-0123456789"),
         "PROXY_TOKEN_PATH": _secret(directory / "proxy_token", _PROXY),

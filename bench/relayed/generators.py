@@ -97,6 +97,12 @@ class Generators:
         return sample
 
 
+def faults(sample: Sample) -> dict[str, int]:
+    """What the clients found wrong, by kind; lost events are counted for themselves."""
+    found = sample["all"]
+    return {kind: found[kind] for kind in ("disordered", "broken", "refused", "wrong", "unfinished") if found[kind]}
+
+
 def _compile(source: Path, program: Path) -> None:
     command = ["gcc", "-O2", "-Wall", "-Wextra", "-Wno-unused-function", "-o", str(program), str(source)]
     try:

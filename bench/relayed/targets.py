@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from relayed.gateway import Gateway, running_gateway
-from relayed.generators import Generators, Load, Provider, Sample
+from relayed.generators import Generators, Load, Provider, Sample, faults
 from relayed.peers import LITELLM_KEY, running_bare, running_haproxy, running_litellm, running_nginx
 from relayed.process import CannotMeasure, Process
 
@@ -79,9 +80,7 @@ class Bench:
         self.losses[name] = self.losses.get(name, 0) + lost
         if name == "litellm":  # it writes JSON anew, and what it cannot carry is its own affair
             return
-        wrong = {
-            kind: found[kind] for kind in ("disordered", "broken", "refused", "wrong", "unfinished") if found[kind]
-        }
+        wrong = faults(sample)
         size = provider["body_bytes_of_stream" if load.is_stream else "body_bytes_of_json"]
         if not wrong and found["body_bytes"] != found["answers"] * size:
             wrong["body_bytes"] = found["body_bytes"] - found["answers"] * size
@@ -90,6 +89,17 @@ class Bench:
         if wrong:
             shape = f"{load.connections} {'streams' if load.is_stream else 'JSON'}"
             self.problems.append(f"{name}, {shape}: {wrong} {sample.get('said', '')}".rstrip())
+
+
+def step_aside() -> None:
+    """Leave `CORE` to what is measured: this process, and what it starts elsewhere, are on the other one.
+
+    Raises:
+        CannotMeasure: there is no other one.
+    """
+    if (os.cpu_count() or 1) < 2:
+        raise CannotMeasure("this machine has 1 core, and 2 are needed: one for what is measured, one for the rest")
+    os.sched_setaffinity(0, {OTHER_CORE})
 
 
 @contextmanager

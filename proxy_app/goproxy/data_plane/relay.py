@@ -110,8 +110,6 @@ class _Path:
         self._tap = tap
         self._loop = client.loop
         self._over: asyncio.Future[Outcome] = self._loop.create_future()
-        self._is_over = False
-        """For each piece: to ask the future takes longer than all the rest."""
         self._moved_at = self._loop.time()
         """When a piece came last, or the client took something of what was waiting for it."""
         self._waiting = 0
@@ -147,7 +145,7 @@ class _Path:
     def take(self, piece: bytes) -> None:
         self._moved_at = self._loop.time()
         piece = self._tap.take(piece)
-        if piece and not self._is_over:
+        if piece and self._ended is None:  # to ask the future takes longer than all the rest
             self._note(piece)
             self._client.write(piece)
 
@@ -193,7 +191,7 @@ class _Path:
     def _finish(self, outcome: Outcome) -> None:
         if self._over.done():
             return
-        self._is_over, self._ended = True, self._ended or outcome
+        self._ended = self._ended or outcome
         if outcome is Outcome.OK:
             self._client.finish()
         self._over.set_result(outcome)
