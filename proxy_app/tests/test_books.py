@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import time
@@ -21,6 +22,7 @@ from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
+from goproxy.data_plane import key_feed
 from goproxy.data_plane.books import (
     Books,
     InsufficientFunds,
@@ -495,6 +497,56 @@ async def test_a_journal_from_a_backup_is_another_instances(
     assert lines.all("this proxy begins a new instance")
 
 
+async def test_a_journal_that_was_copied_while_it_was_used_is_another_instances(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], lines: Lines
+) -> None:
+    """Its next start is numbered above all calls that the control plane knows of: only the rows tell."""
+    async with crashing(tmp_path / "a", control) as books:
+        await books.open(a_hold("req_1", 1000))
+        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await eventually(lambda: books.standing.unposted_rows == 0)
+        shutil.copytree(tmp_path / "a", tmp_path / "backup")
+        for n in range(2, 7):
+            await books.open(a_hold(f"req_{n}", 1000))
+            await books.settle(a_row(a_hold(f"req_{n}", 1000), 1000))
+        await eventually(lambda: books.standing.unposted_rows == 0)
+    async with kept(tmp_path / "backup", control) as books:
+        await eventually(lambda: len(control.sequences) == 2)
+        for n in range(10, 30):
+            with suppress(InsufficientFunds):
+                await books.open(a_hold(f"req_{n}", 1000))
+                await books.settle(a_row(a_hold(f"req_{n}", 1000), 1000))
+    assert control.total_is_right()
+    assert control.wallets["alice"].spent > 5100
+    assert lines.all("this proxy begins a new instance")
+
+
+async def test_rows_that_the_control_plane_has_are_not_held_by_the_next_instance(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    """The answers to them were lost, and the instance that posted them is given up."""
+    async with kept(tmp_path / "a", control, lease_wait=10) as books:
+        control.loses_all_of = {"rows"}
+        for n in range(4):
+            await books.open(a_hold(f"req_{n}", 500))
+            await books.settle(a_row(a_hold(f"req_{n}", 500), 500))
+        await eventually(lambda: len(control.rows) == 4)
+        assert books.standing.unposted_rows == 4
+        (former,) = control.sequences
+        control.sequences[former] = 10**18
+        refused = len(control.calls_to("leases"))
+        waiting = asyncio.create_task(books.open(a_hold("req_9", 5000)))
+        await eventually(lambda: len(control.calls_to("leases")) > refused)
+        await asyncio.sleep(0.5)
+        control.loses_all_of = set()
+        await waiting
+        await books.settle(a_row(a_hold("req_9", 5000), 100))
+    (_, latter) = control.sequences
+    assert control.wallets["alice"].loans[latter].held == 0
+    assert control.wallets["alice"].spent == 2100
+    assert control.total_is_right()
+
+
 @pytest.mark.parametrize("seed", range(2))
 async def test_whatever_happens_the_books_agree(tmp_path: Path, control: Control, seed: int) -> None:
     """Two proxies, one wallet; answers get lost, the control plane comes and goes, proxies die and come again."""
@@ -611,6 +663,27 @@ async def test_a_restored_control_plane_is_believed(
     await eventually(lambda: books.standing.control_problem is not None)
     control.keys, control.version, control.away = [], 2, False
     await eventually(lambda: books.keys.version == 2)
+
+
+async def test_keys_that_could_not_be_kept_make_no_older_ones_look_fresh(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a process that starts while the control plane is away would let in what is revoked."""
+    monkeypatch.setattr(key_feed, "_WAIT", 0)
+    await control.tell(key_entry(KEY))
+    path = tmp_path / "a" / "keys.json"
+    async with kept(tmp_path / "a", control) as books:
+        await eventually(lambda: books.keys.find(KEY) is not None)
+        await eventually(path.exists)
+        (tmp_path / "a" / "keys.new").mkdir()  # where they are written first
+        await control.tell()
+        await eventually(lambda: books.keys.find(KEY) is None)
+        os.utime(path, (0, 0))
+        asked = len(control.calls_to("keys"))
+        await eventually(lambda: len(control.calls_to("keys")) > asked + 2)
+        assert path.stat().st_mtime == 0
+        (tmp_path / "a" / "keys.new").rmdir()
+        await eventually(lambda: json.loads(path.read_bytes())["keys"] == [])
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 1, "keys": [{}]}', b"\xff"])

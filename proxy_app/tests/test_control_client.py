@@ -67,8 +67,18 @@ async def test_a_row_that_is_rejected_does_not_hinder_the_others(client: Control
 async def test_leases_are_asked_for_in_one_call(client: ControlClient, control: Control) -> None:
     answers = await client.lease("i1", 1, [LeaseCall("alice", 0, 2000), LeaseCall("bob", 0, 5)])
     lent = 2000 + CHUNK
-    assert answers == [LeaseAnswer("alice", lent, 10_000 - lent), LeaseAnswer("bob", 0, 0)]
+    assert answers == [LeaseAnswer("alice", lent, 0, 10_000 - lent), LeaseAnswer("bob", 0, 0, 0)]
     assert control.total_is_right()
+
+
+async def test_an_older_control_plane_does_not_tell_what_is_spent() -> None:
+    """In a rollout the proxies are followed by the backend, and must be lent money before."""
+
+    async def answer() -> web.StreamResponse:
+        return web.json_response({"leases": [{"wallet": "alice", "granted_total": 5, "balance": 2}]})
+
+    async with answering(answer) as client:
+        assert await client.lease("i1", 1, [LeaseCall("alice", 0, 5)]) == [LeaseAnswer("alice", 5, 0, 2)]
 
 
 async def test_an_old_call_is_refused(client: ControlClient, control: Control) -> None:
@@ -137,8 +147,9 @@ WRONG: list[tuple[int, bytes]] = [
     (200, b""),
     (200, b"<html>"),
     (200, b"[]"),
-    (200, b'{"leases": [{"wallet": "alice", "granted_total": 1.5, "balance": 0}]}'),
-    (200, b'{"leases": [{"wallet": "alice", "granted_total": "1", "balance": 0}]}'),
+    (200, b'{"leases": [{"wallet": "alice", "granted_total": 1.5, "spent_total": 0, "balance": 0}]}'),
+    (200, b'{"leases": [{"wallet": "alice", "granted_total": "1", "spent_total": 0, "balance": 0}]}'),
+    (200, b'{"leases": [{"wallet": "alice", "granted_total": 1, "spent_total": null, "balance": 0}]}'),
     (200, b'{"leases": {}}'),
     (200, b"\xff"),
     (200, b"[" * 100_000),

@@ -260,7 +260,15 @@ class Books:
         return written
 
     async def _renew(self) -> dict[str, int]:
-        """Become another instance, between two posts: rows are spent by the instance that posts them."""
+        """Become another instance, between two posts: rows are spent by the instance that posts them.
+
+        The former one posts its rows before. Should the control plane have some of them already (their answer was
+        lost, or our journal is of a backup), nobody would spend them there, and another instance here.
+
+        Raises:
+            ControlPlaneAway, ControlPlaneRefuses: they cannot be posted now; the instance is the former one.
+        """
+        await self._post.post_all()
         async with self._post.posting:
             log("this proxy begins a new instance", level=logging.ERROR, former_instance=self._journal.instance)
             self._journal.renew()

@@ -64,11 +64,15 @@ class LeaseCall:
 
 @dataclass(frozen=True, slots=True)
 class LeaseAnswer:
-    """For one wallet: all that this instance is lent now, and what is left to lend, in nano-dollars."""
+    """For one wallet, in nano-dollars."""
 
     wallet: str
     granted_total: int
+    """All that this instance is lent now."""
+    spent_total: int
+    """What its rows cost that are known there."""
     balance: int
+    """What is left to lend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,9 @@ class BackOff:
 def _lease(document: Any) -> LeaseAnswer:
     match document:
         case {"wallet": str() as wallet, "granted_total": int() as granted_total, "balance": int() as balance}:
-            return LeaseAnswer(wallet, granted_total, balance)
+            spent_total = document.get("spent_total", 0)  # a backend does not tell that is older, during a rollout
+            if isinstance(spent_total, int):
+                return LeaseAnswer(wallet, granted_total, spent_total, balance)
     raise ControlPlaneAway("it answers in a way that is not known")
 
 

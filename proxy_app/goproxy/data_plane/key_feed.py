@@ -34,6 +34,8 @@ class KeyFeed:
         self._is_certain = False
         """Whether the control plane that answers is the one that told what we have: a restored one may be behind it."""
         self._confirmed: float | None = None
+        self._kept: int | None = None
+        """The version that is on our disk."""
         self.snapshot = KeySnapshot()
         self._read()
 
@@ -68,14 +70,15 @@ class KeyFeed:
             answer = answer or KeysAnswer(KeySnapshot(), ())  # there never was a key
         is_first, self._confirmed = self._confirmed is None, time.monotonic()
         self._is_certain = True
-        if answer is None:
+        if answer is not None:
+            self.snapshot = answer.snapshot
+            self._recall(answer.recall)
+            if is_first or answer.snapshot.version != former.version:
+                log("keys read", version=answer.snapshot.version, keys=len(answer.snapshot))
+        if self._kept != self.snapshot.version:
+            await asyncio.to_thread(self._write, self.snapshot)
+        elif answer is None:
             await asyncio.to_thread(self._touch)
-            return
-        self.snapshot = answer.snapshot
-        self._recall(answer.recall)
-        if is_first or answer.snapshot.version != former.version:
-            log("keys read", version=answer.snapshot.version, keys=len(answer.snapshot))
-            await asyncio.to_thread(self._write, answer.snapshot)
 
     def _read(self) -> None:
         try:
@@ -86,6 +89,7 @@ class KeyFeed:
         except (OSError, InvalidSnapshot, ValueError, RecursionError) as error:
             log("kept keys cannot be read", level=logging.ERROR, path=str(self._path), problem=type(error).__name__)
             return
+        self._kept = self.snapshot.version
         # The wall clock is all that two processes share. One that was set back makes the keys look fresher than they
         # are, at most as fresh as those of a moment ago.
         self._confirmed = time.monotonic() - max(0.0, time.time() - confirmed)
@@ -99,7 +103,8 @@ class KeyFeed:
                 file.flush()
                 os.fsync(descriptor)
             beside.rename(self._path)
-        except OSError as error:
+            self._kept = snapshot.version
+        except OSError as error:  # it is tried again; until then what is there must not look fresher than it is
             log("keys cannot be kept", level=logging.ERROR, path=str(self._path), problem=error.strerror)
 
     def _touch(self) -> None:

@@ -51,7 +51,7 @@ _Waiting = Mapping[str, Sequence[int]]
 """The amounts of those who wait, in the order in which they came, by wallet."""
 
 Renew = Callable[[], Awaitable[Mapping[str, int]]]
-"""Makes the journal another instance's; the result is what that one has spent, by wallet."""
+"""Makes the journal another instance's; the result is what that one has spent, by wallet. Fails as a call does."""
 
 
 class InsufficientFunds(Exception):
@@ -67,6 +67,10 @@ class InsufficientFunds(Exception):
 
 class LeaseUnavailable(Exception):
     """The lease does not cover a request, and the control plane, which might lend more, is away."""
+
+
+class _Forgetful(Exception):
+    """The control plane knows of rows of this instance that the instance does not know of: its journal was restored."""
 
 
 class LeaseDesk:
@@ -95,6 +99,8 @@ class LeaseDesk:
         """Wallets to look at soon. All are looked at every second."""
         self._looked_at = -_LOOK_EVERY
         self._is_leaving = False
+        self._is_disowned = False
+        """Whether this proxy must become another instance before it is lent anything."""
         self._back_off = BackOff("leases")
 
     @property
@@ -160,12 +166,16 @@ class LeaseDesk:
         while True:
             self._wake.clear()
             try:
-                said = self._journal.problem is None and await self._converse()
-            except ControlPlaneRefuses as refusal:
-                if refusal.status == _CONFLICT:
-                    await self._begin_anew(renew)
-                await self._rest(refusal)
-            except ControlPlaneAway as error:
+                said = False
+                if self._journal.problem is None:
+                    if self._is_disowned:
+                        await self._begin_anew(renew)
+                    said = await self._converse()
+            except _Forgetful:
+                self._disown()
+            except (ControlPlaneAway, ControlPlaneRefuses) as error:
+                if isinstance(error, ControlPlaneRefuses) and error.status == _CONFLICT:
+                    self._disown()
                 await self._rest(error)
             else:
                 if not said:
@@ -182,8 +192,9 @@ class LeaseDesk:
         for kept in self._kept.values():
             kept.is_recalled = True
         self._low.update(self._kept)
-        while await self._converse():
-            self._low.update(self._kept)
+        with suppress(_Forgetful):  # what it was lent is not known then; the next process begins anew
+            while await self._converse():
+                self._low.update(self._kept)
 
     async def _converse(self) -> bool:
         """Make one call, if there is something to say."""
@@ -214,6 +225,8 @@ class LeaseDesk:
             kept, answer = self._kept[call.wallet], by_wallet.get(call.wallet)
             if answer is None:
                 raise ControlPlaneAway("its answer leaves out what was asked")
+            if answer.spent_total > kept.lease.spent_total:
+                raise _Forgetful  # what is settled here is posted later: it is never told more than we know of
             kept.is_told, kept.balance = True, answer.balance
             kept.was_short = answer.granted_total < call.known_total + call.want
             if answer.granted_total != kept.lease.granted_total:
@@ -306,12 +319,19 @@ class LeaseDesk:
         kept = self._of(wallet)
         return InsufficientFunds(wallet, hold.amount, max(0, kept.lease.free) + max(0, kept.balance or 0))
 
-    async def _begin_anew(self, renew: Renew) -> None:
-        """The control plane knows of later calls of this instance: our journal was restored, or there are two of it.
+    def _disown(self) -> None:
+        """The control plane knows of later calls or of more rows of this instance: our journal was restored, or there
+        are two of it. Or it has given the instance up.
 
-        What this instance was lent is not known to us then, so that we go on as one that was lent nothing yet.
+        What this instance was lent is not known to us then, so that we go on as another, which was lent nothing yet.
         """
+        self._is_disowned = True
+        for kept in self._kept.values():
+            kept.lease.granted_total = 0
+
+    async def _begin_anew(self, renew: Renew) -> None:
         spent = await renew()
+        self._is_disowned = False
         for kept in self._kept.values():
             kept.lease.granted_total = 0
             kept.lease.spent_total = spent.get(kept.lease.wallet, 0)

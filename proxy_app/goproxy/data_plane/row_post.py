@@ -69,6 +69,16 @@ class RowPost:
                 spent[wallet] = spent.get(wallet, 0) + row.cost
         return spent
 
+    async def post_all(self) -> None:
+        """Post the rows that are here now, but for those that the control plane does not take.
+
+        Raises:
+            ControlPlaneAway, ControlPlaneRefuses: some are not posted.
+        """
+        here = set(self._unposted)
+        while here.intersection(self._unposted.keys() - self._set_aside.keys()):
+            await self.post()
+
     def add(self, id: str, row: Unposted) -> None:  # noqa: A002 - the request's id, as in a row
         """A row that is on the disk now."""
         self._unposted[id] = row

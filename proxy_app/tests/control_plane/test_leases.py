@@ -25,14 +25,14 @@ from tests.control_plane.conftest import POSTGRESQL, SQLITE
 async def test_what_is_wanted_is_lent_and_something_on_top(backend: Backend) -> None:
     await backend.account(dollars=10)
     told = await backend.lend("i1", 1, ("alice", 0, 2 * DOLLAR))
-    assert told == {"alice": {"wallet": "alice", "granted_total": 3 * DOLLAR, "balance": 7 * DOLLAR}}
+    assert told == {"alice": {"wallet": "alice", "granted_total": 3 * DOLLAR, "spent_total": 0, "balance": 7 * DOLLAR}}
     assert (await backend.wallet("alice"))["held_nanodollars"] == 3 * DOLLAR
 
 
 async def test_nothing_is_lent_where_there_is_not_enough(backend: Backend) -> None:
     await backend.account(dollars=1)
     told = await backend.lend("i1", 1, ("alice", 0, DOLLAR + 1))
-    assert told["alice"] == {"wallet": "alice", "granted_total": 0, "balance": DOLLAR}
+    assert told["alice"] == {"wallet": "alice", "granted_total": 0, "spent_total": 0, "balance": DOLLAR}
     assert (await backend.lend("i1", 2, ("alice", 0, DOLLAR)))["alice"]["granted_total"] == DOLLAR
 
 
@@ -246,7 +246,7 @@ def _compare(database: Database, calls: list[Any]) -> None:
                 continue
             lent = database.transact("lend", lambda s: leases.lend(s, instance, upstream, sequence, [ask]))  # noqa: B023
             expected = rule.lend(instance, known, second, leases.CHUNK)
-            assert lent.grants == [leases.Grant("alice", expected, rule.balance)]
+            assert lent.grants == [leases.Grant("alice", expected, rule.loans[instance].spent_total, rule.balance)]
         elif verb == "spend":
             posted = row(first, cost=second, upstream=upstream)
             database.transact("post", lambda s: rows.ingest(s, instance, upstream, [posted]))  # noqa: B023

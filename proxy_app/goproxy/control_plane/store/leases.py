@@ -37,6 +37,8 @@ class Grant:
 
     wallet: str
     granted_total: int
+    spent_total: int
+    """By the rows of this instance that are here."""
     balance: int
 
 
@@ -84,18 +86,19 @@ def lend(connection: Connection, instance: str, upstream: str, sequence: int, as
     lent = Lent()
     for ask in sorted(asks, key=lambda ask: ask.wallet):
         if not ask.known_total and not wallets.existing(connection, [ask.wallet]):
-            lent.grants.append(Grant(ask.wallet, 0, 0))
+            lent.grants.append(Grant(ask.wallet, 0, 0, 0))
             lent.refused.extend([ask.wallet] if ask.want else [])
             continue
         wallet = _load(connection, ask.wallet)
         before = wallet.lend(instance, ask.known_total, 0, 0)
         total = wallet.lend(instance, before, ask.want, CHUNK)
-        _store_loan(connection, ask.wallet, instance, wallet.loans[instance])
-        lent.grants.append(Grant(ask.wallet, total, wallet.balance))
+        loan = wallet.loans[instance]
+        _store_loan(connection, ask.wallet, instance, loan)
+        lent.grants.append(Grant(ask.wallet, total, loan.spent_total, wallet.balance))
         if total - before < ask.want:
             lent.refused.append(ask.wallet)
-            for other, loan in wallet.loans.items():
-                if other != instance and loan.held > 0:
+            for other, its_loan in wallet.loans.items():
+                if other != instance and its_loan.held > 0:
                     lent.idle.setdefault(other, []).append(ask.wallet)
     return lent
 
