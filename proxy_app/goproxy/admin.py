@@ -314,6 +314,8 @@ def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 
 def _backup(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     """Written beside, synced, then renamed: a file of this name is a whole backup."""
+    if not chosen.file.name:
+        raise AdminError(f"{chosen.file}: expected the name of a file")
     beside = chosen.file.with_name(f"{chosen.file.name}.partial")
     try:
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

@@ -268,7 +268,10 @@ def _check_upstream(_: argparse.Namespace, environment: Mapping[str, str]) -> in
 
 def _healthcheck(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
     url = urlsplit(chosen.url or f"http://127.0.0.1:{_own_port(environment)}/healthz")
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=_HEALTHCHECK_SECONDS)
+    try:
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=_HEALTHCHECK_SECONDS)
+    except ValueError as error:  # its port is none
+        raise CannotStart(f"{url.geturl()}: {error}") from None
     try:
         connection.request("GET", url.path or "/")
         status = connection.getresponse().status

@@ -50,6 +50,9 @@ def parse_json(data: bytes, problems: Problems) -> Any:
             parse_constant=no_number,
             object_pairs_hook=unique,
         )
+    except ArithmeticError:
+        problems.note("the document", "has a number with an exponent that is out of all bounds", "numbers that can be")
+        return None
     except (ValueError, RecursionError) as error:
         problems.note("the document", f"is not valid JSON ({error})", "one JSON object")
         return None

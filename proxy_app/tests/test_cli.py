@@ -174,6 +174,8 @@ async def test_healthcheck(gateway: Running, environment: dict[str, str], capsys
     assert capsys.readouterr().err == f"{gateway.url}/nope: status 404\n"
     assert await check(f"http://127.0.0.1:{free_port()}/healthz") == 1
     assert "no answer" in capsys.readouterr().err
+    assert await check("http://127.0.0.1:99999/healthz") == 1
+    assert "Port out of range" in capsys.readouterr().err
     Path(environment["CONFIG_PATH"]).write_text("{")
     assert await check() == 1
     assert "no port can be read" in capsys.readouterr().err

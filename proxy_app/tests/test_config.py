@@ -235,6 +235,7 @@ def test_two_prices_of_one_day() -> None:
     [
         (b"", "the document: is not valid JSON"),
         (b"{", "the document: is not valid JSON"),
+        (b'{"port": 1e99999999999999999999}', "the document: has a number with an exponent that is out of all bounds"),
         (b"\xff\xfe", "the document: is not valid JSON"),
         (b"[]", "the document: [] is not an object; expected an object"),
         (b'{"port": NaN}', "the document: is not valid JSON (NaN is not a JSON number)"),

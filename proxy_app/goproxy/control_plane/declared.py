@@ -55,7 +55,8 @@ class DeclaredFile:
 
     def __init__(self, path: Path) -> None:
         self._file = WatchedFile(path)
-        self._last: Declaration | None = None
+        self.last: Declaration | None = None
+        """What was declared when it could be read last."""
         self.problem: str | None = None
         """What is wrong with the file as it stands now."""
 
@@ -75,14 +76,14 @@ class DeclaredFile:
             self._is_broken(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}")
         else:
             self.problem = None
-            if declaration != self._last:
-                self._last = declaration
+            if declaration != self.last:
+                self.last = declaration
                 return declaration
         return None
 
     def read_again(self) -> None:
         """Let `changed` give what is there, for it could not be taken in."""
-        self._file, self._last = WatchedFile(self._file.path), None
+        self._file, self.last = WatchedFile(self._file.path), None
 
     def _is_broken(self, problem: str) -> None:
         path = str(self._file.path)

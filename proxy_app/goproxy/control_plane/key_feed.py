@@ -82,11 +82,11 @@ class KeyFeed:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    while not self._closed:
+                    # Who leaves has news too: to be told that there is none means, to who knows nothing, no keys.
+                    while (news := self._news(instance, after)) is None and not self._closed:
                         woken.clear()
-                        if news := self._news(instance, after):
-                            return news
                         await woken.wait()
+                    return news
             return None
         finally:
             self._waiting[instance].discard(woken)

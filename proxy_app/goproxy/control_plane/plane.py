@@ -85,6 +85,20 @@ class ControlPlane:
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
+    async def restore(self, put_back: Callable[[Connection], None]) -> None:
+        """Put another store in the place of what is stored, bring it to what is declared, and tell every proxy.
+
+        Raises:
+            StoreUnavailable: it cannot be done now.
+        """
+
+        def change(connection: Connection) -> None:
+            put_back(connection)
+            if self._declared.last is not None:  # whatever is declared later waits behind this
+                apply(connection, self._declared.last)
+
+        await self.change_keys("restore", change)
+
     async def look(self) -> None:
         """Take in what is declared, if it has changed."""
         declaration = self._declared.changed()

@@ -118,7 +118,7 @@ class Upkeep:
         return answer
 
     async def restore_backup(self, call: Call) -> documents.Restored:
-        """Put a backup in the place of what is stored.
+        """Put a backup in the place of what is stored. What the inventory declares is applied to it at once.
 
         Refused when there is something stored already, unless `replace` is true.
         """
@@ -131,7 +131,7 @@ class Upkeep:
                 file.flush()
             file.seek(0)
             records = await asyncio.to_thread(backup.check, file)
-            await self._plane.change_keys("restore", lambda store: backup.restore(store, file, replace=asked.replace))
+            await self._plane.restore(lambda store: backup.restore(store, file, replace=asked.replace))
         return documents.Restored(records=records)
 
     def _rated(self, row: ledger.Row, multiplier: str) -> ledger.Row | None:

@@ -133,6 +133,8 @@ async def test_backup_and_restore(backend: Backend, admin: Admin, tmp_path: Path
     assert "not empty" in refused.err
     assert "accounts" in (await admin("restore", str(file), "--replace")).out
     assert (await backend.admin("GET", "/accounts"))["accounts"][0]["name"] == "alice"
+    unnamed = await admin("backup", ".")
+    assert (unnamed.code, unnamed.err.count("\n")) == (1, 1)
 
 
 async def test_what_is_refused_is_one_line(backend: Backend, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:

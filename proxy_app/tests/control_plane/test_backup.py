@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 
 from goproxy.control_plane.store import accounts, backup, keys, rows
 from goproxy.control_plane.store.database import Database
@@ -21,6 +21,7 @@ from goproxy.control_plane.store.schema import metadata
 from goproxy.core.keys import digest, new_key
 from tests.control_plane.backend import DOLLAR, OPERATOR, Answer, Backend, row, running_backend
 from tests.control_plane.conftest import POSTGRESQL, SQLITE, on_sqlite
+from tests.control_plane.test_declared import entry, live, until
 from tests.control_plane.test_migrations import differences
 
 
@@ -119,6 +120,32 @@ async def test_no_version_of_the_keys_is_told_twice_with_other_keys(backend: Bac
     assert news["version"] > max(versions)
 
 
+async def test_a_restored_store_is_what_the_inventory_declares(backend: Backend) -> None:
+    """At once: not one poll may find a key that has left the inventory since the backup."""
+    backend.declare(keys=[entry("alice", "a"), entry("bob", "b")])
+    await until(backend, ("alice", "a"), ("bob", "b"))
+    copy = await taken(backend)
+    backend.declare(keys=[entry("bob", "b"), entry("carol", "c")])
+    await until(backend, ("bob", "b"), ("carol", "c"))
+    assert (await put_back(backend, copy, "?replace=true")).status == 200
+    assert await live(backend) == {("bob", "b"), ("carol", "c")}
+
+
+async def test_what_others_have_in_the_same_database_stays(backend: Backend) -> None:
+    await backend.account()
+    copy = await taken(backend)
+    store = backend.plane.database
+
+    def others(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE others (id INTEGER PRIMARY KEY)"))
+        connection.execute(text("INSERT INTO others VALUES (7)"))
+
+    store.transact("others", others)
+    assert (await put_back(backend, copy, "?replace=true")).status == 200
+    assert store.transact("look", lambda c: c.execute(text("SELECT id FROM others")).scalars().all()) == [7]
+    store.transact("tidy", lambda c: c.execute(text("DROP TABLE others")))
+
+
 @pytest.mark.parametrize("place", ["/dev/full", "/nowhere/at/all"])
 @on_sqlite
 async def test_no_room_for_a_copy_is_503(backend: Backend, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
@@ -135,11 +162,15 @@ def lines_of(copy: bytes) -> list[bytes]:
     return gzip.decompress(copy).splitlines(keepends=True)
 
 
+_BODY = 10
+"""Of what gzip writes without a file's name. Its first three bits say how it is packed; all of them set is no way."""
+
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "nothing": lambda _: b"",
     "something else": lambda _: b"hello",
     "something else, packed": lambda _: gzip.compress(b"hello\n"),
     "no object": lambda _: gzip.compress(b"[]\n"),
+    "a bit flipped": lambda copy: copy[:_BODY] + bytes([copy[_BODY] | 7]) + copy[_BODY + 1 :],
     "cut short": lambda copy: copy[: len(copy) // 2],
     "the last line gone": lambda copy: gzip.compress(b"".join(lines_of(copy)[:-1])),
     "a line gone": lambda copy: gzip.compress(b"".join(lines_of(copy)[:2] + lines_of(copy)[3:])),

@@ -71,6 +71,20 @@ async def test_what_an_operator_took_back_stays_so(often: None, backend: Backend
     await until(backend, ("carol", "c"))
 
 
+async def test_what_an_operator_takes_back_that_has_left_the_inventory_stays_so(often: None, backend: Backend) -> None:
+    backend.declare(keys=[entry("alice", "a"), entry("bob", "b")])
+    await until(backend, ("alice", "a"), ("bob", "b"))
+    (key,) = (await backend.admin("GET", "/keys?account=alice"))["keys"]
+    backend.declare(keys=[])
+    await until(backend)
+    revoked = (await backend.admin("GET", "/keys?account=alice"))["keys"][0]["revoked_at"]
+    answer = await backend.admin("POST", f"/keys/{key['id']}/revoke")
+    assert (answer["revoked_by"], answer["revoked_at"]) == ("operator", revoked)
+    assert (await backend.admin("POST", "/accounts/bob/disable"))["disabled_by"] == "operator"
+    backend.declare(keys=[entry("alice", "a"), entry("bob", "b"), entry("carol", "c")])
+    await until(backend, ("carol", "c"))
+
+
 async def test_what_an_operator_made_is_not_touched(often: None, backend: Backend) -> None:
     await backend.account("dora")
     key = await backend.key("dora")

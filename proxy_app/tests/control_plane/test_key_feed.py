@@ -88,6 +88,15 @@ async def test_nothing_new_is_204_after_the_wait(backend: Backend) -> None:
     assert time.monotonic() - began >= 1
 
 
+async def test_who_leaves_tells_the_keys_to_who_knows_none(backend: Backend) -> None:
+    """204 would say that there are none, and a proxy that asks from the beginning would let nobody in."""
+    await backend.account()
+    await backend.key()
+    backend.plane.feed.close()
+    assert (await backend.poll(after=0)).json["version"] == await version(backend)
+    assert (await backend.poll(after=await version(backend), wait=20)).status == 204
+
+
 async def test_a_version_of_a_time_before_a_restored_backup_is_answered_at_once(backend: Backend) -> None:
     await backend.account()
     await backend.key()

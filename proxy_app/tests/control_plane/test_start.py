@@ -114,6 +114,8 @@ def test_a_backend_that_is_polled_leaves_at_once(environment: dict[str, str], tm
         ("mysql://root:CANARY@h/x", "expected sqlite with the path of a file, or postgresql"),
         ("sqlite:////nowhere/at/all", "unable to open database file"),
         ("postgresql://backend:CANARY@127.0.0.1:1/x", "127.0.0.1"),
+        ("postgresql://backend:x@127.0.0.1/x?canary=CANARY", "canary"),
+        ("postgresql://backend:x@A:CANARY@127.0.0.1/x", "cannot be read"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_one_line_and_the_end(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, literal, or_, select, update
 
 from goproxy.control_plane.store import wallets
 from goproxy.control_plane.store.database import keep_or_insert, now
@@ -48,17 +48,15 @@ def all_of_them(connection: Connection) -> list[dict[str, Any]]:
 
 
 def disable(connection: Connection, name: str, by: str = OPERATOR) -> dict[str, Any]:
-    """Let none of its keys in any more. What it has is kept.
+    """Let none of its keys in any more. What it has is kept. What the operator disables no declaration enables.
 
     Raises:
         NotFound: there is none of this name.
     """
     get(connection, name)
-    connection.execute(
-        update(accounts)
-        .where(accounts.c.name == name, accounts.c.disabled_at.is_(None))
-        .values(disabled_at=now(), disabled_by=by)
-    )
+    can_change = or_(accounts.c.disabled_at.is_(None), literal(by == OPERATOR))
+    values = {"disabled_at": func.coalesce(accounts.c.disabled_at, now()), "disabled_by": by}
+    connection.execute(update(accounts).where(accounts.c.name == name, can_change).values(values))
     return get(connection, name)
 
 

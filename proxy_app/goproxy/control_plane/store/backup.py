@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
@@ -83,9 +84,9 @@ def restore(connection: Connection, file: IO[bytes], *, replace: bool) -> None:
     file.seek(0)
     lines = _lines(file)
     revision = next(lines)["revision"]
-    found = MetaData()
-    found.reflect(connection)
-    found.drop_all(connection)
+    ours = MetaData()
+    ours.reflect(connection, only=lambda name, _: name in metadata.tables or name == "alembic_version")
+    ours.drop_all(connection)
     database.upgrade(connection, revision)
     then = MetaData()
     then.reflect(connection)
@@ -119,5 +120,5 @@ def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
                     break
                 seen.update(line)
                 yield content
-    except (OSError, EOFError, ValueError, RecursionError):
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error):
         raise UnusableBackup("the backup is damaged or was cut short") from None

@@ -158,6 +158,8 @@ class Database:
             raise UnusableStore(f"{self}: {problem}") from None
         except CommandError as problem:
             raise UnusableStore(f"{self}: {problem}; was it made by a newer goproxy?") from None
+        except exc.DBAPIError as problem:
+            raise UnusableStore(f"{self}: {_first_line(problem)}") from None
         if self._file is not None:
             copying.clear(self._file.parent, _COPY)
 
@@ -187,7 +189,7 @@ class Database:
             abandoned.set()
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        return self.url.set(query={}).render_as_string(hide_password=True)  # a password may stand in its options, too
 
 
 class _Lane:

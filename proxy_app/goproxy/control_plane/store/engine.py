@@ -43,7 +43,7 @@ def known_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # ValueError: its port is no number, be it that of a password with an @
         raise UnusableStore("the database's URL cannot be read; sqlite:////PATH or postgresql://…") from None
     match url.get_backend_name():
         case "sqlite" if url.database and url.database != ":memory:":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, func, literal, or_, select, update
 
 from goproxy.control_plane.store import accounts, wallets
 from goproxy.control_plane.store.database import keep_or_insert, now
@@ -120,15 +120,15 @@ def all_of_them(connection: Connection, account: str | None = None) -> list[dict
 
 
 def revoke(connection: Connection, key_id: str, by: str = accounts.OPERATOR) -> dict[str, Any]:
-    """Let a key in no more, for good.
+    """Let a key in no more, for good. What the operator revokes was not revoked by a declaration, which may end.
 
     Raises:
         NotFound: there is none of this id.
     """
     get(connection, key_id)
-    connection.execute(
-        update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now(), revoked_by=by)
-    )
+    can_change = or_(keys.c.revoked_at.is_(None), literal(by == accounts.OPERATOR))
+    values = {"revoked_at": func.coalesce(keys.c.revoked_at, now()), "revoked_by": by}
+    connection.execute(update(keys).where(keys.c.id == key_id, can_change).values(values))
     return get(connection, key_id)
 
 
