@@ -31,6 +31,9 @@ from goproxy.watched_file import LOOK_EVERY
 _LAST_WORDS = 2.0
 """Seconds for cancelled requests to tell their clients, and for sockets to close."""
 
+_TAKEN_AT_LAST = 0.5
+"""Seconds for clients to take what was written for them when the grace period is over."""
+
 _QUEUED = 0.05
 """Seconds to accept the connections that the kernel made before new ones were refused."""
 
@@ -88,10 +91,10 @@ class Stay:
         self._left_at = time.monotonic()
         self._asked.set()
 
-    def left_of(self, grace: float) -> float:
+    def left_of(self, grace: float, at_least: float = _LAST_WORDS) -> float:
         """Seconds that are left of the grace period, and at least a few for what must be written down."""
         gone = time.monotonic() - self._left_at if self.leaving else grace
-        return max(_LAST_WORDS, grace - gone)
+        return max(at_least, grace - gone)
 
     async def until_asked_to_leave(self) -> None:
         await self._asked.wait()
@@ -302,6 +305,9 @@ class Front(Protocol):
 
     def __call__(self) -> asyncio.BaseProtocol: ...
 
+    async def until_taken(self, seconds: float) -> None:
+        """Wait, but not longer than this, until the clients have taken what was written for them."""
+
     def close_idle(self) -> None:
         """Close the connections on which nothing is asked."""
 
@@ -374,6 +380,8 @@ async def host(
         await _for_late_requests(before)
         stay.leave()
         await stay.finish(grace)
+        if before is not None:
+            await before.until_taken(stay.left_of(grace, at_least=_TAKEN_AT_LAST))
     log("left")
 
 

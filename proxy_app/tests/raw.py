@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from tests.gateway import ALICE
@@ -76,9 +77,16 @@ class RawClient:
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[RawClient]:
-    """A connection to a goproxy, for at most ten seconds."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def connected(port: int, *, is_slow: bool = False) -> AsyncIterator[RawClient]:
+    """A connection to a goproxy, for at most ten seconds. `is_slow`: it takes little before it is read from."""
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.socket())
+        if is_slow:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+        stack.pop_all()
+    reader, writer = await asyncio.open_connection(sock=connection, limit=4096 if is_slow else 2**16)
     try:
         async with asyncio.timeout(10):
             yield RawClient(reader, writer)

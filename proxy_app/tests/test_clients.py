@@ -164,39 +164,26 @@ async def test_a_client_that_takes_a_little_now_and_then_is_not_given_up(
     provider.script = script
     timeouts = {"connect": 0.3, "first_byte": 0.3, "idle": 0.5, "total": 10}
     document = config_document(endpoints=endpoints_at(provider.url), timeouts=timeouts)
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        async with running_gateway(document, keys) as gateway:
-            connection.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", gateway.port))
-            reader, writer = await asyncio.open_connection(sock=connection, limit=8192)
-            raw = RawClient(reader, writer)
-            await raw.post(ASK)
-            for _ in range(10):
-                await reader.readexactly(16384)
-                await asyncio.sleep(0.1)
-            is_over = bool(lines.all("request"))
-            raw.reset()
-            assert not is_over
+    async with running_gateway(document, keys) as gateway, connected(gateway.port, is_slow=True) as raw:
+        await raw.post(ASK)
+        for _ in range(10):
+            await raw.reader.readexactly(16384)
+            await asyncio.sleep(0.1)
+        is_over = bool(lines.all("request"))
+        raw.reset()
+        assert not is_over
 
 
 @asynccontextmanager
 async def full_at_once(gateway: Running) -> AsyncIterator[tuple[RawClient, Connection]]:
     """A client that takes a few KiB, and no more until it reads; and its connection at the proxy."""
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", gateway.port))
-        reader, writer = await asyncio.open_connection(sock=connection, limit=1024)
+    async with connected(gateway.port, is_slow=True) as raw:
         while not gateway.front.connections:
             await asyncio.sleep(0.01)
         (accepted,) = gateway.front.connections
         accepted._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         accepted._transport.set_write_buffer_limits(high=1024)
-        try:
-            yield RawClient(reader, writer), accepted
-        finally:
-            writer.transport.abort()
+        yield raw, accepted
 
 
 def is_full(connection: Connection) -> bool:
@@ -265,3 +252,43 @@ async def test_nothing_is_left_of_requests_that_are_over(
     await gateway.rows()
     await asyncio.sleep(0.5)
     await eventually(lambda: len(asyncio.all_tasks()) <= before + 3)  # connections to the backend
+
+
+@pytest.mark.parametrize("lane", ["fast", "aiohttp"])
+async def test_a_client_that_takes_nothing_of_the_end_is_given_up(
+    document: dict[str, Any], keys: Path, provider: Provider, eventually: Eventually, lane: str
+) -> None:
+    """What is left is too little to halt anything: the request is over, and only the connection is there."""
+    timeouts = {"connect": 1, "first_byte": 1, "idle": 0.5, "total": 10}
+
+    async with running_gateway(document | {"timeouts": timeouts}, keys) as gateway:
+
+        async def script(_: Received, wire: Wire) -> None:
+            await wire.begin_stream()
+            while not any(each._transport.get_write_buffer_size() for each in gateway.front.connections):
+                await wire.chunk(b"x" * 4096)
+                await asyncio.sleep(0.001)
+            await wire.end_stream()
+
+        provider.script = script
+        async with connected(gateway.port, is_slow=True) as raw:
+            await raw.post(ASK, "/v1/messages", "Connection: close", *(["X-Odd: \xff"] if lane == "aiohttp" else []))
+            await eventually(lambda: len(provider.received) == 1)
+            await gateway.rows()
+            assert gateway.front.connections
+            await eventually(lambda: not gateway.front.connections)
+
+
+@pytest.mark.parametrize("lane", ["fast", "aiohttp"])
+async def test_who_asks_on_and_reads_nothing_fills_no_memory(gateway: Running, provider: Provider, lane: str) -> None:
+    body = b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" if lane == "aiohttp" else b"Content-Length: 0\r\n\r\n"
+    request = b"POST /v1/messages HTTP/1.1\r\nHost: h\r\nx-api-key: " + ALICE.encode() + b"\r\n" + body
+    async with connected(gateway.port, is_slow=True) as raw:
+        raw.writer.write(request * 50_000)
+        (connection,) = gateway.front.connections
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            assert connection._transport.get_write_buffer_size() < 100_000
+        for _ in range(2000):
+            assert (await raw.answer())[0] == 400
+    assert provider.received == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from goproxy.data_plane.server import front_of, make_app
+from goproxy.hosting import host
 from tests.backend import Backend
 from tests.conftest import Lines
 from tests.gateway import Running
@@ -110,6 +113,30 @@ async def test_a_process_leaves_when_the_grace_period_is_over(
         served.process.terminate()
         assert b"being restarted" in await raw.chunks_until_broken()
         assert await asyncio.wait_for(served.process.wait(), 10) == 0
+
+
+async def test_it_leaves_when_its_clients_have_taken_their_answers(gateway: Running, provider: Provider) -> None:
+    """A request is over when its answer is written; where a container ends, the kernel forgets what it still has."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole({"text": "x" * 20_000})
+
+    provider.script = script
+    listener = socket.create_server(("127.0.0.1", 0))
+    stay, port = gateway.stay, listener.getsockname()[1]
+    app, front = make_app(gateway.gateway), front_of(gateway.gateway)
+    leaving = asyncio.create_task(host(app, stay, [listener], grace=10, front=front))
+    async with connected(port, is_slow=True) as raw:
+        await raw.post(ASK | {"stream": False})
+        _, headers = await raw.head()
+        stay.ask_to_leave()
+        await asyncio.sleep(1.5)
+        assert stay.leaving
+        assert not leaving.done()
+        await raw.reader.readexactly(int(headers["content-length"]))
+        await leaving
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)
 
 
 async def test_it_listens_on_ipv6_too(document: dict[str, Any], backend: Backend, tmp_path: Path) -> None:

@@ -42,6 +42,15 @@ _LARGE = 16 * 1024
 """Bytes of a piece that goes out at once, so that it shows whether the client takes it."""
 
 
+def waiting_on(transport: asyncio.Transport) -> int:
+    """Bytes that were sent on a connection and that its other end has not taken: here, and in the kernel."""
+    size = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    with suppress(OSError, ValueError):  # it is closed
+        size += int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+    return size
+
+
 class Client:
     """Where one answer goes."""
 
@@ -68,11 +77,7 @@ class Client:
     @property
     def waiting(self) -> int:
         """Bytes that were written and that the client has not taken: what is here, and what the kernel has of it."""
-        size = self._transport.get_write_buffer_size() + sum(map(len, self._out))
-        connection = self._transport.get_extra_info("socket")
-        with suppress(OSError, ValueError):  # it is closed
-            size += int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
-        return size
+        return waiting_on(self._transport) + sum(map(len, self._out))
 
     def begin(self, status: int, headers: Headers) -> None:
         """Write the head.
@@ -123,17 +128,10 @@ class Client:
             if not self._transport.is_closing():
                 self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
-    def finish(self) -> None:
-        """The body is whole, and written."""
-        if not self.keeps_alive:
-            self.flush()
-            self._transport.close()
-
     def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Write a whole answer."""
         self.begin(status, [*headers, ("Content-Length", str(len(body)))])
         self.write_last(body)
-        self.finish()
 
     def break_off(self) -> None:
         """Close the connection in the middle of an answer."""

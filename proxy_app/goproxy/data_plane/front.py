@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from aiohttp import web
 
-from goproxy.data_plane.client import Client
+from goproxy.data_plane.client import Client, waiting_on
 from goproxy.data_plane.known_heads import KnownHeads
 from goproxy.data_plane.outbox import Outbox
 from goproxy.data_plane.request_head import RequestHead
@@ -30,6 +31,9 @@ _SLOW = 1.0
 _PIPELINED = 64 * 1024
 """Bytes that may come before the answer to what came before them is written."""
 
+_SEEN_OFF_EVERY = 0.05
+"""Seconds between two looks whether a client has taken what is left for it."""
+
 Serve = Callable[[RequestHead, bytes, Client], Coroutine[Any, Any, None]]
 """Serves a request with this head and this body."""
 
@@ -37,13 +41,14 @@ Serve = Callable[[RequestHead, bytes, Client], Coroutine[Any, Any, None]]
 class Front:
     """Makes the protocol of each connection: what asyncio's `create_server` wants."""
 
-    def __init__(self, aiohttp_server: web.Server, routes: Mapping[str, Serve], stay: Stay) -> None:
-        """`routes`: who serves plain requests, by path."""
+    def __init__(self, aiohttp_server: web.Server, routes: Mapping[str, Serve], stay: Stay, idle: float) -> None:
+        """`routes`: who serves plain requests, by path. `idle`: seconds in which a client may take nothing."""
         self.aiohttp_server = aiohttp_server
         self.routes = routes
         self.heads = KnownHeads(routes)
         self.outbox = Outbox()
         self.stay = stay
+        self.idle = idle
         self.connections: set[Connection] = set()
 
     def __call__(self) -> Connection:
@@ -53,6 +58,15 @@ class Front:
     def expects_first_requests(self) -> bool:
         """Whether a connection was made on which nothing was ever asked."""
         return any(connection.is_new for connection in self.connections)
+
+    async def until_taken(self, seconds: float) -> None:
+        """Wait until all clients have taken what was written for them: with the process its container may end, and
+        what the kernel has of it then. A client that takes nothing for `idle` seconds is not waited for.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while any(connection.takes for connection in self.connections):  # noqa: ASYNC110 - at the end
+                    await asyncio.sleep(_SEEN_OFF_EVERY)
 
     def close_idle(self) -> None:
         """The process leaves: nothing more will be asked."""
@@ -74,6 +88,14 @@ class Connection(asyncio.Protocol):
         self._needs = 1
         """With fewer bytes than this a look is in vain."""
         self._is_reading = True
+        self._is_full = False
+        """More waits for the client than it should."""
+        self._writable: asyncio.Future[None] | None = None
+        self._is_leaving = False
+        """Nothing more is read of this client."""
+        self._left = 0
+        self._taken_at = 0.0
+        """Bytes that were left for the client when that was looked at last, and when it had last taken some."""
         self.is_new = True
         """Nothing was asked yet."""
         self._timer: asyncio.TimerHandle | None = None
@@ -97,6 +119,28 @@ class Connection(asyncio.Protocol):
         """Whether aiohttp has nothing to do with it yet."""
         return self._aiohttp is None
 
+    async def until_writable(self) -> None:
+        """Wait until the client takes more: who asks on and reads nothing shall not fill the memory."""
+        while self._is_full:
+            self._writable = self._writable or self._loop.create_future()
+            await self._writable
+
+    async def until_taken(self) -> None:
+        """Wait until the client has taken what is left for it. When it takes nothing of that, it is given up."""
+        while self.takes:  # noqa: ASYNC110 - the kernel does not tell
+            await asyncio.sleep(_SEEN_OFF_EVERY)
+        if self._left:
+            self._transport.abort()
+
+    @property
+    def takes(self) -> bool:
+        """Whether there is something left for the client, and it takes of it."""
+        now, left = self._loop.time(), self._what_is_left()
+        if left < self._left or not self._left:
+            self._taken_at = now
+        self._left = left
+        return left > 0 and now - self._taken_at < self._front.idle
+
     def close_if_idle(self) -> None:
         if self._aiohttp is None and self._task is None:
             self._transport.close()
@@ -112,8 +156,10 @@ class Connection(asyncio.Protocol):
         if self._aiohttp is not None:
             self._aiohttp.data_received(data)
             return
+        if self._is_leaving:
+            return
         self._came = self._came + data if self._came else data
-        if self._task is None:
+        if self._task is None and not self._is_full:
             self._look()
         elif len(self._came) > _PIPELINED:
             self._is_reading = False
@@ -133,16 +179,24 @@ class Connection(asyncio.Protocol):
             self._aiohttp.connection_lost(error)
 
     def pause_writing(self) -> None:
+        self._is_full = True
         if self._aiohttp is not None:
             self._aiohttp.pause_writing()
         if self.client is not None:
             self.client.pause_writing()
 
     def resume_writing(self) -> None:
+        self._is_full = False
+        if self._writable is not None:
+            if not self._writable.done():
+                self._writable.set_result(None)
+            self._writable = None
         if self._aiohttp is not None:
             self._aiohttp.resume_writing()
         if self.client is not None:
             self.client.resume_writing()
+        elif self._aiohttp is None and not self._is_leaving:
+            self._go_on()
 
     # The fast lane.
 
@@ -176,15 +230,42 @@ class Connection(asyncio.Protocol):
         if client is None or not client.keeps_alive or self._front.stay.leaving or self._transport.is_closing():
             if client is not None:
                 client.flush()
-            self._transport.close()
+            self._leave()
             return
-        if not self._is_reading:
-            self._is_reading = True
-            self._transport.resume_reading()
         self._wait(_IDLE)
         if self._came:
             client.flush()  # what is written for the next request comes after it
+        if not self._is_full:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Take the next request of a client that is answered, and has room for another answer."""
+        if not self._is_reading:
+            self._is_reading = True
+            self._transport.resume_reading()
+        if self._came:
             self._look()
+
+    def _leave(self) -> None:
+        """Close when the client has taken what is left for it. When it takes nothing of that, it is given up."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._stop_timer()
+            self._see_off()
+
+    def _see_off(self) -> None:
+        if self.takes:
+            self._timer = self._loop.call_later(_SEEN_OFF_EVERY, self._see_off)
+        elif self._left:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def _what_is_left(self) -> int:
+        """Bytes that are lost if this process ends now; while it stays the kernel takes care of what it has."""
+        if self._front.stay.leaving and not self._transport.is_closing():
+            return waiting_on(self._transport)
+        return self._transport.get_write_buffer_size()
 
     def _give_to_aiohttp(self) -> None:
         self._stop_timer()
@@ -209,10 +290,10 @@ class Connection(asyncio.Protocol):
         if self._loop.time() < self._until:
             if self._until != math.inf:
                 self._timer = self._loop.call_at(self._until, self._waited)
-        elif self._came:
+        elif self._came and not self._is_full:
             self._give_to_aiohttp()
         else:
-            self._transport.close()
+            self._leave()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -192,8 +192,6 @@ class _Path:
         if self._over.done():
             return
         self._ended = self._ended or outcome
-        if outcome is Outcome.OK:
-            self._client.finish()
         self._over.set_result(outcome)
 
     def _watch(self) -> None:

@@ -95,6 +95,7 @@ class Gateway:
                 raise asyncio.CancelledError
             connection = request.transport.get_protocol()
             assert isinstance(connection, Connection), "this application is served behind a Front"
+            await connection.until_writable()
             client = connection.client_for(is_http_1_0=request.version < (1, 1), keeps_alive=request.keep_alive)
             query = quote(
                 request.raw_path.partition("?")[2].partition("#")[0], safe=_PRINTABLE, errors="surrogateescape"
@@ -104,6 +105,8 @@ class Gateway:
                 await self._serve(route, head, request, client)
             finally:
                 client.flush()  # aiohttp may close the connection at once
+            if self.stay.leaving or not client.keeps_alive:
+                await connection.until_taken()
             return _Written(client)
 
         return handle

@@ -71,7 +71,7 @@ def make_app(gateway: Gateway, place: Place | None = None) -> web.Application:
 
 def front_of(gateway: Gateway) -> Callable[[web.Server], Front]:
     """What stands before aiohttp's server."""
-    return lambda server: Front(server, gateway.plain(), gateway.stay)
+    return lambda server: Front(server, gateway.plain(), gateway.stay, gateway.config.timeouts.idle)
 
 
 def readiness(config: Config, books: Books) -> Readiness:
