@@ -52,6 +52,8 @@ class Control:
     """Rows by id, with the reason."""
     refuses_batches_with: set[str] = field(default_factory=set)
     away: bool = False
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, or every call hangs."""
     loses_answers: int = 0
     """So many answers never arrive, though the calls have their effect."""
     loses_all_of: set[str] = field(default_factory=set)
@@ -82,6 +84,7 @@ class Control:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        await self.answers.wait()
         if self.away:
             assert request.transport is not None
             request.transport.close()
@@ -184,6 +187,7 @@ def _refusal(status: int, type_: str, message: str) -> web.Response:
 async def running_control() -> AsyncIterator[Control]:
     """Run one, on a port of its own."""
     control = Control()
+    control.answers.set()
     app = web.Application(middlewares=[control.guard])
     app.router.add_post("/proxy/v1/rows", control.take_rows)
     app.router.add_post("/proxy/v1/leases", control.lend)

@@ -10,9 +10,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from goproxy.data_plane.journal import JournalInUse
-from goproxy.data_plane.seat import SEATS, take_seat
-from goproxy.data_plane.segment import Shelf
 from tests.backend import Backend
 from tests.gateway import endpoints_at
 from tests.process import Serving, free_port, serving
@@ -167,29 +164,3 @@ async def test_a_connection_that_was_made_is_served_and_any_later_one_is_refused
             assert [end for end in ended if type(end) is not ConnectionRefusedError] == []
             refused += len(ended)
     assert refused == 60
-
-
-def test_the_seats_are_so_many(tmp_path: Path) -> None:
-    taken = []
-    for number in range(SEATS):
-        seat = take_seat(tmp_path)
-        assert seat.is_beside == (number > 0)
-        shelf = Shelf(seat.path)
-        shelf.take()
-        taken.append(shelf)
-    with pytest.raises(JournalInUse, match="40 other processes"):
-        take_seat(tmp_path)
-    taken[3].release()
-    assert take_seat(tmp_path).path.name == "beside-4"
-    for shelf in taken:
-        shelf.release()
-    assert not take_seat(tmp_path).is_beside
-
-
-def test_a_seat_begins_with_the_keys_that_were_heard_last(tmp_path: Path) -> None:
-    (tmp_path / "keys.json").write_text("{}")
-    shelf = Shelf(tmp_path)
-    shelf.take()
-    seat = take_seat(tmp_path)
-    shelf.release()
-    assert (seat.path / "keys.json").stat().st_mtime == (tmp_path / "keys.json").stat().st_mtime

@@ -65,9 +65,13 @@ class Standing:
     free: int
     """Leased and not held, over all accounts' wallets."""
     unposted_rows: int
+    postable_rows: int
+    """Of them those that the control plane did not reject a moment ago."""
     unposted_bytes: int
     unsettled_rows: int
     """Rows that the disk does not have yet."""
+    untold_leases: int
+    """Wallets of which the control plane may not know what this proxy knows."""
     journal_problem: str | None
     journal_syncs: int
     journal_damaged: int
@@ -98,6 +102,8 @@ class Books:
         self._backlog_bytes = backlog_bytes
         self.interrupted: Sequence[Row] = ()
         """Requests that a former process left open."""
+        self.has_told_all = False
+        """After `close`: whether the control plane has all rows that it takes, and has back what was lent."""
         self._open: dict[str, Hold] = {}
         self._unsettled: dict[str, tuple[Row, asyncio.Future[bytes]]] = {}
         """Rows that are on their way to the disk."""
@@ -170,6 +176,7 @@ class Books:
                     pass
                 if self._journal.problem is None:
                     await self._desk.give_all_back()
+                    self.has_told_all = not self._desk.untold
         except (TimeoutError, ControlPlaneAway, ControlPlaneRefuses) as error:
             log("leaving without the control plane's last word", problem=str(error), unposted=len(self._post))
         await self._journal.close()
@@ -238,8 +245,10 @@ class Books:
             held=sum(hold.amount for hold in self._open.values()),
             free=sum(lease.free for lease in self._desk.leases if not lease.wallet.startswith("key:")),
             unposted_rows=len(self._post),
+            postable_rows=self._post.postable,
             unposted_bytes=self._post.bytes,
             unsettled_rows=len(self._unsettled),
+            untold_leases=self._desk.untold,
             journal_problem=self._journal.problem,
             journal_syncs=self._journal.syncs,
             journal_damaged=self._journal.damaged,

@@ -134,12 +134,15 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         try:
             recovered = await asyncio.to_thread(self._recover)
+            self._thread.start()
         except InUse as error:
             raise JournalInUse(f"{error}: another process writes this journal") from None
         except OSError as error:
             self._shelf.release()
             raise JournalUnwritable(f"{error.filename}: the journal cannot be read: {error.strerror}") from None
-        self._thread.start()
+        except BaseException:  # there may be no thread to be had: whoever comes next shall find the directory free
+            self._shelf.release()
+            raise
         return recovered
 
     async def open(self, hold: Hold) -> None:

@@ -113,6 +113,11 @@ class LeaseDesk:
         """Why the control plane gives no answer at the moment."""
         return self._back_off.problem
 
+    @property
+    def untold(self) -> int:
+        """Wallets of which the control plane may not know what is known here."""
+        return sum(not kept.is_told for kept in self._kept.values())
+
     async def hold(self, hold: Hold) -> None:
         """Set the worst case of a request aside in each of its wallets, or in none.
 

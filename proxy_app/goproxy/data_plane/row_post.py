@@ -52,6 +52,11 @@ class RowPost:
         return len(self._unposted)
 
     @property
+    def postable(self) -> int:
+        """Rows but those that the control plane rejected a moment ago."""
+        return len(self._unposted) - len(self._set_aside)
+
+    @property
     def bytes(self) -> int:
         """Memory that the rows take, roughly."""
         return self._bytes
@@ -90,7 +95,7 @@ class RowPost:
     @property
     def _is_behind(self) -> bool:
         """Whether there are so many that they do not wait for more."""
-        return len(self._unposted) - len(self._set_aside) >= _AT_ONCE
+        return self.postable >= _AT_ONCE
 
     async def run(self) -> None:
         """Post rows for ever."""
@@ -144,7 +149,7 @@ class RowPost:
             for id_, reason in rejected.items():
                 self._put_aside(id_, reason)
             self._limit = min(2 * self._limit, _BATCH)
-            return len(self._unposted) > len(self._set_aside)
+            return self.postable > 0
 
     def _batch(self) -> list[str]:
         now = self._now()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from goproxy.core.ledger import Row
 from goproxy.data_plane.books import Books
-from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
+from goproxy.data_plane.journal import JournalInUse
 from goproxy.data_plane.segment import InUse, Shelf
 from goproxy.observe import log, told
 
@@ -29,9 +29,6 @@ _KEYS = "keys.json"
 
 _LOOK_EVERY = 3.0
 """Seconds between two looks for seats that were left."""
-
-_FIRST_WORDS = 0.5
-"""Seconds until it shows whether the control plane answers."""
 
 _SETTLED_EVERY = 0.2
 
@@ -84,33 +81,34 @@ async def adopt(directory: Path, own: Path, books_of: BooksOf, interrupted: Call
     adopted: set[Path] = set()
     while True:
         for path in _seats(directory):
-            if path == own or not any(path.glob("journal-*.log")):
-                continue
-            if _is_in_use(path):
-                adopted.discard(path)  # to be looked at again when that one is gone
-            elif path not in adopted:
-                with suppress(JournalInUse):
-                    await _bring_to_an_end(path, books_of, interrupted)
+            try:
+                if path == own or not any(path.glob("journal-*.log")):
+                    continue
+                if _is_in_use(path):
+                    adopted.discard(path)  # to be looked at again when that one is gone
+                elif path not in adopted and await _bring_to_an_end(path, books_of, interrupted):
                     adopted.add(path)
+            except JournalInUse:
+                continue  # another one was faster
+            except Exception as error:  # be it descriptors or threads that ran out: the next look may find more
+                log("a journal that was left cannot be adopted", level=logging.ERROR, path=str(path), **told(error))
         await asyncio.sleep(_LOOK_EVERY)
 
 
-async def _bring_to_an_end(path: Path, books_of: BooksOf, interrupted: Callable[[Sequence[Row]], object]) -> None:
+async def _bring_to_an_end(path: Path, books_of: BooksOf, interrupted: Callable[[Sequence[Row]], object]) -> bool:
+    """Whether the control plane has all that it takes, and has back what was lent. Else it is to be tried again."""
     log("adopting the journal that another instance left", path=str(path))
-    try:
-        async with books_of(path) as books:
-            interrupted(books.interrupted)
-            await asyncio.sleep(_FIRST_WORDS)
-            while not _is_settled(books):  # noqa: ASYNC110 - a few looks, at what has no event
-                await asyncio.sleep(_SETTLED_EVERY)
-    except JournalUnwritable as error:
-        log("a journal that was left cannot be adopted", level=logging.ERROR, path=str(path), **told(error))
+    async with books_of(path) as books:
+        interrupted(books.interrupted)
+        while not _is_settled(books):  # noqa: ASYNC110 - a few looks, at what has no event
+            await asyncio.sleep(_SETTLED_EVERY)
+    return books.has_told_all
 
 
 def _is_settled(books: Books) -> bool:
-    """Whether the control plane has all rows, and answers: then it hears of the leases too."""
+    """Whether the control plane has all rows that it takes, and has answered what it knows of the leases."""
     standing = books.standing
-    return not standing.unsettled_rows and not standing.unposted_rows and standing.control_problem is None
+    return not (standing.unsettled_rows or standing.postable_rows or standing.untold_leases)
 
 
 def _seats(directory: Path) -> Iterator[Path]:

@@ -182,8 +182,8 @@ async def _seated(
     """A seat, and the books of its journal. Others may look at it, or take it, between those two."""
     async with AsyncExitStack() as stack:
         for left in reversed(range(_SEATS_TRIED)):
-            seat = take_seat(journal, None if place is None else place.seat)
             try:
+                seat = take_seat(journal, None if place is None else place.seat)
                 books = await stack.enter_async_context(books_of(seat.path))
                 break
             except JournalInUse:

@@ -1,0 +1,168 @@
+"""Seats: one for each process, and what one leaves in its seat is brought to an end by another, whatever it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goproxy.core.lease import Wallet
+from goproxy.data_plane import books as books_file
+from goproxy.data_plane import control_client, seat
+from goproxy.data_plane.books import Books
+from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable
+from goproxy.data_plane.seat import SEATS, adopt, take_seat
+from goproxy.data_plane.segment import Shelf
+from tests.bookkeeping import a_hold, a_row
+from tests.conftest import Lines
+from tests.control import Control, running_control
+from tests.test_books import crashing, kept
+
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture
+async def control() -> AsyncIterator[Control]:
+    async with running_control() as running:
+        running.wallets["alice"] = Wallet(credits=10_000)
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for what was left all the time."""
+    monkeypatch.setattr(seat, "_LOOK_EVERY", 0.02)
+
+
+@asynccontextmanager
+async def adopting(directory: Path, books_of: seat.BooksOf) -> AsyncIterator[None]:
+    """Another process, which has a seat of its own."""
+    task = asyncio.create_task(adopt(directory, directory / "beside-2", books_of, lambda _: None))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def test_the_seats_are_so_many(tmp_path: Path) -> None:
+    taken = []
+    for number in range(SEATS):
+        seat = take_seat(tmp_path)
+        assert seat.is_beside == (number > 0)
+        shelf = Shelf(seat.path)
+        shelf.take()
+        taken.append(shelf)
+    with pytest.raises(JournalInUse, match="40 other processes"):
+        take_seat(tmp_path)
+    taken[3].release()
+    assert take_seat(tmp_path).path.name == "beside-4"
+    for shelf in taken:
+        shelf.release()
+    assert not take_seat(tmp_path).is_beside
+
+
+def test_a_seat_begins_with_the_keys_that_were_heard_last(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{}")
+    shelf = Shelf(tmp_path)
+    shelf.take()
+    seat = take_seat(tmp_path)
+    shelf.release()
+    assert (seat.path / "keys.json").stat().st_mtime == (tmp_path / "keys.json").stat().st_mtime
+
+
+async def test_what_was_lent_to_a_dead_instance_comes_back_when_the_control_plane_answers_again(
+    tmp_path: Path, control: Control, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs, which takes a while to find out, and is there again when nobody waits for it any more."""
+    monkeypatch.setattr(control_client, "_PATIENCE", 2.0)
+    monkeypatch.setattr(books_file, "_LAST_CALLS", 0.2)
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await eventually(lambda: books.standing.unposted_rows == 0)
+    assert control.wallets["alice"].held > 0
+    control.answers.clear()
+    async with adopting(tmp_path, lambda path: kept(path, control)):
+        await asyncio.sleep(1.5)
+        control.answers.set()
+        await eventually(lambda: control.wallets["alice"].held == 0, seconds=5)
+
+
+async def test_the_last_word_is_said_again_until_it_is_heard(
+    tmp_path: Path, control: Control, eventually: Eventually
+) -> None:
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await eventually(lambda: books.standing.unposted_rows == 0)
+    closed = 0
+
+    @asynccontextmanager
+    async def books_of(path: Path) -> AsyncIterator[Books]:
+        nonlocal closed
+        control.loses_all_of = set()
+        async with kept(path, control) as books:
+            yield books
+            control.loses_all_of = set() if closed else {"leases"}
+        closed += 1
+
+    async with adopting(tmp_path, books_of):
+        await eventually(lambda: closed == 2, seconds=5)
+        await asyncio.sleep(0.5)
+    assert closed == 2, "once it was heard it is not said again"
+
+
+async def test_a_row_that_is_not_taken_keeps_nobody_from_what_others_left(
+    tmp_path: Path, control: Control, eventually: Eventually
+) -> None:
+    control.rejects = {"req_1": "a reason"}
+    for path, name in ((tmp_path, "req_1"), (tmp_path / "beside-3", "req_2")):
+        async with crashing(path, control) as books:
+            control.loses_all_of = {"rows"}
+            await books.open(a_hold(name, 1000))
+            await books.settle(a_row(a_hold(name, 1000), 100))
+        control.loses_all_of = set()
+        control.rows.clear()
+    async with adopting(tmp_path, lambda path: kept(path, control)):
+        await eventually(lambda: "req_2" in control.rows, seconds=5)
+
+
+@pytest.mark.parametrize("error", [JournalUnwritable("the disk is full"), RuntimeError("can't start new thread")])
+async def test_what_cannot_be_adopted_now_is_tried_again(
+    tmp_path: Path, control: Control, eventually: Eventually, lines: Lines, error: Exception
+) -> None:
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+    fails = [error]
+
+    @asynccontextmanager
+    async def books_of(path: Path) -> AsyncIterator[Books]:
+        if fails:
+            raise fails.pop()
+        async with kept(path, control) as books:
+            yield books
+
+    async with adopting(tmp_path, books_of):
+        await eventually(lambda: "req_1" in control.rows, seconds=5)
+    (line,) = lines.all("a journal that was left cannot be adopted")
+    assert line["level"] == logging.getLevelName(logging.ERROR).lower()
+
+
+async def test_a_journal_without_a_thread_is_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left() -> None:
+        raise RuntimeError("can't start new thread")
+
+    journal = Journal(tmp_path)
+    monkeypatch.setattr(journal._thread, "start", none_left)
+    with pytest.raises(RuntimeError):
+        await journal.start()
+    shelf = Shelf(tmp_path)
+    shelf.take()
+    shelf.release()
