@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -17,10 +18,12 @@ import pytest
 
 from goproxy.data_plane import shared_rates
 from goproxy.data_plane.board import Board, State
+from goproxy.data_plane.crew import Crew
 from goproxy.data_plane.rate_limits import OwnRates
 from goproxy.data_plane.tally import TALLY_BYTES, SharedTally
 from goproxy.hosting import Readiness
 from tests.backend import Backend
+from tests.conftest import Lines
 from tests.process import Serving, serving
 from tests.provider import Provider, Received, Wire
 from tests.raw import connected
@@ -283,6 +286,35 @@ def test_a_shared_rate_is_what_one_process_would_count(keys: int) -> None:
         assert shared.admit(key, limits, now) == own.admit(key, limits, now)
         shared.used(key, step % 400, now)
         own.used(key, step % 400, now)
+
+
+def test_two_processes_that_do_not_agree_on_a_limit_let_in_no_more_than_it() -> None:
+    """One has heard of the other limit, one has not: what is left is neither's to begin anew."""
+    rates, limit = Board(1).rates, 8
+    let_in = [rates.admit("key", (limit + step % 2, None), 0.0) is None for step in range(40)]
+    assert limit <= sum(let_in) <= limit + 1
+    assert rates.admit("key", (2 * limit, None), 30.0) is None
+
+
+def test_a_process_that_cannot_be_started_is_tried_again_while_another_one_serves(
+    monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    def none_left() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", none_left)
+    board = Board(2)
+    crew = Crew(board, [], lambda _place, _sockets: 0)
+    first, second = board.places
+    second.state = State.SERVING
+    crew._start(first)
+    assert crew._due == {1: pytest.approx(time.monotonic() + 15, abs=5)}
+    (line,) = lines.all("process 1 of 2 ended; another one follows it")
+    assert line["how"] == "Resource temporarily unavailable as it was to be started"
+    second.vacate()
+    crew._start(first)
+    assert crew._failed is not None
+    assert crew._failed.startswith("process 1 of 2 ended with Resource temporarily unavailable")
 
 
 def test_only_full_entries_make_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ import aiohttp
 import pytest
 import trustme
 
-from goproxy.data_plane import upstream_pool
-from goproxy.data_plane.reachability import why
+from goproxy.config import parse_config
+from goproxy.data_plane import reachability, upstream_pool
+from goproxy.data_plane.reachability import try_endpoints, why
 from tests.conftest import Lines
 from tests.gateway import ALICE, UPSTREAM_SECRET, Running, config_document, endpoints_at, running_gateway
 from tests.process import free_port
@@ -115,6 +116,31 @@ async def test_a_connection_that_nobody_accepts_is_504(keys: Path, lines: Lines,
         "The upstream openhands did not accept a connection within 0.5 s. Nothing was sent to it; try again later."
     )
     assert (await lines.request())["outcome"] == "upstream_unreachable"
+
+
+async def test_an_address_that_is_silent_keeps_nobody_from_the_next_one(
+    document: dict[str, Any], keys: Path, provider: Provider, silent_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a request, nor an instance that would see whether it could serve."""
+    addresses = [
+        (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port)) for port in (silent_port, provider.port)
+    ]
+
+    async def resolve(*_: Any) -> Any:
+        return addresses
+
+    for module in (upstream_pool, reachability):
+        monkeypatch.setattr(module, "resolve", resolve)
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole({})
+
+    provider.script = script
+    tried = await try_endpoints(parse_config(json.dumps(document).encode()), ssl.create_default_context())
+    assert [(each.reachable, each.detail) for each in tried] == [(True, "connected, without TLS")] * 2
+    async with running_gateway(document, keys) as gateway, connected(gateway.port) as raw:
+        await raw.post(ASK)
+        assert (await raw.answer())[0] == 200
 
 
 async def test_a_handshake_that_is_not_answered_is_504(keys: Path, provider: Provider) -> None:

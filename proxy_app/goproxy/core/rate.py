@@ -57,6 +57,11 @@ class KeyRate:
         rate.requests, rate.tokens = requests, tokens
         return rate
 
+    def with_limits(self, requests_per_minute: int | None, tokens_per_minute: int | None, now: float) -> KeyRate:
+        """These limits, of which the same share is left as of those before; all of one that there was not."""
+        requests, tokens = _like(self.requests, requests_per_minute, now), _like(self.tokens, tokens_per_minute, now)
+        return KeyRate.of(requests, tokens)
+
     def admit(self, now: float) -> tuple[str, float] | None:
         """Count a request; or which limit is reached, and the seconds until it is not.
 
@@ -80,3 +85,9 @@ class KeyRate:
             requests_per_minute or None,
             tokens_per_minute or None,
         )
+
+
+def _like(former: Bucket | None, limit: int | None, now: float) -> Bucket | None:
+    if not limit:
+        return None
+    return Bucket(limit, now, None if former is None else former.level(now) * limit / former.limit)

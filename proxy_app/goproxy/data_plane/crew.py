@@ -75,7 +75,8 @@ class Crew:
         gc.collect()
         gc.freeze()  # what is there stays in memory that the processes share
         for place in self._board.places:
-            self._start(place)
+            if not self._is_leaving:
+                self._start(place)
         while self._places or self._due:
             self._wait()
             self._start_due()
@@ -94,7 +95,13 @@ class Crew:
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes and threads, or no memory: that passes, or not
+            self._started[place.number] = time.monotonic()
+            self._pauses[place.number] = _LONGEST_PAUSE
+            self._ended(place, f"{error.strerror} as it was to be started")
+            return
         if pid == 0:
             self._become(place, parent)
         self._places[pid] = place
@@ -139,16 +146,18 @@ class Crew:
             if not pid:
                 return
             if (place := self._places.pop(pid, None)) is not None:
-                self._ended(place, os.waitstatus_to_exitcode(status))
+                code = os.waitstatus_to_exitcode(status)
+                if self._is_leaving:
+                    is_clean = code == 0 or (code == -signal.SIGTERM and place.state < State.SERVING)
+                    self._is_clean = self._is_clean and is_clean
+                self._ended(place, f"signal {-code}" if code < 0 else f"exit code {code}")
 
-    def _ended(self, place: Place, code: int) -> None:
+    def _ended(self, place: Place, how: str) -> None:
         reached = place.state
         place.vacate()
         if self._is_leaving:
-            self._is_clean = self._is_clean and (code == 0 or (code == -signal.SIGTERM and reached < State.SERVING))
             return
         which = f"process {place.number} of {place.processes}"
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         serving = [other for other in place.others if other.state is State.SERVING]
         if reached < State.SERVING and not serving:
             self._failed = f"{which} ended with {how} before it could serve, and no other one serves"

@@ -53,8 +53,12 @@ class Doorman:
                 pass
             self._loop.remove_reader(self._listener)
             self._listener.close()
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _look_out(self) -> None:
         self._timer = None
@@ -69,8 +73,10 @@ class Doorman:
             self._accept()
 
     def _be_polite_no_more(self) -> None:
+        self._timer = None
         self._accept()
-        self._look_out()
+        if self._timer is None:  # else it failed, and rests
+            self._look_out()
 
     def _accept(self) -> bool:
         try:
@@ -79,6 +85,7 @@ class Doorman:
             return False
         except OSError:
             self._loop.remove_reader(self._listener)
+            self._stop_timer()
             self._timer = self._loop.call_later(_REST, self._look_out)
             return False
         connection.setblocking(False)

@@ -29,8 +29,10 @@ class OwnRates:
 
     def admit(self, key_id: str, limits: tuple[int | None, int | None], now: float) -> tuple[str, float] | None:
         rate = self._rates.get(key_id)
-        if rate is None or not rate.has(*limits):
+        if rate is None:
             rate = self._rates[key_id] = KeyRate(*limits, now)
+        elif not rate.has(*limits):
+            rate = self._rates[key_id] = rate.with_limits(*limits, now)
         return rate.admit(now)
 
     def used(self, key_id: str, tokens: int, now: float) -> None:

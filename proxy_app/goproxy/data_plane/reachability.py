@@ -1,4 +1,4 @@
-"""Can the upstream be reached from here: name, connection, TLS. And in a few words: why not."""
+"""Can the upstream be reached from here, as requests would: name, connection, TLS. And in a few words: why not."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from goproxy.config import Config, Endpoint
 from goproxy.data_plane.upstream_connection import InvalidAnswer, NoAnswer
+from goproxy.data_plane.upstream_pool import first_to_accept, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,15 @@ async def _try(endpoint: Endpoint, config: Config, tls: ssl.SSLContext) -> Reach
     secure = url.scheme == "https"
     try:
         async with asyncio.timeout(config.timeouts.connect):
-            _, writer = await asyncio.open_connection(
-                host, url.port or (443 if secure else 80), ssl=tls if secure else None
-            )
+            connected = await first_to_accept(await resolve(host, url.port or (443 if secure else 80)))
+            try:
+                name = host.rstrip(".") if secure else None
+                _, writer = await asyncio.open_connection(
+                    sock=connected, ssl=tls if secure else None, server_hostname=name
+                )
+            except BaseException:
+                connected.close()
+                raise
     except (OSError, TimeoutError, ValueError) as error:
         return Reach(endpoint.name, host, False, why(error))
     session = writer.get_extra_info("ssl_object")

@@ -41,8 +41,10 @@ class SharedRates:
         digest = _digest(key_id)
         with self._locked():
             place, rate = self._find(digest, now)
-            if rate is None or not rate.has(*limits):
+            if rate is None:
                 rate = KeyRate(*limits, now)
+            elif not rate.has(*limits):  # changed, or another process has not heard yet that they are: none is new then
+                rate = rate.with_limits(*limits, now)
             reached = rate.admit(now)
             self._write(place, digest, rate, now)
         return reached

@@ -1,0 +1,40 @@
+"""The doorman when there is no descriptor left for those who come."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Any, NoReturn
+
+import pytest
+
+from goproxy.data_plane.board import Board, State
+from goproxy.data_plane.doorman import Doorman
+
+
+class Exhausted(socket.socket):
+    """Nobody who waits on it can be accepted."""
+
+    tried = 0
+
+    def accept(self) -> NoReturn:
+        self.tried += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize("others_have_fewer", [False, True])
+async def test_it_rests_when_it_cannot_accept_and_leaves_nothing_behind(others_have_fewer: bool) -> None:
+    troubles: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+    place, other = Board(2).places
+    other.state = State.SERVING
+    listener = Exhausted()
+    listener.bind(("127.0.0.1", 0))
+    doorman = Doorman(listener, asyncio.Protocol, place, lambda: 10 if others_have_fewer else 0)
+    with socket.create_connection(listener.getsockname()):
+        await asyncio.sleep(1)
+        assert 5 <= listener.tried <= 20
+        doorman.close()
+        await asyncio.sleep(0.3)
+    assert troubles == []
