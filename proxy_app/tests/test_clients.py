@@ -13,6 +13,8 @@ import pytest
 
 from goproxy.data_plane import front
 from goproxy.data_plane.front import Connection
+from goproxy.data_plane.relay import _Path
+from goproxy.observe import Outcome
 from tests.conftest import Lines
 from tests.gateway import ALICE, Running, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
@@ -229,6 +231,28 @@ async def test_nothing_is_written_after_the_end_when_the_proxy_leaves(
         await gateway.stay.finish(grace=0.1)
         async with asyncio.timeout(10):
             assert (await slow.reader.read(-1)).endswith(event + b"\r\n0\r\n\r\n")
+
+
+async def test_nothing_is_written_after_the_end_when_the_proxy_leaves_in_that_moment(
+    gateway: Running, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end is written, and who waits for it is cut before it hears of that."""
+    finish = _Path._finish
+
+    def finish_and_cut(path: _Path, outcome: Outcome) -> None:
+        finish(path, outcome)
+        for task in gateway.stay._running:
+            task.cancel()
+
+    monkeypatch.setattr(_Path, "_finish", finish_and_cut)
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.stream(ANTHROPIC_EVENTS)
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        assert (await raw.reader.read(-1)).endswith(ANTHROPIC_EVENTS[-1] + b"\r\n0\r\n\r\n")
 
 
 async def test_nothing_is_left_of_requests_that_are_over(
