@@ -483,10 +483,14 @@ def certificate_fault(path: str) -> str | None:
     return None
 
 
+_DIRECTORY = re.compile(r"(/[A-Za-z0-9._-]+){2,}")
+"""Neither a shell nor a compose file nor a mount takes any of it for something else."""
+
+
 def check_directory(field: Field) -> None:
-    right = "give an absolute path of its own, like /opt/trollllm"
+    right = "give an absolute path of its own, like /opt/trollllm, of letters, digits, . _ and -"
     text = field.text(right)
-    if text is not None and (not os.path.isabs(text) or os.path.normpath(text) != text or text.count("/") < 2):
+    if text is not None and (not _DIRECTORY.fullmatch(text) or os.path.normpath(text) != text):
         field.report(f"is {shown(text)}", right)
 
 

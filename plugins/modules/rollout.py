@@ -147,6 +147,14 @@ class Plan:
     """What leaves once the new one is ready."""
 
 
+_LEAVING = "leaving-"
+
+
+def is_leaving(container: Instance) -> bool:
+    """Whether it was told to leave, or soon is: then it refuses connections, though it runs and looks healthy."""
+    return container.name.startswith(f"{container.service}.{_LEAVING}")
+
+
 def plans(services: Iterable[str], wanted: Mapping[str, str], found: Iterable[Instance]) -> list[Plan]:
     """The services that run, but not as wanted."""
     needed = []
@@ -158,7 +166,7 @@ def plans(services: Iterable[str], wanted: Mapping[str, str], found: Iterable[In
         if service not in wanted or not any(each.runs for each in there):
             continue
         right = sorted(
-            (each for each in there if each.digest == wanted[service]),
+            (each for each in there if each.digest == wanted[service] and not is_leaving(each)),
             key=lambda each: (not each.runs, each.name != service, each.name),
         )
         fresh = right[0] if right else None
@@ -320,7 +328,7 @@ def report(service: str, known: Mapping[str, Any], logs: str) -> str:
 
 @dataclass
 class Rollout:
-    """One run over all services that need it."""
+    """One run over all services that need it. What the engine refuses leaves those that are not done as they were."""
 
     engine: _Engine
     ready_seconds: int
@@ -330,12 +338,17 @@ class Rollout:
     _leaving: list[tuple[Instance, subprocess.Popen[bytes]]] = field(default_factory=list)
 
     def run(self, needed: Sequence[Plan], wanted: Mapping[str, str], at_once: int) -> None:
-        for start in range(0, len(needed), at_once):
-            if start and not self.rolled_out:
-                for plan in needed[start:]:
-                    self.failed[plan.service] = f"{plan.service}: not tried, as none of those before became ready."
-                break
-            self._replace({plan.service: plan for plan in needed[start : start + at_once]}, wanted)
+        try:
+            for start in range(0, len(needed), at_once):
+                if start and not self.rolled_out:
+                    for plan in needed[start:]:
+                        self.failed[plan.service] = f"{plan.service}: not tried, as none of those before became ready."
+                    break
+                self._replace({plan.service: plan for plan in needed[start : start + at_once]}, wanted)
+        except Refused as problem:
+            for plan in needed:
+                if plan.service not in self.rolled_out:
+                    self.failed.setdefault(plan.service, f"{plan.service}: {problem}")
         self._see_off()
 
     def _replace(self, batch: Mapping[str, Plan], wanted: Mapping[str, str]) -> None:
@@ -373,7 +386,7 @@ class Rollout:
         """The name goes over, while the alias of the same name leads to both; then the old ones are told to leave."""
         for each in plan.stale:
             if each.name == plan.service:
-                self.engine.docker("rename", each.id, f"{plan.service}.leaving-{each.id[:8]}")
+                self.engine.docker("rename", each.id, f"{plan.service}.{_LEAVING}{each.id[:8]}")
         if plan.fresh is None or plan.fresh.name != plan.service:
             self.engine.docker("rename", fresh, plan.service)
         for each in plan.stale:
@@ -462,7 +475,7 @@ def main() -> None:
     try:
         result = run(module)
     except Refused as problem:
-        module.fail_json(msg=str(problem))
+        module.fail_json(msg=str(problem), failed_services=sorted(module.params["services"]))
         raise AssertionError from None  # fail_json has left
     module.exit_json(**result)
 

@@ -105,7 +105,7 @@ def test_an_undefined_variable_is_one_problem_among_the_others(ansible: Ansible,
     assert run.code == 2
     assert run.result["problems"] == [
         f"gateway_api_keys: refers to vault_api_keys, which is not defined; {right}",
-        'gateway_dir: is "/"; give an absolute path of its own, like /opt/trollllm',
+        'gateway_dir: is "/"; give an absolute path of its own, like /opt/trollllm, of letters, digits, . _ and -',
         f"gateway_dns_ttl: refers to short, a key that is not there; {right}",
         f"openhands: api_key: refers to vault_openhands_api_key, which is not defined; {right}",
     ]

@@ -851,7 +851,15 @@ SITE_ROWS: dict[str, Row] = {
     "directory of the host": (
         (S, "gateway_dir"),
         "/",
-        ['gateway_dir: is "/"; give an absolute path of its own, like /opt/trollllm'],
+        ['gateway_dir: is "/"; give an absolute path of its own, like /opt/trollllm, of letters, digits, . _ and -'],
+    ),
+    "directory that a shell and a mount would read otherwise": (
+        (S, "gateway_dir"),
+        "/opt/my $llm:gate",
+        [
+            'gateway_dir: is "/opt/my $llm:gate"; '
+            "give an absolute path of its own, like /opt/trollllm, of letters, digits, . _ and -"
+        ],
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ BEGUN = container("goproxy-a.new", "new")
 MADE = container("goproxy-a.new", "new", runs=False)
 LEAVING = container("goproxy-a.leaving-1", "old")
 LEFT = container("goproxy-a.leaving-1", "old", runs=False)
+AS_WANTED_AND_LEAVING = container("goproxy-a.leaving-1", "new")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,9 @@ LEFT = container("goproxy-a.leaving-1", "old", runs=False)
         pytest.param([LEAVING, RIGHT], RIGHT, [LEAVING], id="interrupted while the old one left"),
         pytest.param([LEFT, RIGHT], RIGHT, [LEFT], id="interrupted after the old one left"),
         pytest.param([BEGUN], BEGUN, [], id="interrupted before it got its name"),
+        pytest.param(
+            [AS_WANTED_AND_LEAVING, OLD], None, None, id="reverted while what is wanted again leaves: it takes nobody"
+        ),
         pytest.param([OLD, container("goproxy-a.other", "other")], None, None, id="another one was begun before"),
     ],
 )
@@ -85,6 +90,36 @@ def test_the_report_says_state_health_log_and_the_last_lines() -> None:
     assert lines[1] == "  State: restarting, health starting, restarted 2 times, exit code 7"
     assert [line.strip() for line in lines[3:6]] == ["refused 2", "refused 3", "refused 4"]
     assert [line.strip() for line in lines[7:]] == [f"line {number}" for number in range(50, 100)]
+
+
+class Engine:
+    """One that refuses to start some containers, and whose new containers are ready at once."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = refused
+        self.calls: list[tuple[str, ...]] = []
+
+    def docker(self, *arguments: str) -> str:
+        self.calls.append(arguments)
+        if arguments[0] == "start" and set(arguments) & set(self.refused):
+            raise subject.Refused("docker start: no space left on device")
+        return ""
+
+    def create(self, digests: Mapping[str, str]) -> dict[str, str]:
+        return {service: f"new-{service}" for service in digests}
+
+    def look(self, containers: Iterable[str]) -> dict[str, dict[str, Any]]:
+        return {each: known(health="healthy") for each in containers}
+
+
+def test_what_the_engine_refuses_leaves_the_others_rolled_out_and_names_those_that_are_not() -> None:
+    needed = [subject.Plan(f"goproxy-{letter}", None, []) for letter in "abcd"]
+    rollout = subject.Rollout(Engine("new-goproxy-c"), ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    rollout.run(needed, {plan.service: "new" for plan in needed}, at_once=2)
+    assert rollout.rolled_out == ["goproxy-a", "goproxy-b"]
+    assert rollout.failed == {
+        service: f"{service}: docker start: no space left on device" for service in ("goproxy-c", "goproxy-d")
+    }
 
 
 def test_one_rollout_waits_for_another_that_outlived_its_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
@@ -230,8 +231,11 @@ def test_a_backup_brings_back_accounts_keys_and_ledger(
     carol = User(edge, ledger.ask("key", "add", account)["key"])
     wait_until(lambda: carol.ask(OPENHANDS.domain, max_tokens=5).status_code == 200, 5)
     kept = ledger.row(user.ask(OPENHANDS.domain, max_tokens=5).headers["request-id"])
-    operator.succeed("playbooks/backup.yml", "-e", f"backup_dir={tmp_path}")
-    (file,) = tmp_path.iterdir()
+    folder = os.path.relpath(tmp_path, operator.project)  # from where the command is given
+    operator.succeed("playbooks/backup.yml", "-e", f"backup_dir={folder}")
+    (copy,) = tmp_path.iterdir()
+    assert copy.stat().st_mode & 0o777 == 0o600
+    file = f"{folder}/{copy.name}"
     ledger.ask("account", "add", f"{account}-later")
     restored = ("playbooks/restore.yml", "-e", f"file={file}")
     assert "-e restore=trollllm.xyz" in operator.run(*restored).output
