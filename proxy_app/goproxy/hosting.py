@@ -306,7 +306,7 @@ class Front(Protocol):
     def __call__(self) -> asyncio.BaseProtocol: ...
 
     async def until_taken(self, seconds: float) -> None:
-        """Wait, but not longer than this, until the clients have taken what was written for them."""
+        """Wait, but not longer than this, until the clients have taken their answers."""
 
     def close_idle(self) -> None:
         """Close the connections on which nothing is asked."""

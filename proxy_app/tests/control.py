@@ -58,6 +58,8 @@ class Control:
     """So many answers never arrive, though the calls have their effect."""
     loses_all_of: set[str] = field(default_factory=set)
     """Verbs; the same of all their answers."""
+    disowns: set[str] = field(default_factory=set)
+    """Instances that are another upstream's: 409 to whatever they say."""
     lends_nothing_to: set[str] = field(default_factory=set)
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -107,6 +109,8 @@ class Control:
         self.on_call("rows")
         await asyncio.sleep(self.takes)
         assert len(document["rows"]) <= 500
+        if document["instance"] in self.disowns:
+            return _refusal(409, "conflict_error", "an instance of another upstream")
         if self.refuses_batches_with & {row["id"] for row in document["rows"]}:
             return _refusal(422, "invalid_request_error", "something in it is wrong")
         accepted, rejected = [], []
@@ -131,7 +135,7 @@ class Control:
         self.calls.append(("leases", document))
         self.on_call("leases")
         instance = document["instance"]
-        if document["sequence"] <= self.sequences.get(instance, -1):
+        if instance in self.disowns or document["sequence"] <= self.sequences.get(instance, -1):
             return _refusal(409, "conflict_error", "that was before")
         self.sequences[instance] = document["sequence"]
         answers = []

@@ -547,6 +547,21 @@ async def test_rows_that_the_control_plane_has_are_not_held_by_the_next_instance
     assert control.total_is_right()
 
 
+async def test_an_instance_of_another_upstream_becomes_a_new_one_that_posts_its_rows(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    """A journal came here with rows that the control plane takes of that other upstream only."""
+    async with crashing(tmp_path / "a", control) as books:
+        control.loses_all_of = {"rows"}
+        await books.open(a_hold("req_1", 500))
+        await books.settle(a_row(a_hold("req_1", 500), 500))
+    control.loses_all_of, control.rows = set(), {}
+    control.disowns = set(control.sequences)
+    async with kept(tmp_path / "a", control):
+        await eventually(lambda: "req_1" in control.rows)
+    assert control.rows["req_1"][0] not in control.disowns
+
+
 @pytest.mark.parametrize("seed", range(2))
 async def test_whatever_happens_the_books_agree(tmp_path: Path, control: Control, seed: int) -> None:
     """Two proxies, one wallet; answers get lost, the control plane comes and goes, proxies die and come again."""
@@ -663,6 +678,30 @@ async def test_a_restored_control_plane_is_believed(
     await eventually(lambda: books.standing.control_problem is not None)
     control.keys, control.version, control.away = [], 2, False
     await eventually(lambda: books.keys.version == 2)
+
+
+async def test_kept_keys_stay_fresh_whatever_is_answered(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where other proxies want money back all the time, there is news in each answer, and the same keys."""
+    monkeypatch.setattr(key_feed, "_WAIT", 0)
+    await control.tell(key_entry(KEY))
+    path = tmp_path / "a" / "keys.json"
+    async with kept(tmp_path / "a", control) as books:
+        await eventually(lambda: books.keys.find(KEY) is not None)
+        (instance,) = control.recalls
+        control.recalls[instance] = Insistent({"alice"})
+        asked = len(control.calls_to("keys"))
+        await eventually(lambda: len(control.calls_to("keys")) > asked + 2)
+        os.utime(path, (0, 0))
+        await eventually(lambda: path.stat().st_mtime > 0)
+
+
+class Insistent(set[str]):
+    """Wallets that are recalled again and again."""
+
+    def clear(self) -> None:
+        pass
 
 
 async def test_keys_that_could_not_be_kept_make_no_older_ones_look_fresh(

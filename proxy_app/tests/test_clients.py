@@ -303,6 +303,21 @@ async def test_a_client_that_takes_nothing_of_the_end_is_given_up(
             await eventually(lambda: not gateway.front.connections)
 
 
+async def test_who_asks_on_and_never_reads_is_given_up(
+    document: dict[str, Any], keys: Path, eventually: Eventually
+) -> None:
+    """Where aiohttp reads, and no request of it is served that could be given up."""
+    timeouts = {"connect": 1, "first_byte": 1, "idle": 0.5, "total": 10}
+    request = b"POST /v1/messages HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    async with (
+        running_gateway(document | {"timeouts": timeouts}, keys) as gateway,
+        connected(gateway.port, is_slow=True) as raw,
+    ):
+        raw.writer.write(request * 50_000)
+        await eventually(lambda: any(each._is_full for each in gateway.front.connections))
+        await eventually(lambda: not gateway.front.connections)
+
+
 @pytest.mark.parametrize("lane", ["fast", "aiohttp"])
 async def test_who_asks_on_and_reads_nothing_fills_no_memory(gateway: Running, provider: Provider, lane: str) -> None:
     body = b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" if lane == "aiohttp" else b"Content-Length: 0\r\n\r\n"

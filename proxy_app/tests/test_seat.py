@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from goproxy.core.journal_record import Reader
 from goproxy.core.lease import Wallet
 from goproxy.data_plane import books as books_file
 from goproxy.data_plane import control_client, seat
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable
 from goproxy.data_plane.seat import SEATS, adopt, take_seat
-from goproxy.data_plane.segment import Shelf
+from goproxy.data_plane.segment import InUse, Shelf
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
 from tests.control import Control, running_control
@@ -161,8 +163,36 @@ async def test_a_journal_without_a_thread_is_left_to_others(tmp_path: Path, monk
 
     journal = Journal(tmp_path)
     monkeypatch.setattr(journal._thread, "start", none_left)
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(RuntimeError):
         await journal.start()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     shelf = Shelf(tmp_path)
     shelf.take()
     shelf.release()
+
+
+async def test_a_journal_that_is_still_being_read_is_left_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wanted it has left; the thread that reads it goes on, and begins a segment of what it read."""
+    first = Journal(tmp_path)
+    await first.start()
+    await first.close()
+    read, may_read = Shelf.read, threading.Event()
+
+    def slowly(shelf: Shelf, number: int) -> Reader:
+        may_read.wait(10)
+        return read(shelf, number)
+
+    monkeypatch.setattr(Shelf, "read", slowly)
+    second = Journal(tmp_path)
+    starting = asyncio.create_task(second.start())
+    await asyncio.sleep(0.1)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    with pytest.raises(InUse):
+        Shelf(tmp_path).take()
+    may_read.set()
+    await second.close()

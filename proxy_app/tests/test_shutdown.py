@@ -6,18 +6,21 @@ import asyncio
 import json
 import signal
 import socket
+import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from goproxy.data_plane import front
 from goproxy.data_plane.server import front_of, make_app
 from goproxy.hosting import host
 from tests.backend import Backend
 from tests.conftest import Lines
-from tests.gateway import Running
+from tests.gateway import Running, running_gateway
 from tests.process import serving
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
 from tests.raw import connected
@@ -124,8 +127,8 @@ async def test_it_leaves_when_its_clients_have_taken_their_answers(gateway: Runn
     provider.script = script
     listener = socket.create_server(("127.0.0.1", 0))
     stay, port = gateway.stay, listener.getsockname()[1]
-    app, front = make_app(gateway.gateway), front_of(gateway.gateway)
-    leaving = asyncio.create_task(host(app, stay, [listener], grace=10, front=front))
+    app, before = make_app(gateway.gateway), front_of(gateway.gateway)
+    leaving = asyncio.create_task(host(app, stay, [listener], grace=10, front=before))
     async with connected(port, is_slow=True) as raw:
         await raw.post(ASK | {"stream": False})
         _, headers = await raw.head()
@@ -137,6 +140,43 @@ async def test_it_leaves_when_its_clients_have_taken_their_answers(gateway: Runn
         await leaving
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def test_who_is_answered_by_a_leaving_proxy_hears_of_its_end_at_once(
+    gateway: Running, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer promised that the connection is kept: whoever asks on must know before it does."""
+    monkeypatch.setattr(front, "_SEEN_OFF_EVERY", 60)
+    monkeypatch.setattr(front, "waiting_on", lambda _: 1)  # the client's kernel has not said yet that it has all
+
+    async def script(_: Received, wire: Wire) -> None:
+        gateway.stay.leave()
+        await wire.whole({})
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK | {"stream": False})
+        await raw.answer()
+        assert await asyncio.wait_for(raw.reader.read(), 5) == b""
+
+
+async def test_clients_that_take_nothing_are_not_waited_for_one_after_the_other(
+    document: dict[str, Any], keys: Path, provider: Provider
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole({"text": "x" * 20_000})
+
+    provider.script = script
+    timeouts = {"connect": 1, "first_byte": 1, "idle": 0.5, "total": 10}
+    async with running_gateway(document | {"timeouts": timeouts}, keys) as gateway, AsyncExitStack() as stack:
+        for _ in range(8):
+            raw = await stack.enter_async_context(connected(gateway.port, is_slow=True))
+            await raw.post(ASK | {"stream": False})
+            await raw.head()
+        gateway.stay.leave()
+        began = time.monotonic()
+        await gateway.front.until_taken(10)
+        assert 0.4 < time.monotonic() - began < 2
 
 
 async def test_it_listens_on_ipv6_too(document: dict[str, Any], backend: Backend, tmp_path: Path) -> None:

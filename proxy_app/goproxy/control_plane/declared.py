@@ -57,6 +57,7 @@ class DeclaredFile:
         self._file = WatchedFile(path)
         self.last: Declaration | None = None
         """What was declared when it could be read last."""
+        self._is_taken_in = True
         self.problem: str | None = None
         """What is wrong with the file as it stands now."""
 
@@ -76,14 +77,14 @@ class DeclaredFile:
             self._is_broken(f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}")
         else:
             self.problem = None
-            if declaration != self.last:
-                self.last = declaration
+            if declaration != self.last or not self._is_taken_in:
+                self.last, self._is_taken_in = declaration, True
                 return declaration
         return None
 
     def read_again(self) -> None:
         """Let `changed` give what is there, for it could not be taken in."""
-        self._file, self.last = WatchedFile(self._file.path), None
+        self._file, self._is_taken_in = WatchedFile(self._file.path), False
 
     def _is_broken(self, problem: str) -> None:
         path = str(self._file.path)

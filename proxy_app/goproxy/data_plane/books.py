@@ -103,7 +103,7 @@ class Books:
         self.interrupted: Sequence[Row] = ()
         """Requests that a former process left open."""
         self.has_told_all = False
-        """After `close`: whether the control plane has all rows that it takes, and has back what was lent."""
+        """After `close`: whether the control plane has all rows that it takes, and what this instance was lent."""
         self._open: dict[str, Hold] = {}
         self._unsettled: dict[str, tuple[Row, asyncio.Future[bytes]]] = {}
         """Rows that are on their way to the disk."""
@@ -277,7 +277,11 @@ class Books:
         Raises:
             ControlPlaneAway, ControlPlaneRefuses: they cannot be posted now; the instance is the former one.
         """
-        await self._post.post_all()
+        try:
+            await self._post.post_all()
+        except ControlPlaneRefuses as refusal:
+            if not refusal.is_conflict:  # else it is another upstream's instance there, and has posted nothing of ours
+                raise
         async with self._post.posting:
             log("this proxy begins a new instance", level=logging.ERROR, former_instance=self._journal.instance)
             self._journal.renew()

@@ -7,6 +7,7 @@ plane answers is believed without a look at its type: money is counted by it.
 from __future__ import annotations
 
 import asyncio
+import http
 import json
 import logging
 import random
@@ -42,6 +43,11 @@ class ControlPlaneRefuses(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status} {message}")
         self.status = status
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether this instance must become another one."""
+        return self.status == http.HTTPStatus.CONFLICT
 
 
 @dataclass(frozen=True, slots=True)

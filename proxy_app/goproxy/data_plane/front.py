@@ -61,11 +61,14 @@ class Front:
 
     async def until_taken(self, seconds: float) -> None:
         """Wait until all clients have taken what was written for them: with the process its container may end, and
-        what the kernel has of it then. A client that takes nothing for `idle` seconds is not waited for.
+        what the kernel has of it then. A client that takes nothing for `idle` seconds is not waited for, nor one whose
+        answer was broken off.
         """
+        for connection in self.connections:
+            connection.look_anew()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while any(connection.takes for connection in self.connections):  # noqa: ASYNC110 - at the end
+                while any([connection.takes for connection in self.connections]):  # noqa: C419, ASYNC110
                     await asyncio.sleep(_SEEN_OFF_EVERY)
 
     def close_idle(self) -> None:
@@ -90,7 +93,6 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         self._is_full = False
         """More waits for the client than it should."""
-        self._writable: asyncio.Future[None] | None = None
         self._is_leaving = False
         """Nothing more is read of this client."""
         self._left = 0
@@ -120,17 +122,30 @@ class Connection(asyncio.Protocol):
         return self._aiohttp is None
 
     async def until_writable(self) -> None:
-        """Wait until the client takes more: who asks on and reads nothing shall not fill the memory."""
-        while self._is_full:
-            self._writable = self._writable or self._loop.create_future()
-            await self._writable
+        """Wait until the client takes more: who asks on and reads nothing shall not fill the memory.
+
+        Raises:
+            CancelledError: it took nothing for too long, and is given up.
+        """
+        self.look_anew()
+        while self._is_full and self.takes:  # noqa: ASYNC110 - as it does in `until_taken`
+            await asyncio.sleep(_SEEN_OFF_EVERY)
+        if self._is_full:
+            self._transport.abort()
+            raise asyncio.CancelledError
 
     async def until_taken(self) -> None:
         """Wait until the client has taken what is left for it. When it takes nothing of that, it is given up."""
+        self._write_eof()
+        self.look_anew()
         while self.takes:  # noqa: ASYNC110 - the kernel does not tell
             await asyncio.sleep(_SEEN_OFF_EVERY)
         if self._left:
             self._transport.abort()
+
+    def look_anew(self) -> None:
+        """From now on it counts whether the client takes something."""
+        self._left = 0
 
     @property
     def takes(self) -> bool:
@@ -187,10 +202,6 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_full = False
-        if self._writable is not None:
-            if not self._writable.done():
-                self._writable.set_result(None)
-            self._writable = None
         if self._aiohttp is not None:
             self._aiohttp.resume_writing()
         if self.client is not None:
@@ -251,7 +262,14 @@ class Connection(asyncio.Protocol):
         if not self._is_leaving:
             self._is_leaving = True
             self._stop_timer()
+            self._write_eof()
+            self.look_anew()
             self._see_off()
+
+    def _write_eof(self) -> None:
+        """Let the client know at once that nothing more comes, and that nothing more is heard."""
+        if not self._transport.is_closing():
+            self._transport.write_eof()
 
     def _see_off(self) -> None:
         if self.takes:
@@ -262,7 +280,9 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _what_is_left(self) -> int:
-        """Bytes that are lost if this process ends now; while it stays the kernel takes care of what it has."""
+        """Bytes that would be lost if this process ended now. While it stays, the kernel takes care of what it has; on
+        a connection that is closed already nothing else can be asked for.
+        """
         if self._front.stay.leaving and not self._transport.is_closing():
             return waiting_on(self._transport)
         return self._transport.get_write_buffer_size()

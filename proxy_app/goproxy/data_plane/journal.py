@@ -140,9 +140,11 @@ class Journal:
         except OSError as error:
             self._shelf.release()
             raise JournalUnwritable(f"{error.filename}: the journal cannot be read: {error.strerror}") from None
-        except BaseException:  # there may be no thread to be had: whoever comes next shall find the directory free
+        except Exception:  # there may be no thread to be had: whoever comes next shall find the directory free
+            if self._segment is not None:
+                self._segment.close()
             self._shelf.release()
-            raise
+            raise  # (who is cancelled keeps it, for the reading goes on and may write)
         return recovered
 
     async def open(self, hold: Hold) -> None:

@@ -77,7 +77,7 @@ class KeyFeed:
                 log("keys read", version=answer.snapshot.version, keys=len(answer.snapshot))
         if self._kept != self.snapshot.version:
             await asyncio.to_thread(self._write, self.snapshot)
-        elif answer is None:
+        else:
             await asyncio.to_thread(self._touch)
 
     def _read(self) -> None:

@@ -45,8 +45,6 @@ _CALLS = 200
 _STARTS = 10**9
 """More calls than one process makes: the sequences of a later one are above its own."""
 
-_CONFLICT = 409
-
 _Waiting = Mapping[str, Sequence[int]]
 """The amounts of those who wait, in the order in which they came, by wallet."""
 
@@ -179,7 +177,7 @@ class LeaseDesk:
             except _Forgetful:
                 self._disown()
             except (ControlPlaneAway, ControlPlaneRefuses) as error:
-                if isinstance(error, ControlPlaneRefuses) and error.status == _CONFLICT:
+                if isinstance(error, ControlPlaneRefuses) and error.is_conflict:
                     self._disown()
                 await self._rest(error)
             else:

@@ -79,6 +79,7 @@ async def adopt(directory: Path, own: Path, books_of: BooksOf, interrupted: Call
     `interrupted`: is told the rows of their open requests, which nobody else has counted.
     """
     adopted: set[Path] = set()
+    problems: dict[Path, str] = {}
     while True:
         for path in _seats(directory):
             try:
@@ -86,18 +87,23 @@ async def adopt(directory: Path, own: Path, books_of: BooksOf, interrupted: Call
                     continue
                 if _is_in_use(path):
                     adopted.discard(path)  # to be looked at again when that one is gone
-                elif path not in adopted and await _bring_to_an_end(path, books_of, interrupted):
-                    adopted.add(path)
+                elif path not in adopted:
+                    if path not in problems:
+                        log("adopting the journal that another instance left", path=str(path))
+                    if await _bring_to_an_end(path, books_of, interrupted):
+                        adopted.add(path)
+                    problems.pop(path, None)
             except JournalInUse:
                 continue  # another one was faster
             except Exception as error:  # be it descriptors or threads that ran out: the next look may find more
-                log("a journal that was left cannot be adopted", level=logging.ERROR, path=str(path), **told(error))
+                if problems.get(path) != str(error):
+                    problems[path] = str(error)
+                    log("a journal that was left cannot be adopted", level=logging.ERROR, path=str(path), **told(error))
         await asyncio.sleep(_LOOK_EVERY)
 
 
 async def _bring_to_an_end(path: Path, books_of: BooksOf, interrupted: Callable[[Sequence[Row]], object]) -> bool:
-    """Whether the control plane has all that it takes, and has back what was lent. Else it is to be tried again."""
-    log("adopting the journal that another instance left", path=str(path))
+    """Whether the control plane has all that it takes, and what was lent. Else it is to be tried again."""
     async with books_of(path) as books:
         interrupted(books.interrupted)
         while not _is_settled(books):  # noqa: ASYNC110 - a few looks, at what has no event
