@@ -680,15 +680,24 @@ async def test_a_restored_control_plane_is_believed(
     await eventually(lambda: books.keys.version == 2)
 
 
+@asynccontextmanager
+async def keeping_a_key(directory: Path, control: Control, eventually: Callable[..., Any]) -> AsyncIterator[Books]:
+    """Books that have kept a key, and ask for news of it all the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_feed, "_WAIT", 0)
+        await control.tell(key_entry(KEY))
+        async with kept(directory, control) as books:
+            await eventually(lambda: books.keys.find(KEY) is not None)
+            await eventually((directory / "keys.json").exists)
+            yield books
+
+
 async def test_kept_keys_stay_fresh_whatever_is_answered(
-    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
 ) -> None:
     """Where other proxies want money back all the time, there is news in each answer, and the same keys."""
-    monkeypatch.setattr(key_feed, "_WAIT", 0)
-    await control.tell(key_entry(KEY))
     path = tmp_path / "a" / "keys.json"
-    async with kept(tmp_path / "a", control) as books:
-        await eventually(lambda: books.keys.find(KEY) is not None)
+    async with keeping_a_key(tmp_path / "a", control, eventually):
         (instance,) = control.recalls
         control.recalls[instance] = Insistent({"alice"})
         asked = len(control.calls_to("keys"))
@@ -705,15 +714,11 @@ class Insistent(set[str]):
 
 
 async def test_keys_that_could_not_be_kept_make_no_older_ones_look_fresh(
-    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
 ) -> None:
     """Or a process that starts while the control plane is away would let in what is revoked."""
-    monkeypatch.setattr(key_feed, "_WAIT", 0)
-    await control.tell(key_entry(KEY))
     path = tmp_path / "a" / "keys.json"
-    async with kept(tmp_path / "a", control) as books:
-        await eventually(lambda: books.keys.find(KEY) is not None)
-        await eventually(path.exists)
+    async with keeping_a_key(tmp_path / "a", control, eventually) as books:
         (tmp_path / "a" / "keys.new").mkdir()  # where they are written first
         await control.tell()
         await eventually(lambda: books.keys.find(KEY) is None)
