@@ -105,6 +105,13 @@ async def crashing(directory: Path, control: Control, **settings: Any) -> AsyncI
         await crash(books)
 
 
+async def spend(books: Books, id_: str, amount: int, cost: int) -> None:
+    """One request, from its hold to its row on the disk."""
+    hold = a_hold(id_, amount)
+    await books.open(hold)
+    await books.settle(a_row(hold, cost))
+
+
 async def test_a_request_is_held_settled_and_posted(
     books: Books, control: Control, eventually: Callable[..., Any]
 ) -> None:
@@ -206,8 +213,7 @@ async def test_idle_money_is_given_back_after_a_while(
 
 async def test_a_proxy_that_leaves_posts_its_rows_and_gives_back_what_it_has(tmp_path: Path, control: Control) -> None:
     async with kept(tmp_path, control) as books:
-        await books.open(a_hold("req_1", 8000))
-        await books.settle(a_row(a_hold("req_1", 8000), 400))
+        await spend(books, "req_1", 8000, 400)
     assert "req_1" in control.rows
     assert (control.wallets["alice"].balance, control.wallets["alice"].held) == (9600, 0)
 
@@ -275,12 +281,10 @@ async def test_requests_go_on_while_the_lease_lasts(
     impatient: Books, control: Control, eventually: Callable[..., Any]
 ) -> None:
     books = impatient
-    await books.open(a_hold("req_0", 3000))
-    await books.settle(a_row(a_hold("req_0", 3000), 100))
+    await spend(books, "req_0", 3000, 100)
     await control.leave()
     for n in range(1, 20):
-        await books.open(a_hold(f"req_{n}", 1000))
-        await books.settle(a_row(a_hold(f"req_{n}", 1000), 100))
+        await spend(books, f"req_{n}", 1000, 100)
     with pytest.raises(LeaseUnavailable):
         await asyncio.wait_for(books.open(a_hold("req_large", 9000)), 10)
     assert books.standing.control_problem is not None
@@ -426,8 +430,7 @@ async def test_rows_that_were_posted_are_not_posted_again(
     tmp_path: Path, control: Control, eventually: Callable[..., Any]
 ) -> None:
     async with crashing(tmp_path, control) as books:
-        await books.open(a_hold("req_1", 1000))
-        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await spend(books, "req_1", 1000, 100)
         await eventually(lambda: books.standing.unposted_rows == 0)
     async with kept(tmp_path, control) as books:
         assert books.standing.unposted_rows == 0
@@ -438,8 +441,7 @@ async def test_a_bigger_lease_that_nobody_heard_of_is_undone(
     tmp_path: Path, control: Control, eventually: Callable[..., Any]
 ) -> None:
     async with crashing(tmp_path, control) as books:
-        await books.open(a_hold("req_1", 1000))
-        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await spend(books, "req_1", 1000, 100)
         await eventually(lambda: books.standing.unposted_rows == 0)
         free = books.standing.free
         control.loses_answers = 1
@@ -455,8 +457,7 @@ async def test_a_bigger_lease_that_nobody_heard_of_is_undone(
 async def test_a_bigger_lease_for_one_who_did_not_wait_is_undone(
     books: Books, control: Control, eventually: Callable[..., Any]
 ) -> None:
-    await books.open(a_hold("req_0", 1000))
-    await books.settle(a_row(a_hold("req_0", 1000), 1000))
+    await spend(books, "req_0", 1000, 1000)
     await eventually(lambda: books.standing.unposted_rows == 0)
     free = books.standing.free
     control.loses_answers = 1
@@ -471,18 +472,15 @@ async def test_a_journal_from_a_backup_is_another_instances(
     tmp_path: Path, control: Control, eventually: Callable[..., Any], lines: Lines
 ) -> None:
     async with crashing(tmp_path / "a", control) as books:
-        await books.open(a_hold("req_1", 1000))
-        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await spend(books, "req_1", 1000, 100)
     shutil.copytree(tmp_path / "a", tmp_path / "backup")
     for n in range(2, 4):
         async with crashing(tmp_path / "a", control) as books:
-            await books.open(a_hold(f"req_{n}", 3000))
-            await books.settle(a_row(a_hold(f"req_{n}", 3000), 100))
+            await spend(books, f"req_{n}", 3000, 100)
     (former,) = control.sequences
     held = control.wallets["alice"].loans[former].held
     async with kept(tmp_path / "backup", control) as books:
-        await books.open(a_hold("req_4", 1000))
-        await books.settle(a_row(a_hold("req_4", 1000), 100))
+        await spend(books, "req_4", 1000, 100)
         await eventually(lambda: len(control.sequences) == 2)
         await eventually(lambda: books.standing.unposted_rows == 0)
         (_, latter) = control.sequences
@@ -502,20 +500,17 @@ async def test_a_journal_that_was_copied_while_it_was_used_is_another_instances(
 ) -> None:
     """Its next start is numbered above all calls that the control plane knows of: only the rows tell."""
     async with crashing(tmp_path / "a", control) as books:
-        await books.open(a_hold("req_1", 1000))
-        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await spend(books, "req_1", 1000, 100)
         await eventually(lambda: books.standing.unposted_rows == 0)
         shutil.copytree(tmp_path / "a", tmp_path / "backup")
         for n in range(2, 7):
-            await books.open(a_hold(f"req_{n}", 1000))
-            await books.settle(a_row(a_hold(f"req_{n}", 1000), 1000))
+            await spend(books, f"req_{n}", 1000, 1000)
         await eventually(lambda: books.standing.unposted_rows == 0)
     async with kept(tmp_path / "backup", control) as books:
         await eventually(lambda: len(control.sequences) == 2)
         for n in range(10, 30):
             with suppress(InsufficientFunds):
-                await books.open(a_hold(f"req_{n}", 1000))
-                await books.settle(a_row(a_hold(f"req_{n}", 1000), 1000))
+                await spend(books, f"req_{n}", 1000, 1000)
     assert control.total_is_right()
     assert control.wallets["alice"].spent > 5100
     assert lines.all("this proxy begins a new instance")
@@ -528,8 +523,7 @@ async def test_rows_that_the_control_plane_has_are_not_held_by_the_next_instance
     async with kept(tmp_path / "a", control, lease_wait=10) as books:
         control.loses_all_of = {"rows"}
         for n in range(4):
-            await books.open(a_hold(f"req_{n}", 500))
-            await books.settle(a_row(a_hold(f"req_{n}", 500), 500))
+            await spend(books, f"req_{n}", 500, 500)
         await eventually(lambda: len(control.rows) == 4)
         assert books.standing.unposted_rows == 4
         (former,) = control.sequences
@@ -553,8 +547,7 @@ async def test_an_instance_of_another_upstream_becomes_a_new_one_that_posts_its_
     """A journal came here with rows that the control plane takes of that other upstream only."""
     async with crashing(tmp_path / "a", control) as books:
         control.loses_all_of = {"rows"}
-        await books.open(a_hold("req_1", 500))
-        await books.settle(a_row(a_hold("req_1", 500), 500))
+        await spend(books, "req_1", 500, 500)
     control.loses_all_of, control.rows = set(), {}
     control.disowns = set(control.sequences)
     async with kept(tmp_path / "a", control):
@@ -639,8 +632,7 @@ async def test_on_a_full_disk_nothing_is_begun_and_what_runs_is_settled(
             await asyncio.wait_for(books.settle(a_row(a_hold(id_, 100), 10)), 5)
         (tmp_path / "journal.new").rmdir()
         await eventually(lambda: books.standing.journal_problem is None)
-        await books.open(a_hold("req_later", 100))
-        await books.settle(a_row(a_hold("req_later", 100), 10))
+        await spend(books, "req_later", 100, 10)
         await books.close()
     assert set(control.rows) == {*running, "req_later"}
     wallet = control.wallets["alice"]
@@ -746,8 +738,7 @@ async def test_kept_keys_that_cannot_be_read_are_none(
 
 async def test_books_for_a_configuration(tmp_path: Path, control: Control, eventually: Callable[..., Any]) -> None:
     async with books_for(CONFIG, tmp_path / "journal", control.url, TOKEN) as books:
-        await books.open(a_hold("req_1", 1000))
-        await books.settle(a_row(a_hold("req_1", 1000), 400))
+        await spend(books, "req_1", 1000, 400)
         await eventually((tmp_path / "journal" / "keys.json").exists)  # keys are kept beside requests, not before them
     assert "req_1" in control.rows
 

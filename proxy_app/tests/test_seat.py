@@ -20,10 +20,10 @@ from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable
 from goproxy.data_plane.seat import SEATS, adopt, take_seat
 from goproxy.data_plane.segment import InUse, Shelf
-from tests.bookkeeping import a_hold, a_row
+from tests.bookkeeping import a_hold
 from tests.conftest import Lines
 from tests.control import Control, running_control
-from tests.test_books import crashing, kept
+from tests.test_books import crashing, kept, spend
 
 Eventually = Callable[..., Any]
 
@@ -86,8 +86,7 @@ async def test_what_was_lent_to_a_dead_instance_comes_back_when_the_control_plan
     monkeypatch.setattr(control_client, "_PATIENCE", 2.0)
     monkeypatch.setattr(books_file, "_LAST_CALLS", 0.2)
     async with crashing(tmp_path, control) as books:
-        await books.open(a_hold("req_1", 1000))
-        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await spend(books, "req_1", 1000, 100)
         await eventually(lambda: books.standing.unposted_rows == 0)
     assert control.wallets["alice"].held > 0
     control.answers.clear()
@@ -101,8 +100,7 @@ async def test_the_last_word_is_said_again_until_it_is_heard(
     tmp_path: Path, control: Control, eventually: Eventually
 ) -> None:
     async with crashing(tmp_path, control) as books:
-        await books.open(a_hold("req_1", 1000))
-        await books.settle(a_row(a_hold("req_1", 1000), 100))
+        await spend(books, "req_1", 1000, 100)
         await eventually(lambda: books.standing.unposted_rows == 0)
     closed = 0
 
@@ -128,8 +126,7 @@ async def test_a_row_that_is_not_taken_keeps_nobody_from_what_others_left(
     for path, name in ((tmp_path, "req_1"), (tmp_path / "beside-3", "req_2")):
         async with crashing(path, control) as books:
             control.loses_all_of = {"rows"}
-            await books.open(a_hold(name, 1000))
-            await books.settle(a_row(a_hold(name, 1000), 100))
+            await spend(books, name, 1000, 100)
         control.loses_all_of = set()
         control.rows.clear()
     async with adopting(tmp_path, lambda path: kept(path, control)):

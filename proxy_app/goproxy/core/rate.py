@@ -57,10 +57,16 @@ class KeyRate:
         rate.requests, rate.tokens = requests, tokens
         return rate
 
-    def with_limits(self, requests_per_minute: int | None, tokens_per_minute: int | None, now: float) -> KeyRate:
+    @classmethod
+    def after(
+        cls, former: KeyRate | None, requests_per_minute: int | None, tokens_per_minute: int | None, now: float
+    ) -> KeyRate:
         """These limits, of which the same share is left as of those before; all of one that there was not."""
-        requests, tokens = _like(self.requests, requests_per_minute, now), _like(self.tokens, tokens_per_minute, now)
-        return KeyRate.of(requests, tokens)
+        if former is None:
+            return cls(requests_per_minute, tokens_per_minute, now)
+        if former.has(requests_per_minute, tokens_per_minute):
+            return former
+        return cls.of(_like(former.requests, requests_per_minute, now), _like(former.tokens, tokens_per_minute, now))
 
     def admit(self, now: float) -> tuple[str, float] | None:
         """Count a request; or which limit is reached, and the seconds until it is not.

@@ -65,13 +65,9 @@ class Standing:
     free: int
     """Leased and not held, over all accounts' wallets."""
     unposted_rows: int
-    postable_rows: int
-    """Of them those that the control plane did not reject a moment ago."""
     unposted_bytes: int
     unsettled_rows: int
     """Rows that the disk does not have yet."""
-    untold_leases: int
-    """Wallets of which the control plane may not know what this proxy knows."""
     journal_problem: str | None
     journal_syncs: int
     journal_damaged: int
@@ -238,6 +234,11 @@ class Books:
         return self._feed.age
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the control plane has all rows that it takes, and has answered what it knows of the leases."""
+        return not (self._unsettled or self._post.postable or self._desk.untold)
+
+    @property
     def standing(self) -> Standing:
         """For metrics and readiness."""
         return Standing(
@@ -245,10 +246,8 @@ class Books:
             held=sum(hold.amount for hold in self._open.values()),
             free=sum(lease.free for lease in self._desk.leases if not lease.wallet.startswith("key:")),
             unposted_rows=len(self._post),
-            postable_rows=self._post.postable,
             unposted_bytes=self._post.bytes,
             unsettled_rows=len(self._unsettled),
-            untold_leases=self._desk.untold,
             journal_problem=self._journal.problem,
             journal_syncs=self._journal.syncs,
             journal_damaged=self._journal.damaged,

@@ -68,7 +68,7 @@ class Front:
             connection.look_anew()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while any([connection.takes for connection in self.connections]):  # noqa: C419, ASYNC110
+                while any([connection.takes() for connection in self.connections]):  # noqa: C419, ASYNC110
                     await asyncio.sleep(_SEEN_OFF_EVERY)
 
     def close_idle(self) -> None:
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
             CancelledError: it took nothing for too long, and is given up.
         """
         self.look_anew()
-        while self._is_full and self.takes:  # noqa: ASYNC110 - as it does in `until_taken`
+        while self._is_full and self.takes():  # noqa: ASYNC110 - as it does in `until_taken`
             await asyncio.sleep(_SEEN_OFF_EVERY)
         if self._is_full:
             self._transport.abort()
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
         """Wait until the client has taken what is left for it. When it takes nothing of that, it is given up."""
         self._write_eof()
         self.look_anew()
-        while self.takes:  # noqa: ASYNC110 - the kernel does not tell
+        while self.takes():  # noqa: ASYNC110 - the kernel does not tell
             await asyncio.sleep(_SEEN_OFF_EVERY)
         if self._left:
             self._transport.abort()
@@ -147,9 +147,8 @@ class Connection(asyncio.Protocol):
         """From now on it counts whether the client takes something."""
         self._left = 0
 
-    @property
     def takes(self) -> bool:
-        """Whether there is something left for the client, and it takes of it."""
+        """Look whether there is something left for the client, and it takes of it."""
         now, left = self._loop.time(), self._what_is_left()
         if left < self._left or not self._left:
             self._taken_at = now
@@ -272,7 +271,7 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
 
     def _see_off(self) -> None:
-        if self.takes:
+        if self.takes():
             self._timer = self._loop.call_later(_SEEN_OFF_EVERY, self._see_off)
         elif self._left:
             self._transport.abort()

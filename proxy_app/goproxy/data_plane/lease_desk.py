@@ -336,7 +336,6 @@ class LeaseDesk:
         spent = await renew()
         self._is_disowned = False
         for kept in self._kept.values():
-            kept.lease.granted_total = 0
             kept.lease.spent_total = spent.get(kept.lease.wallet, 0)
             kept.is_told = False
 

@@ -28,11 +28,7 @@ class OwnRates:
         self._rates: dict[str, KeyRate] = {}
 
     def admit(self, key_id: str, limits: tuple[int | None, int | None], now: float) -> tuple[str, float] | None:
-        rate = self._rates.get(key_id)
-        if rate is None:
-            rate = self._rates[key_id] = KeyRate(*limits, now)
-        elif not rate.has(*limits):
-            rate = self._rates[key_id] = rate.with_limits(*limits, now)
+        rate = self._rates[key_id] = KeyRate.after(self._rates.get(key_id), *limits, now)
         return rate.admit(now)
 
     def used(self, key_id: str, tokens: int, now: float) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import ssl
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+
+from yarl import URL
 
 from goproxy.config import Config, Endpoint
 from goproxy.data_plane.upstream_connection import InvalidAnswer, NoAnswer
-from goproxy.data_plane.upstream_pool import first_to_accept, resolve
+from goproxy.data_plane.upstream_pool import UpstreamPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +32,16 @@ async def try_endpoints(config: Config, tls: ssl.SSLContext) -> list[Reach]:
 
 
 async def _try(endpoint: Endpoint, config: Config, tls: ssl.SSLContext) -> Reach:
-    url = urlsplit(endpoint.base_url)
-    host = url.hostname or ""
-    secure = url.scheme == "https"
+    origin = URL(endpoint.base_url, encoded=True).origin()
+    pool = UpstreamPool(origin, tls)
     try:
         async with asyncio.timeout(config.timeouts.connect):
-            connected = await first_to_accept(await resolve(host, url.port or (443 if secure else 80)))
-            try:
-                name = host.rstrip(".") if secure else None
-                _, writer = await asyncio.open_connection(
-                    sock=connected, ssl=tls if secure else None, server_hostname=name
-                )
-            except BaseException:
-                connected.close()
-                raise
+            connection = await pool.connect()
     except (OSError, TimeoutError, ValueError) as error:
-        return Reach(endpoint.name, host, False, why(error))
-    session = writer.get_extra_info("ssl_object")
-    detail = f"connected, {session.version()}" if session else "connected, without TLS"
-    writer.transport.abort()  # no TLS farewell to wait for: there was no conversation
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return Reach(endpoint.name, host, True, detail)
+        return Reach(endpoint.name, origin.raw_host or "", False, why(error))
+    detail = f"connected, {connection.tls_version or 'without TLS'}"
+    pool.close()  # no TLS farewell to wait for: there was no conversation
+    return Reach(endpoint.name, origin.raw_host or "", True, detail)
 
 
 def why(error: BaseException) -> str:

@@ -106,15 +106,9 @@ async def _bring_to_an_end(path: Path, books_of: BooksOf, interrupted: Callable[
     """Whether the control plane has all that it takes, and what was lent. Else it is to be tried again."""
     async with books_of(path) as books:
         interrupted(books.interrupted)
-        while not _is_settled(books):  # noqa: ASYNC110 - a few looks, at what has no event
+        while not books.is_settled:  # noqa: ASYNC110 - a few looks, at what has no event
             await asyncio.sleep(_SETTLED_EVERY)
     return books.has_told_all
-
-
-def _is_settled(books: Books) -> bool:
-    """Whether the control plane has all rows that it takes, and has answered what it knows of the leases."""
-    standing = books.standing
-    return not (standing.unsettled_rows or standing.postable_rows or standing.untold_leases)
 
 
 def _seats(directory: Path) -> Iterator[Path]:

@@ -40,11 +40,10 @@ class SharedRates:
         self._limits[key_id] = limits
         digest = _digest(key_id)
         with self._locked():
-            place, rate = self._find(digest, now)
-            if rate is None:
-                rate = KeyRate(*limits, now)
-            elif not rate.has(*limits):  # changed, or another process has not heard yet that they are: none is new then
-                rate = rate.with_limits(*limits, now)
+            place, former = self._find(digest, now)
+            rate = KeyRate.after(
+                former, *limits, now
+            )  # other ones: changed, and another process may not have heard yet
             reached = rate.admit(now)
             self._write(place, digest, rate, now)
         return reached

@@ -221,6 +221,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.idle_since = 0.0
 
     @property
+    def tls_version(self) -> str | None:
+        """Such as TLSv1.3; None: there is no TLS."""
+        session = self._transport.get_extra_info("ssl_object")
+        return session.version() if session else None
+
+    @property
     def is_usable(self) -> bool:
         """Whether another request can be sent."""
         return not self._is_lost and self._answer is None and not self._transport.is_closing()

@@ -29,7 +29,7 @@ _NAMES_KEPT = 10.0
 _HAPPY_EYEBALLS = 0.25
 """Seconds before the next address is tried beside the last one (RFC 8305, 5)."""
 
-Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
+_Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
 
 
 class UpstreamPool:
@@ -41,7 +41,7 @@ class UpstreamPool:
         self._host = origin.host or ""
         self._port = origin.port or 0
         self._tls = tls if origin.scheme == "https" else None
-        self._addresses: Addresses = ()
+        self._addresses: _Addresses = ()
         self._resolved_at = float("-inf")
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
@@ -62,7 +62,9 @@ class UpstreamPool:
         Raises:
             OSError, ssl.SSLError: there is none to be had.
         """
-        connected = await first_to_accept(await self._resolve())
+        connected = await aiohappyeyeballs.start_connection(
+            await self._resolve(), happy_eyeballs_delay=_HAPPY_EYEBALLS, interleave=1
+        )
         try:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -86,7 +88,7 @@ class UpstreamPool:
         for connection in self._all:
             connection.abort()
 
-    async def _resolve(self) -> Addresses:
+    async def _resolve(self) -> _Addresses:
         now = time.monotonic()
         if now - self._resolved_at > _NAMES_KEPT:
             self._addresses = await resolve(self._host, self._port)
@@ -113,15 +115,6 @@ class UpstreamPool:
             self._sweep = self.loop.call_later(pause, self._close_idle)
 
 
-async def resolve(host: str, port: int) -> Addresses:
+async def resolve(host: str, port: int) -> _Addresses:
     """The addresses of a name, in the system's order."""
     return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-
-
-async def first_to_accept(addresses: Addresses) -> socket.socket:
-    """A connection to whichever of these accepts one first.
-
-    Raises:
-        OSError: none does.
-    """
-    return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS, interleave=1)

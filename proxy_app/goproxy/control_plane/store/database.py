@@ -154,12 +154,10 @@ class Database:
         """
         try:
             self.transact("migrate", upgrade)
-        except StoreUnavailable as problem:
-            raise UnusableStore(f"{self}: {problem}") from None
+        except (StoreUnavailable, exc.DBAPIError) as problem:
+            raise UnusableStore(f"{self}: {_first_line(problem)}") from None
         except CommandError as problem:
             raise UnusableStore(f"{self}: {problem}; was it made by a newer goproxy?") from None
-        except exc.DBAPIError as problem:
-            raise UnusableStore(f"{self}: {_first_line(problem)}") from None
         if self._file is not None:
             copying.clear(self._file.parent, _COPY)
 
