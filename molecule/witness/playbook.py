@@ -46,6 +46,7 @@ class Operator:
         self.project = project
         shutil.copytree(ROOT / "inventory/demo", self.inventory)
         self.upstreams = self.inventory / "group_vars/all/upstreams"
+        self.vault = self.inventory / "group_vars/all/vault.yml"
 
     def run(self, playbook: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Run:
         """Run a playbook, with more variables of the environment where they are given.

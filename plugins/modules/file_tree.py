@@ -135,6 +135,14 @@ removed_files:
   elements: str
   returned: always
   sample: [sites/old.conf]
+stale_files:
+  description:
+    - Paths, relative to the root, of files that an earlier call wrote, that are not in O(files) any more, and that stay
+      because O(prune) is off.
+  type: list
+  elements: str
+  returned: always
+  sample: [sites/old.conf]
 validated:
   description: Whether the command of O(validate) was run, and accepted the tree.
   type: bool
@@ -238,7 +246,8 @@ class Plan:
 
     make: list[str]  # directories, parents first
     write: list[tuple[File, Current | None]]
-    remove: list[str]
+    stale: list[str]  # files that nobody wants any more
+    remove: list[str]  # those, or none
     drop: list[str]  # directories, children first
     manifest: Manifest | None  # None: nothing of ours stays, so no manifest either
     manifest_differs: bool
@@ -344,12 +353,12 @@ class Tree:
                 write.append((file, found))
 
         wanted = frozenset(file.path for file in self.files)
-        stale = known.files - wanted if self.prune else frozenset()
-        remove = sorted(path for path in stale if self.removable(path))
+        stale = sorted(path for path in known.files - wanted if self.removable(path))
+        remove = stale if self.prune else []
         drop = self.emptied(known, frozenset(remove), wanted) if self.prune else []
         directories = (known.directories | frozenset(make)) - frozenset(drop)
         standing = frozenset(path for path in directories if path in make or os.path.isdir(self.at(path)))
-        after = Manifest((known.files | wanted) - stale, standing)
+        after = Manifest(wanted if self.prune else known.files | wanted, standing)
         keep = after if after.files and self.remember else None
         if not self.remember:
             differs = False
@@ -357,7 +366,7 @@ class Tree:
             differs = True
         else:
             differs = keep is not None and not self.manifest_stands(keep)
-        return Plan(make, write, remove, drop, keep, differs)
+        return Plan(make, write, stale, remove, drop, keep, differs)
 
     def removable(self, path: str) -> bool:
         """A stale file that is still there, and not behind a link that somebody put in its way."""
@@ -695,6 +704,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "changed": plan.changes,
         "changed_files": [file.path for file, _found in plan.write],
         "removed_files": plan.remove,
+        "stale_files": [] if params["prune"] else plan.stale,
         "validated": False,
     }
     if module._diff:

@@ -5,6 +5,7 @@ The tests build on one another: they are an evening of an operator's, in order.
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Callable
@@ -152,9 +153,32 @@ def test_a_broken_image_is_not_let_in(operator: Operator, vps: Vps, across: Acro
     assert vps.run("sha256sum /opt/trollllm/goproxy/* /opt/trollllm/docker-compose.prod.yml") == files
 
 
+def test_a_backend_that_does_not_come_up_is_put_back(operator: Operator, vps: Vps, across: Across) -> None:
+    """The play fails and says what became of it; the proxies run on the new image."""
+    before = {name: image(vps, name) for name in (*PROXIES, "backend")}
+    source = operator.project / "proxy_app/goproxy/control_plane/server.py"
+    whole = source.read_text()
+    source.write_text(whole + '\nraise RuntimeError("this backend is broken")\n')
+    run = across(lambda: operator.run(DEPLOY))
+    source.write_text(whole)
+    assert run.code != 0
+    for said in ("RuntimeError: this backend is broken", "The backend of before is back, and healthy."):
+        assert said in run.output
+    after = {name: image(vps, name) for name in before}
+    assert after["backend"] == before["backend"]
+    assert not {after[name] for name in PROXIES} & set(before.values())
+    record = json.loads(vps.run("cat /opt/trollllm/releases.json"))
+    assert {name: record[name.removeprefix("goproxy-")]["current"]["image"] for name in after} == after
+
+
 def test_a_configuration_that_leads_nowhere_is_not_let_in(operator: Operator, vps: Vps, across: Across) -> None:
-    """One upstream does not reach its provider; the other one, changed as well, is rolled out all the same."""
+    """One upstream does not reach its provider; the other one, changed as well, is rolled out all the same.
+
+    Also where the operator's token, of which those of the proxies are made, changes with it: the backend that goes on
+    serving knows both.
+    """
     before = running(vps)
+    edit(operator.vault, "vault_operator_token: tg-", "vault_operator_token: next-")
     edit(operator.upstreams / "openhands.yml", "llm-proxy.app.all-hands.dev", "nobody.trollllm.xyz")
     edit(operator.upstreams / "ohmygpt.yml", "multiplier_band:", "max_body_mib: 31\n  multiplier_band:")
     run = across(lambda: operator.run(DEPLOY, "-e", "goproxy_ready_seconds=10"))
@@ -166,6 +190,7 @@ def test_a_configuration_that_leads_nowhere_is_not_let_in(operator: Operator, vp
     assert {name for name in after if after[name] != before[name]} == {"goproxy-ohmygpt"}
     assert "nobody" not in vps.run("cat /opt/trollllm/goproxy/config-openhands-prod.json")
     edit(operator.upstreams / "openhands.yml", "nobody.trollllm.xyz", "llm-proxy.app.all-hands.dev")
+    edit(operator.vault, "vault_operator_token: next-", "vault_operator_token: tg-")
 
 
 @pytest.mark.parametrize(

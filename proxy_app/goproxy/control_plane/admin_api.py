@@ -279,7 +279,7 @@ class AdminApi:
         known = self._plane.operator.digest()
         if known is None:
             raise Refusal(503, "the admin API is off: there is no operator token (OPERATOR_TOKEN_PATH)")
-        if owner(asking.bearer(request), {"operator": known}) is None:
+        if owner(asking.bearer(request), {known: "operator"}) is None:
             raise asking.unauthorized()
 
 

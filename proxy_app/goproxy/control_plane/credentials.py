@@ -2,6 +2,9 @@
 
 The files are looked at with every call, so that a new token holds at once. A file that is broken leaves its last good
 digest standing; one that is gone takes it away. All comparisons take the same time, whatever the token is.
+
+A proxy's former token goes on being good for as long as this process runs: while tokens are replaced, proxies of before
+and of after it are both at work, and what replaces them replaces the backend at the end. The operator's ends at once.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import hashlib
 import hmac
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from goproxy.observe import log
@@ -61,23 +65,28 @@ class ProxyTokens:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._files: dict[str, TokenFile] = {}
+        self._good: dict[str, frozenset[str]] = {}
+        self.digests()  # one that is replaced before anybody came with it was good, too
 
     def digests(self) -> dict[str, str]:
-        """By upstream."""
+        """By digest, the upstream whose proxies have the token."""
         try:
             names = {path.name for path in self._directory.iterdir() if not path.name.startswith(".")}
         except OSError:
             names = set()
-        self._files = {name: self._files.get(name) or TokenFile(self._directory / name) for name in names}
-        digests = {name: file.digest() for name, file in sorted(self._files.items())}
-        return {name: digest for name, digest in digests.items() if digest is not None}
+        self._files = {name: self._files.get(name) or TokenFile(self._directory / name) for name in sorted(names)}
+        now = {name: file.digest() for name, file in self._files.items()}
+        self._good = {
+            name: self._good.get(name, frozenset()) | {digest} for name, digest in now.items() if digest is not None
+        }
+        return {digest: name for name, digests in self._good.items() for digest in digests}
 
 
-def owner(token: str, digests: dict[str, str]) -> str | None:
-    """Whose token this is, if it is anybody's."""
+def owner(token: str, digests: Mapping[str, str]) -> str | None:
+    """Whose token this is, if it is anybody's. `digests`: by digest, whose."""
     presented = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
     found = None
-    for name, digest in digests.items():
+    for digest, name in digests.items():
         if hmac.compare_digest(digest, presented):
             found = name
     return found

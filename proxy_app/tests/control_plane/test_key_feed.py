@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from typing import Any
 
 import pytest
 
+from goproxy.control_plane.credentials import ProxyTokens, owner
 from goproxy.core.key_snapshot import KeySnapshot
 from tests.control_plane.backend import DOLLAR, OPERATOR, PROXY, Answer, Backend
 from tests.control_plane.conftest import on_sqlite
@@ -166,6 +168,26 @@ async def test_the_token_of_an_upstream_that_is_gone_holds_no_more(backend: Back
     answer = await backend.poll()
     assert answer.status == 503
     assert "PROXY_TOKENS_PATH" in answer.error
+
+
+@on_sqlite
+async def test_a_replaced_token_of_a_proxy_is_good_until_the_backend_is_replaced(backend: Backend) -> None:
+    """So the proxies of before and of after can be replaced one by one, and the backend at last."""
+    file = backend.directory / "proxy_tokens" / "openhands"
+    for token in ("the-next-one", "and-the-one-after-it"):
+        file.write_text(hashlib.sha256(token.encode()).hexdigest())
+        for good in (PROXY["openhands"], token):
+            assert (await backend.ask("GET", "/proxy/v1/keys?instance=i&wait=0", good)).status == 204
+    fresh = ProxyTokens(file.parent)
+    assert owner("and-the-one-after-it", fresh.digests()) == "openhands"
+    assert owner(PROXY["openhands"], fresh.digests()) is None
+
+
+@on_sqlite
+async def test_a_replaced_token_of_the_operator_ends_at_once(backend: Backend) -> None:
+    (backend.directory / "operator_token").write_text(hashlib.sha256(b"the-next-one").hexdigest())
+    assert (await backend.ask("GET", "/admin/v1/accounts", "the-next-one")).status == 200
+    assert (await backend.ask("GET", "/admin/v1/accounts", OPERATOR)).status == 401
 
 
 @on_sqlite
