@@ -157,6 +157,7 @@ def _openai(name: str, pieces: tuple[bytes, ...], usage: Usage | None, *flags: s
 
 _START = {"input_tokens": 9, "output_tokens": 1}
 _SPLIT = {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 20}
+_PROMPT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _CACHED = {
     **_START,
     "cache_creation_input_tokens": 120,
@@ -204,9 +205,23 @@ ANTHROPIC_STREAMS: tuple[Answer, ...] = (
         "explicit zeros replace, null does not",
         anthropic_stream(
             {**_CACHED, "cache_creation_input_tokens": None},
-            {"input_tokens": None, "output_tokens": 0, "cache_read_input_tokens": 0, "cache_creation": None},
+            {"input_tokens": 8, "output_tokens": 0, "cache_read_input_tokens": 0, "cache_creation": None},
         ),
-        Usage(9, 100, 20, 0, 0),
+        Usage(8, 100, 20, 0, 0),
+    ),
+    _anthropic(
+        "a prompt of nothing after one of something",
+        anthropic_stream(
+            _CACHED,
+            {**dict.fromkeys(_PROMPT, 0), "cache_creation": dict.fromkeys(_SPLIT, 0), "output_tokens": 7},
+        ),
+        Usage(9, 100, 20, 1000, 7),
+        "prompt_vanished",
+    ),
+    _anthropic(
+        "a prompt that turns out to be in the cache",
+        anthropic_stream(_START, {"input_tokens": 0, "output_tokens": 7, "cache_read_input_tokens": 9}),
+        Usage(0, 0, 0, 9, 7),
     ),
     _anthropic(
         "cache writes grow above the known split",
@@ -470,9 +485,28 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
         "reasoning_beside_output",
     ),
     _openai(
-        "a total that nothing explains",
+        "reasoning that only the total has",
         openai_stream(openai_usage(21, 10, 90)),
+        Usage(input=21, output=69, reasoning=59),
+        "reasoning_by_total",
+    ),
+    _openai(
+        "a total that nothing explains",
+        openai_stream(openai_usage(21, 10, 90, completion_tokens_details={"reasoning_tokens": 3})),
+        Usage(input=21, output=10, reasoning=3),
+        "total_mismatch",
+    ),
+    _openai(
+        "a total of less than its parts",
+        openai_stream(openai_usage(21, 10, 20)),
         Usage(input=21, output=10),
+        "total_mismatch",
+    ),
+    _openai(
+        "a prompt of nothing after one of something",
+        (*openai_content(), openai_chunk(usage=openai_usage(5, 5)), openai_chunk(usage=openai_usage(0, 7)), DONE),
+        Usage(input=5, output=7),
+        "prompt_vanished",
         "total_mismatch",
     ),
     _openai(

@@ -37,7 +37,7 @@ def read(*pieces: bytes, stream: bool = True) -> Reading:
     return meter.reading()
 
 
-BEYOND_THE_CLIENT = ("broken events", "data over many lines", "unknown events")
+BEYOND_THE_CLIENT = ("broken events", "data over many lines", "unknown events", "a prompt of nothing")
 """What this meter reads past, and the official client does not."""
 
 
@@ -84,6 +84,11 @@ def test_a_stop_that_cannot_be_read_is_none() -> None:
 def test_an_error_keeps_what_was_told() -> None:
     told = read(message_start(START), *text_block(), message_delta({"output_tokens": 5}, None), OVERLOADED)
     assert (told.usage, told.exact, told.error) == (Usage(input=9, output=5), False, "overloaded_error")
+
+
+def test_an_error_that_quotes_an_event_of_content_is_an_error() -> None:
+    quoting = {"type": "overloaded_error", "message": 'at {"type":"content_block_delta"}'}
+    assert read(anthropic_event("error", error=quoting)).error == "overloaded_error"
 
 
 def test_a_second_error_changes_nothing() -> None:

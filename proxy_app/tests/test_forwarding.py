@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from goproxy.core.request_body import READ_FIELDS
 from tests.conftest import Lines
 from tests.gateway import ALICE, OPUS, UPSTREAM_SECRET, Running, chain, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_MESSAGE, OPENAI_COMPLETION, Provider, Received, Wire
@@ -257,10 +258,8 @@ JSON_VALUES = st.recursive(
 )
 
 
-READ = {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}
-"""What the proxy must understand, and refuses where it cannot."""
-
-NAMES = st.text().filter(lambda name: name not in READ)
+NAMES = st.text().filter(lambda name: name not in READ_FIELDS)
+"""Of fields that the proxy need not understand."""
 
 
 def test_any_request_and_any_answer_pass_unchanged(keys: Path) -> None:

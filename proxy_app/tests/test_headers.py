@@ -26,6 +26,7 @@ def test_what_the_client_says_to_the_model_passes_in_order() -> None:
         *("Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "TE", "Trailer"),
         *("Transfer-Encoding", "Upgrade", "Host", "Content-Length", "Expect", "Cookie", "Authorization", "X-API-Key"),
         *("X-Forwarded-For", "X-Forwarded-Proto", "X-FORWARDED-HOST", "X-Real-IP", "Forwarded", "Accept-Encoding"),
+        *("api-key", "x-goog-api-key", "x-litellm-api-key", "OpenAI-Organization", "OpenAI-Project"),
     ],
 )
 def test_what_stays_on_this_side(name: str) -> None:
@@ -66,6 +67,8 @@ def test_an_answers_headers_pass() -> None:
         *("Connection", "Transfer-Encoding", "Keep-Alive", "Upgrade", "Trailer", "Set-Cookie", "Server"),
         *("anthropic-organization-id", "openai-organization", "openai-project", "request-id", "x-request-id"),
         *("anthropic-ratelimit-requests-remaining", "Anthropic-RateLimit-Tokens-Reset", "x-ratelimit-limit-tokens"),
+        *("anthropic-workspace-id", "anthropic-priority-input-tokens-limit", "anthropic-fast-output-tokens-limit"),
+        *("x-litellm-key-spend", "x-litellm-response-cost", "llm_provider-anthropic-organization-id"),
     ],
 )
 def test_what_is_the_operators_own_or_hop_by_hop_is_withheld(name: str) -> None:

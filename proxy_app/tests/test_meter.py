@@ -87,7 +87,7 @@ def test_what_is_called_exact_is_the_truth_wherever_the_stream_is_cut(answer: An
     assert generated == answer.generated_bytes
 
 
-FINAL_TWICE = ("usage twice, the later holds", "content after the usage")
+FINAL_TWICE = ("usage twice, the later holds", "content after the usage", "a prompt of nothing after one of something")
 """Streams whose upstream says its final word more than once."""
 
 PIECES = [piece for answer in STREAMS for piece in answer.pieces]

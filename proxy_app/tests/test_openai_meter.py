@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx2
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
 
+from goproxy.core import openai_meter
 from goproxy.core.meter import Reading
 from goproxy.core.openai_meter import OpenAIMeter
 from goproxy.core.usage import Usage
@@ -198,6 +200,27 @@ def test_the_service_tier_is_flagged(tier: str | None, flags: tuple[str, ...]) -
 )
 def test_errors_are_seen(event: bytes, error: str | None) -> None:
     assert read(*openai_content(), event).error == error
+
+
+def test_a_long_piece_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where each event has a word in it that keeps it from being put aside."""
+    looked_at = 0
+
+    class Counting:
+        def search(self, data: bytes, *span: int) -> re.Match[bytes] | None:
+            nonlocal looked_at
+            looked_at += (span[1] - span[0]) if span else len(data)
+            return found(data, *span)
+
+    found = openai_meter._TELLS_USAGE.search
+    monkeypatch.setattr(openai_meter, "_TELLS_USAGE", Counting())
+    meter = OpenAIMeter(stream=True)
+    piece = b'data: {"choices":[],"error":null}\n\n: a comment\n\n' * 1000
+    meter.feed(openai_chunk([]))
+    meter.reading()
+    meter.feed(piece)
+    meter.reading()
+    assert looked_at < 2 * len(piece)
 
 
 def test_the_model_is_the_first_that_is_named() -> None:

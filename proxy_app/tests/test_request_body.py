@@ -123,9 +123,19 @@ def test_any_json_is_understood(document: Any) -> None:
         (b'{"model": "m", "max_completion_tokens": 1.5}', "max_completion_tokens: this field must be an integer"),
         (b'{"model": "m", "n": 0}', "n: this field must be an integer that is not below 1"),
         (b'{"model": "m", "n": [2]}', "n: this field must be an integer"),
+        (b'{"model": "m", "n": 1025}', "n: this field must be an integer that is not above 1024"),
+        (b'{"model": "m", "candidate_count": 10000000000000000}', "candidate_count: this field must be an integer"),
+        (b'{"model": "m", "maxOutputTokens": "9"}', "maxOutputTokens: this field must be an integer"),
+        (b'{"model": "m", "fallbacks": ["dear"]}', "fallbacks: a request is paid by its model here"),
+        (b'{"model": "m", "models": ["dear"]}', "models: a request is paid by its model here"),
+        (b'{"model": "m", "mock_testing_fallbacks": true}', "mock_testing_fallbacks: a request is paid"),
+        (b'{"model": "m", "extra_body": {"model": "dear"}}', "extra_body.model: this field must stand at the top"),
+        (b'{"model": "m", "generationConfig": {"maxOutputTokens": 9}}', "generationConfig.maxOutputTokens: this field"),
         (b'{"model": "cheap", "model": "dear"}', "same field twice"),
         (b'{"model": "cheap", "mod\\u0065l": "dear"}', "same field twice"),
         (b'{"model": "m", "x": ' + b"[" * 100_000 + b"}", "nested too deeply"),
+        (b'{"model":"m","x":' + b"[" * 300 + b"]" * 300 + b', "x": 1}', "same field twice"),
+        (b'{"model":"m","x":[' + b'{"":0},' * 700_000 + b"0]}", "more than 1,000,000 brackets and commas"),
         (b'{"model": "m", "x": ' + b"9" * 5000 + b"}", "too many digits"),
     ],
 )
@@ -149,6 +159,9 @@ def read(**fields: Any) -> RequestBody:
         ({"max_completion_tokens": 0}, 0),
         ({"max_tokens": 100, "max_completion_tokens": 200}, 200),
         ({"max_tokens": 300, "max_completion_tokens": None}, 300),
+        ({"max_tokens": 1, "max_output_tokens": 200, "maxOutputTokens": None}, 200),
+        ({"maxOutputTokens": 300}, 300),
+        ({"max_tokens": 100, "extra_body": {"top_k": 3}, "fallbacks": [], "models": None}, 100),
     ],
 )
 def test_the_limit_on_the_output_is_read(fields: dict[str, Any], limit: int | None) -> None:
@@ -159,6 +172,17 @@ def test_the_limit_on_the_output_is_read(fields: dict[str, Any], limit: int | No
 def test_choices_are_counted(n: int | None, choices: int) -> None:
     assert read().choices == 1
     assert read(n=n).choices == choices
+    assert read(candidate_count=n).choices == read(n=1, candidateCount=n).choices == choices
+
+
+def test_what_is_too_deep_to_be_written_again_is_read() -> None:
+    document = {"model": "m", "x": json.loads("[" * 500 + "]" * 500)}
+    assert read_request_body(json.dumps(document).encode()).model == "m"
+    assert read_request_body(json.dumps(document, separators=(",", ":")).encode()).model == "m"
+
+
+def test_a_large_body_of_words_is_read() -> None:
+    assert read(messages=[{"role": "user", "content": "one, two, three; " * 400_000}]).model == "m"
 
 
 WISH = '"include_usage":true'
@@ -234,6 +258,11 @@ PNG = f"data:image/png;base64,{BASE64}"
 PACKED = {"type": "base64", "media_type": "image/png", "data": BASE64}
 
 
+def fetched(document: dict[str, Any]) -> dict[str, Any]:
+    """A document that the provider's tool fetched, as a client sends it again with the conversation."""
+    return {"type": "web_fetch_tool_result", "content": {"type": "web_fetch_result", "content": document}}
+
+
 def estimate(**fields: Any) -> tuple[int, bool]:
     """The estimate of a body with these fields, less what it has in bytes; and whether it is open."""
     body = read(**fields)
@@ -292,6 +321,7 @@ def test_an_image_counts_as_an_image(block: dict[str, Any], packed: str) -> None
         ({"type": 7}, ""),
         ({}, ""),
         ({"type": "tool_result", "content": [{"type": "image", "source": {"type": "url"}}]}, ""),
+        (fetched({"type": "document", "source": {**PACKED, "media_type": "application/pdf"}}), BASE64),
     ],
 )
 def test_what_the_body_does_not_bound_is_left_to_the_context(block: dict[str, Any], packed: str) -> None:
@@ -299,7 +329,20 @@ def test_what_the_body_does_not_bound_is_left_to_the_context(block: dict[str, An
 
 
 def test_a_document_of_text_counts_by_its_bytes() -> None:
-    assert content({"type": "document", "source": {"type": "text", "data": "x" * 100}}) == (0, False)
+    document = {"type": "document", "source": {"type": "text", "data": "x" * 100}}
+    assert content(document) == content(fetched(document)) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"type": "web_search_tool_result_error", "error_code": "max_uses_exceeded"},
+        {"type": "bash_code_execution_result", "stdout": "x" * 100, "content": []},
+        {"type": "text_editor_code_execution_view_result", "content": "x" * 100},
+    ],
+)
+def test_results_of_the_providers_tools_count_by_their_bytes(inner: dict[str, Any]) -> None:
+    assert content({"type": "any_tool_result", "content": inner}) == (0, False)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ CACHE_WRITE = ("cache_creation_input_tokens",)
 CACHE_WRITE_5M = ("cache_creation", "ephemeral_5m_input_tokens")
 CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
 THINKING = ("output_tokens_details", "thinking_tokens")
-COUNTS = Counts((INPUT, OUTPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, THINKING))
+_PROMPT = (INPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H)
+COUNTS = Counts((*_PROMPT, OUTPUT, THINKING), prompt=_PROMPT)
 
 _BEGINS = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
 _NEXT = b"\n\n" + _BEGINS
@@ -60,7 +61,7 @@ class AnthropicMeter(Meter):
         self._compaction = _NOTHING
 
     def _on_event(self, name: bytes, data: bytes) -> None:
-        if b'"content_block_' in data and b'"message_' not in data:
+        if b'"content_block_' in data and b'"message_' not in data and b'"error"' not in data:
             if b'"content_block_delta"' in data:
                 self._generated_bytes += self._generated(data)
             return

@@ -35,13 +35,18 @@ _NO_OTHERS = _HOP_BY_HOP | {""}
 _NOT_UP = frozenset(
     {
         "accept-encoding",  # asked as identity: what is relayed must be readable on its way
-        "authorization",  # the client's key is ours to check, and no business of the upstream's
+        "api-key",  # the client's keys, wherever it shows them, are no business of the upstream's
+        "authorization",
         "content-length",
         "cookie",
         "expect",
         "forwarded",
         "host",
+        "openai-organization",  # the client's own account with the provider, beside the operator's key
+        "openai-project",
         "x-api-key",
+        "x-goog-api-key",
+        "x-litellm-api-key",
         "x-real-ip",
     }
 )
@@ -50,6 +55,7 @@ _NOT_UP_PREFIXES = ("x-forwarded-",)
 _NOT_DOWN = frozenset(
     {
         "anthropic-organization-id",  # the operator's account, not the client's; so are the rate limits
+        "anthropic-workspace-id",
         "openai-organization",
         "openai-project",
         "request-id",  # ours takes the place of the upstream's, which is logged
@@ -58,7 +64,11 @@ _NOT_DOWN = frozenset(
         "x-request-id",
     }
 )
-_NOT_DOWN_PREFIXES = ("anthropic-ratelimit-", "x-ratelimit-")
+_NOT_DOWN_PREFIXES = (
+    *("anthropic-ratelimit-", "anthropic-priority-", "anthropic-fast-", "x-ratelimit-"),
+    *("x-litellm-", "llm_provider-"),
+)
+"""LiteLLM tells what its key, the operator's, has spent and may spend, and passes its own provider's headers on."""
 
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 """Control characters, and bytes that were not UTF-8 (they arrive as lone surrogates)."""

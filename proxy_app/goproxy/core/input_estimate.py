@@ -30,7 +30,13 @@ _TEXT = (
     *("text", "thinking", "redacted_thinking", "refusal", "search_result", "compaction"),
     *("tool_use", "server_tool_use", "mcp_tool_use", "tool_result", "tool_reference"),
 )
-"""Blocks whose words stand in them, as do those of every `..._tool_result`."""
+"""Blocks whose words stand in them."""
+
+_TEXT_ENDINGS = (
+    *("_tool_result", "_tool_result_error", "web_fetch_result", "execution_result", "execution_output"),
+    *("_view_result", "_create_result", "_str_replace_result"),
+)
+"""So do those of what tools of the provider's gave, which a client sends again with the conversation."""
 
 _OWN_TOOLS = (None, "custom", "function")
 _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
@@ -89,6 +95,9 @@ def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
 
 
 def _objects(items: object) -> list[dict[str, Any]]:
+    """Of a list, or the one that stands alone."""
+    if isinstance(items, dict):
+        return [items]
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
@@ -97,7 +106,7 @@ def _is_text(block: Mapping[str, Any]) -> bool:
     if kind == "document":
         source = block.get("source")
         return isinstance(source, dict) and source.get("type") in ("text", "content")
-    return isinstance(kind, str) and (kind in _TEXT or kind.endswith("_tool_result"))
+    return isinstance(kind, str) and (kind in _TEXT or kind.endswith(_TEXT_ENDINGS))
 
 
 def _image(block: Mapping[str, Any]) -> str | None:

@@ -49,8 +49,10 @@ FLAGS: Mapping[str, str] = {
     "oversized_body": "The JSON body was longer than 8 MiB and was not read.",
     "oversized_event": "An event was longer than 1 MiB and was not read.",
     "prompt_excludes_cache": "By its own total, the OpenAI usage tells cache tokens beside the prompt, not in it.",
+    "prompt_vanished": "Usage told of a prompt and then of none, which there cannot be; the former stands.",
     "raw_usage_trimmed": "The usage object was too long, too deep or not ASCII; only its counts are kept.",
     "reasoning_beside_output": "By its own total, the OpenAI usage tells reasoning beside the output; added to it.",
+    "reasoning_by_total": "By its own total, the OpenAI usage leaves tokens out of its parts: taken for reasoning.",
     "server_tool_use": "The provider ran tools, whose fee by use is not priced here.",
     "service_tier_batch": "Served at the batch tier; priced at the standard one.",
     "service_tier_flex": "Served at the flex tier; priced at the standard one.",
@@ -173,6 +175,8 @@ class Meter(ABC):
             flags.add("final_usage_missing")
         if told.was_invalid:
             flags.add("invalid_usage")
+        if told.had_no_prompt:
+            flags.add("prompt_vanished")
         if told.was_trimmed:
             flags.add("raw_usage_trimmed")
         exact = is_final and not told.invalid and "incomplete_usage" not in flags

@@ -3,8 +3,9 @@
 Sources: `types/completion_usage.py` and `types/chat/chat_completion_chunk.py` of openai-python, which say that
 `prompt_tokens` has the cached and the written ones in it and `completion_tokens` the reasoning; `types/utils.py` of
 LiteLLM for Anthropic's names within an OpenAI usage object. The wire protocol decides what a count means, not who
-sends it: cache tokens are a part of `prompt_tokens` here, whatever they are called. Two sorts of upstreams break that
-rule and say so by their own `total_tokens`; those are read by it, and flagged.
+sends it: cache tokens are a part of `prompt_tokens` here, whatever they are called. Three sorts of upstreams break that
+rule and say so by their own `total_tokens`; those are read by it, and flagged. One of them is Google, whose
+`completion_tokens` have no thinking in them, and which tells of that nowhere else.
 
 The usage is final when it comes in a chunk without choices (the one that `include_usage` asks for), or when `[DONE]`
 comes and no content came in between: some upstreams send usage with the last choice, and some with every chunk. A
@@ -41,7 +42,8 @@ COUNTS = Counts(
     (
         *(PROMPT, COMPLETION, TOTAL, CACHED, WRITTEN, REASONING, AUDIO_IN, AUDIO_OUT),
         *(CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, CREATED, CREATED_5M, CREATED_1H),
-    )
+    ),
+    prompt=(PROMPT,),
 )
 
 _CONTENT = re.compile(rb'(?:\A|(?<=\n\n))(?:data: {[^\n]*?"choices"[^\n]*+\n\n)++')
@@ -94,11 +96,11 @@ class OpenAIMeter(Meter):
             data = data[first:]
         if self._model is None or self._told.tokens:
             return data
-        rest, at = [], 0
+        rest, at, looked_at = [], 0, 0
         for run in _CONTENT.finditer(data):
-            if _TELLS_USAGE.search(data, at, run.start()) is not None:
+            if _TELLS_USAGE.search(data, looked_at, run.start()) is not None:
                 break  # an event of another look told it: what comes after it has a meaning by where it stands
-            content = run[0]
+            content, looked_at = run[0], run.end()
             if b'"usage"' in content and (usage := _TELLS_USAGE.search(content)) is not None:
                 before, end, _ = content[: usage.start()].rpartition(b"\n\n")
                 content = before + end
@@ -178,6 +180,10 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
     elif beyond and beyond == reasoning:
         flags.add("reasoning_beside_output")
         output += reasoning
+    elif beyond > 0 and not cache and not reasoning:
+        flags.add("reasoning_by_total")
+        reasoning = beyond
+        output += beyond
     elif beyond:
         flags.add("total_mismatch")
     if uncached < 0:  # the parts cannot be in it

@@ -1,15 +1,16 @@
 """The provider's own usage object, merged over the events of a stream.
 
 Counts are cumulative in both protocols, so that the later value replaces the earlier one, field by field, and nothing
-is ever added up. Null says nothing and replaces nothing; an explicit 0 is a value like any other.
+is ever added up. Null says nothing and replaces nothing; an explicit 0 is a value like any other. But no
+prompt is empty: what tells of none, after one was told, says nothing of it. Some upstreams do so in their last event.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from goproxy.core.usage import MAX_TOKENS, is_count
 
@@ -24,6 +25,15 @@ Path = tuple[str, ...]
 
 class Counts(tuple[Path, ...]):
     """Where in a protocol's usage object the fields stand that are counts of tokens."""
+
+    prompt: Collection[Path]
+    """Those of the prompt."""
+
+    def __new__(cls, paths: Iterable[Path], *, prompt: Collection[Path]) -> Self:
+        """All of them, and which of them are the prompt's."""
+        counts = super().__new__(cls, paths)
+        counts.prompt = prompt
+        return counts
 
     @cached_property
     def usual(self) -> Mapping[str, Any]:
@@ -51,6 +61,8 @@ class RawUsage:
         """The counts whose last value is none."""
         self.was_invalid = False
         self.was_trimmed = False
+        self.had_no_prompt = False
+        """A prompt of nothing was told after one was."""
         self._is_usual = True
         """Nothing but usual objects was told."""
 
@@ -73,14 +85,23 @@ class RawUsage:
             self.was_invalid = True
             return
         tokens, self._is_usual = dict(self.tokens), False
+        untold = self._counts.prompt if self._lacks_prompt(told) else ()
         for path in self._counts:
-            self._count(tokens, path, value_at(told, path))
+            if path not in untold:
+                self._count(tokens, path, value_at(told, path))
         self.document, self.tokens = _replaced(self.document, told), tokens
+        if untold:
+            self.had_no_prompt = True
+            self._put(path for path in untold if path in tokens)
         self._trim()
 
     def get(self, path: Path) -> int:
         """A count, 0 if it was not told."""
         return self.tokens.get(path, 0)
+
+    def _lacks_prompt(self, told: Mapping[str, Any]) -> bool:
+        counts = [value_at(told, path) for path in self._counts.prompt]
+        return 0 in counts and not any(counts) and any(map(self.get, self._counts.prompt))
 
     def _count(self, tokens: dict[Path, int], path: Path, value: object) -> None:
         if value is None:
@@ -101,11 +122,15 @@ class RawUsage:
                 return
         self.was_trimmed = True
         self.document = {}
-        for path, count in self.tokens.items():
+        self._put(self.tokens)
+
+    def _put(self, paths: Iterable[Path]) -> None:
+        """Have these counts in the document."""
+        for path in paths:
             inner = self.document
             for name in path[:-1]:
                 inner = inner.setdefault(name, {})
-            inner[path[-1]] = count
+            inner[path[-1]] = self.tokens[path]
 
 
 def value_at(document: Any, path: Path) -> Any:
@@ -157,6 +182,8 @@ def _merged(
             if not 0 <= value <= MAX_TOKENS:
                 return None
             if expected.__class__ is tuple:
+                if not value and tokens.get(expected):
+                    return None
                 tokens[expected] = value
             elif expected is not int:
                 return None

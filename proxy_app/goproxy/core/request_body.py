@@ -24,6 +24,33 @@ _scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignor
 _AFTER_VALUE = frozenset({",", "}"})
 _SPACE = re.compile(r"[ \t\n\r]*")
 
+_LARGE = 256 * 1024
+_MOST_VALUES = 1_000_000
+"""In a larger body. One takes up to 250 bytes of memory and a microsecond of everybody's time, be it of three bytes;
+and no model reads as many words."""
+
+_MOST_CHOICES = 1024
+"""OpenAI takes 128."""
+
+_OTHER_LIMITS = ("max_output_tokens", "maxOutputTokens")
+_OTHER_CHOICES = ("candidate_count", "candidateCount")
+"""What LiteLLM also takes for `max_tokens` and `n`, and before them, where the provider is Google."""
+
+_OTHER_MODELS = (
+    *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
+    *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks"),
+)
+"""By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
+
+_SPREAD = ("extra_body", "generationConfig", "generation_config")
+"""Objects that LiteLLM spreads over the request."""
+
+_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, *_SPREAD})
+READ_FIELDS = _RARE.union(
+    ("model", "stream", "stream_options", "messages", "tools", "max_tokens", "max_completion_tokens", "n")
+)
+"""What must be understood, and is refused where it cannot be."""
+
 
 class InvalidBody(Exception):
     """The body is not what the protocols ask for; the text says why and quotes nothing of it."""
@@ -47,7 +74,7 @@ class RequestBody:
     stream: bool
 
     max_output_tokens: int | None
-    """How many tokens one choice may have: `max_tokens`, `max_completion_tokens`, or the higher of both."""
+    """How many tokens one choice may have: the highest of `max_tokens`, `max_completion_tokens` and their likes."""
 
     choices: int
     """How many answers are generated side by side (OpenAI's `n`)."""
@@ -85,11 +112,14 @@ def read_request_body(body: bytes) -> RequestBody:
     Raises:
         InvalidBody: it is no JSON object, or a field that must be known is not what it must be.
     """
+    if len(body) > _LARGE and sum(map(body.count, b"[{,")) > _MOST_VALUES:
+        raise InvalidBody(f"The request body has more than {_MOST_VALUES:,} brackets and commas. Send less at a time.")
     try:
         fields = orjson.loads(body)
         if type(fields) is not dict or orjson.dumps(fields) != body:
+            del fields  # it may be large
             fields = _walked(body)
-    except ValueError:  # this includes what orjson refuses and others read
+    except (ValueError, TypeError):  # what orjson refuses and others read, and what it reads and does not write: depth
         fields = _walked(body)
     return _read_fields(fields, body)
 
@@ -126,6 +156,10 @@ def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
     if not isinstance(model, str):
         raise InvalidBody("model: this field must be a string.")
     limit, other = _integer(fields, "max_tokens", at_least=0), _integer(fields, "max_completion_tokens", at_least=0)
+    limit = other if limit is None else limit if other is None else max(limit, other)
+    choices = _integer(fields, "n", at_least=1, at_most=_MOST_CHOICES) or 1
+    if not _RARE.isdisjoint(fields):
+        limit, choices = _read_rare(fields, limit, choices)
     options = fields.get("stream_options")
     if not isinstance(options, dict | None):
         raise InvalidBody("stream_options: this field must be an object.")
@@ -134,12 +168,34 @@ def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
         body,
         model,
         _flag(fields, "stream"),
-        other if limit is None else limit if other is None else max(limit, other),
-        _integer(fields, "n", at_least=1) or 1,
+        limit,
+        choices,
         options is not None and _flag(options, "include_usage", within="stream_options."),
         estimate.tokens,
         estimate.is_open,
     )
+
+
+def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tuple[int | None, int]:
+    """What other fields make of the limit and the choices.
+
+    Raises:
+        InvalidBody: they let another model answer, or hide a field that must be known.
+    """
+    for name in _OTHER_MODELS:
+        if fields.get(name):
+            raise InvalidBody(
+                f"{name}: a request is paid by its model here, and no other may answer. Leave this field out."
+            )
+    for name in _SPREAD:
+        if isinstance(inner := fields.get(name), dict) and (hidden := READ_FIELDS & inner.keys()):
+            raise InvalidBody(f"{name}.{min(hidden)}: this field must stand at the top level of the request.")
+    for name in _OTHER_LIMITS:
+        if (other := _integer(fields, name, at_least=0)) is not None:
+            limit = max(limit or 0, other)
+    for name in _OTHER_CHOICES:
+        choices = max(choices, _integer(fields, name, at_least=1, at_most=_MOST_CHOICES) or 1)
+    return limit, choices
 
 
 def _flag(fields: Mapping[str, Any], name: str, within: str = "") -> bool:
@@ -150,10 +206,14 @@ def _flag(fields: Mapping[str, Any], name: str, within: str = "") -> bool:
     return bool(value)
 
 
-def _integer(fields: Mapping[str, Any], name: str, *, at_least: int) -> int | None:
+def _integer(fields: Mapping[str, Any], name: str, *, at_least: int, at_most: int | None = None) -> int | None:
     value = fields.get(name)
-    if value is not None and (type(value) is not int or value < at_least):
+    if value is None:
+        return None
+    if type(value) is not int or value < at_least:
         raise InvalidBody(f"{name}: this field must be an integer that is not below {at_least}.")
+    if at_most is not None and value > at_most:
+        raise InvalidBody(f"{name}: this field must be an integer that is not above {at_most}.")
     return value
 
 
