@@ -15,6 +15,8 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from yarl import URL
+
 from goproxy.config_reader import Fields, Problems, parse_json
 from goproxy.core.pricing import KINDS, REQUIRED_PRICES, PriceVersion, Tier
 from goproxy.core.protocols import PROTOCOLS
@@ -211,9 +213,10 @@ def _is_endpoint_url(text: str) -> bool:
     try:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
+        _ = URL(text).host  # what requests are made of, and stricter
     except ValueError:
         return False
-    plain = not (url.query or url.fragment or url.username or url.password or "?" in text)
+    plain = text.isascii() and not (url.query or url.fragment or url.username or url.password or "?" in text)
     path = url.path.startswith("/") and not url.path.endswith("/") and " " not in text
     secure = url.scheme == "https" or (url.scheme == "http" and _is_loopback(host or ""))
     return bool(host) and plain and path and secure

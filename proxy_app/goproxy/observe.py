@@ -10,26 +10,37 @@ import asyncio
 import atexit
 import json
 import logging
+import os
 import select
+import stat
 import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, BinaryIO
+from io import RawIOBase
+from typing import Any, cast
 
 from goproxy.core.compact_json import compact
 
 _log = logging.getLogger("goproxy")
-_output: _Output | None = None
+_output: Output | None = None
 """Where lines go once logging has started."""
 
 _SOON = 0.05
 """Seconds that a line may wait for others."""
+
+_AGAIN = 0.25
+"""Seconds until lines are offered again to a pipe that was full."""
+
+_MOST_WAITING = 1024
+"""Writes that wait for that: up to 4 MiB, of 10,000 requests and more."""
 
 
 class Outcome(StrEnum):
@@ -85,18 +96,27 @@ def metric(name: str, kind: str, text: str, samples: Iterable[tuple[dict[str, st
     return "\n".join(lines) + "\n"
 
 
-class _Output:
+class Output:
     """Lines on their way out. A write costs as much as all the rest of a line, so that lines may wait for others.
 
-    One write holds whole lines, and no more than a pipe takes at once: several processes can share it.
+    One write holds whole lines, and no more than a pipe takes at once: several processes can share it. A pipe that is
+    full is not waited for: whoever reads it may be away (the Docker engine, while it starts again), and streams go on.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: RawIOBase) -> None:
+        """`stream`: where they go. If it is a pipe, it never blocks from now on, for nobody who has it."""
         self._stream = stream
+        with suppress(OSError, ValueError):
+            if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+                os.set_blocking(stream.fileno(), False)
         self._lock = threading.Lock()
         self._lines: list[bytes] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._waiting: deque[bytes] = deque()
+        """Writes that the pipe had no room for."""
+        self._lost = 0
+        """Lines that there was no room for here, either."""
 
     def write(self, line: bytes, *, is_patient: bool) -> None:
         """Write a line, at once, or in a moment and with those that come until then; that needs a running loop."""
@@ -118,11 +138,33 @@ class _Output:
 
     def _flush(self) -> None:
         lines, self._lines, self._bytes = self._lines, [], 0
-        try:
-            self._stream.write(b"".join(lines))
-            self._stream.flush()
-        except (OSError, ValueError):  # a full disk, a closed pipe: that nobody reads the log is no reason to fail
-            pass
+        more = b"".join(lines)
+        if self._waiting and len(self._waiting[-1]) + len(more) <= select.PIPE_BUF:
+            self._waiting[-1] += more
+        elif len(self._waiting) < _MOST_WAITING:
+            self._waiting.append(more)
+        else:
+            self._lost += len(lines)
+        while self._waiting:
+            try:
+                written = self._stream.write(self._waiting[0])
+            except (OSError, ValueError):  # a full disk, a closed pipe: that nobody reads the log is no reason to fail
+                self._waiting.clear()
+                return
+            if written is None:
+                self._try_again()
+                return
+            rest = self._waiting.popleft()[written:]
+            if rest:
+                self._waiting.appendleft(rest)
+            elif self._lost and not self._waiting:
+                lost, self._lost = self._lost, 0
+                self._waiting.append(_written("log lines were lost", logging.WARNING, {"lines": lost}))
+
+    def _try_again(self) -> None:
+        if self._timer is None:
+            with suppress(RuntimeError):  # no loop runs here: the next line tries
+                self._timer = asyncio.get_running_loop().call_later(_AGAIN, self.flush)
 
 
 def log(event: str, *, level: int = logging.INFO, is_patient: bool = False, **fields: Any) -> None:
@@ -132,18 +174,33 @@ def log(event: str, *, level: int = logging.INFO, is_patient: bool = False, **fi
     """
     if _output is not None:
         # What the handler below does, for a fifth of what it costs; there is a line for every request.
-        head = {"time": f"{moment(time.time_ns())}+00:00", "level": logging.getLevelName(level).lower(), "event": event}
-        _output.write(_line(head | fields) + b"\n", is_patient=is_patient)
+        _output.write(_written(event, level, fields), is_patient=is_patient)
     elif _log.isEnabledFor(level):
         record = logging.LogRecord(_log.name, level, "", 0, event, (), None)
         record.fields = fields
         _log.handle(record)
 
 
+def _written(event: str, level: int, fields: dict[str, Any]) -> bytes:
+    head = {"time": f"{moment(time.time_ns())}+00:00", "level": logging.getLevelName(level).lower(), "event": event}
+    return _line(head | fields) + b"\n"
+
+
 def flush_log() -> None:
     """Write what waits: before a process ends in a way that runs nothing any more."""
     if _output is not None:
         _output.flush()
+
+
+class _ToOutput(logging.Handler):
+    """Lines of libraries go the same way."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._output.write(self.format(record).encode() + b"\n", is_patient=False)
 
 
 class JsonLines(logging.Formatter):
@@ -197,9 +254,10 @@ def told(error: BaseException) -> dict[str, Any]:
 def start_logging() -> None:
     """Send every log line to standard output, as JSON."""
     global _output
-    _output = _Output(sys.stdout.buffer)
+    sys.stdout.flush()
+    _output = Output(cast("RawIOBase", getattr(sys.stdout.buffer, "raw", sys.stdout.buffer)))
     atexit.register(_output.flush)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nobody reads them here
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _ToOutput(_output)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

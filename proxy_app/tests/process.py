@@ -35,10 +35,12 @@ async def serving(
     *,
     beside: Path | None = None,
     is_awaited: bool = True,
+    output: int | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve `document`, with a journal in `directory`; the process is killed at the end if it still runs.
 
-    `beside`: the directory of a process that shares its journal's with this one.
+    `beside`: the directory of a process that shares its journal's with this one. `output`: where its log goes instead
+    of to a file.
     """
     directory.mkdir(exist_ok=True)
     port = free_port()
@@ -54,9 +56,9 @@ async def serving(
         "UPSTREAM_API_KEY_PATH": str(directory / "secret"),
         "GRACE_SECONDS": str(grace),
     }
-    with log.open("wb") as output:
+    with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=output
+            *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=output or file
         )
     try:
         async with asyncio.timeout(10):

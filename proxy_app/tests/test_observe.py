@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import aiohttp
+import pytest
 
-from goproxy.observe import JsonLines, metric
+from goproxy.observe import JsonLines, Output, metric
+from tests.backend import running_backend
 from tests.conftest import Lines
-from tests.gateway import ALICE, Running
+from tests.gateway import ALICE, Running, config_document
+from tests.process import serving
 
 
 def formatted(record: logging.LogRecord) -> dict[str, object]:
@@ -79,6 +89,67 @@ async def test_metrics_count_requests_tokens_and_money_and_have_no_account_and_n
     assert "alice" not in text
     assert ALICE not in text
     assert row["key_id"] not in text
+
+
+def written(reader: BinaryIO, output: Output) -> list[dict[str, Any]]:
+    """The lines that come out of a pipe, once it is read."""
+    text = b""
+    while piece := reader.read():
+        text += piece
+        output.flush()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[BinaryIO, Output]]:
+    """Nobody reads it but the test."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    with os.fdopen(reader, "rb") as read, FileIO(writer, "wb") as write:
+        yield read, Output(write)
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(pipe: tuple[BinaryIO, Output]) -> None:
+    """And no line is lost, if that is for a while."""
+    reader, output = pipe
+    for number in range(10_000):
+        output.write(b'{"number":%d}\n' % number, is_patient=False)
+    found = written(reader, output)
+    assert [line["number"] for line in found] == [*range(10_000)]
+
+
+def test_lines_that_there_is_no_room_for_are_counted(pipe: tuple[BinaryIO, Output]) -> None:
+    reader, output = pipe
+    line = b'{"number":1,"more":"%b"}\n' % (b"x" * 4000)
+    for _ in range(1100):
+        output.write(line, is_patient=False)
+    found = written(reader, output)
+    lost = found.pop()
+    assert (lost["level"], lost["event"]) == ("warning", "log lines were lost")
+    assert len(found) + lost["lines"] == 1100
+    assert lost["lines"] > 0
+
+
+async def test_who_reads_the_log_holds_up_no_request(tmp_path: Path, keys: Path) -> None:
+    """As while the Docker engine starts again: the container's output is a pipe that is read by nobody."""
+    reader, writer = os.pipe()
+    document = config_document()
+    async with (
+        running_backend(tmp_path / "backend", keys, document) as backend,
+        serving(document, backend, tmp_path / "proxy", is_awaited=False, output=writer) as proxy,
+        aiohttp.ClientSession(f"http://127.0.0.1:{proxy.port}/") as session,
+        asyncio.timeout(15),
+    ):
+        os.close(writer)
+        while True:
+            with suppress(aiohttp.ClientConnectorError):
+                await (await session.get("healthz")).read()
+                break
+            await asyncio.sleep(0.05)
+        for _ in range(600):
+            async with session.post("v1/messages", data=b"{}") as answer:
+                assert answer.status == 401
+    os.close(reader)
 
 
 def test_a_metric_without_labels() -> None:

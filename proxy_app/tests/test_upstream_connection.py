@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from goproxy.data_plane import upstream_connection, upstream_pool
 from tests.conftest import Lines
@@ -117,6 +120,16 @@ async def test_an_idle_one_is_closed(
     provider.script = whole
     assert await ask() == (200, WHOLE)
     await eventually(lambda: provider.open_connections == 0)
+
+
+async def test_a_dead_path_is_found_in_seconds(provider: Provider) -> None:
+    pool = upstream_pool.UpstreamPool(URL(provider.url), ssl.create_default_context())
+    connection = await pool.connect()
+    connected = connection._transport.get_extra_info("socket")
+    assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert 0 < connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
+    assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 60
+    pool.close()
 
 
 @pytest.mark.parametrize("status", [b"100 Continue", b"102 Processing", b"103 Early Hints\r\nLink: </x>"])

@@ -63,6 +63,23 @@ async def test_a_refused_connection_is_502_at_once(keys: Path, lines: Lines) -> 
     )
 
 
+async def test_what_cannot_even_be_sent_is_settled(
+    gateway: Running, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of ours; what was held for it is free again."""
+
+    def send(*_: Any) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(gateway.gateway.upstream, "send", send)
+    async with client.post("v1/messages", json=ASK) as answer:
+        assert answer.status == 500
+    (row,) = await gateway.rows()
+    assert (row["settlement"], row["outcome"], row["cost_nanodollars"]) == ("estimated", "internal_error", 0)
+    async with client.get("metrics") as answer:
+        assert 'goproxy_held_nanodollars{upstream="openhands"} 0.0' in await answer.text()
+
+
 async def test_a_name_that_does_not_resolve_is_502(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(*_: Any, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

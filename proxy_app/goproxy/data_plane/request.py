@@ -170,8 +170,8 @@ class Gateway:
             self.observer.gaps.observe_all,
             withhold_usage=admitted.usage_was_asked_for,
         )
-        sent = self._send(to_send, patience, record)
         try:
+            sent = self._send(to_send, patience, record)
             answer = await self.upstream.answer(sent, endpoint, record)
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN

@@ -229,7 +229,8 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def is_usable(self) -> bool:
         """Whether another request can be sent."""
-        return not self._is_lost and self._answer is None and not self._transport.is_closing()
+        is_gone = self._is_lost or self._is_done or self._transport.is_closing()
+        return not is_gone and self._answer is None
 
     def send(self, head: bytes, body: bytes, until: float, asker: Asker) -> None:
         """Send a request, and tell its asker what comes of it.

@@ -29,6 +29,16 @@ _NAMES_KEPT = 10.0
 _HAPPY_EYEBALLS = 0.25
 """Seconds before the next address is tried beside the last one (RFC 8305, 5)."""
 
+_SOCKET_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+)
+"""A request into a path that is dead is given up after 20 s without an acknowledgement: the kernel would go on for a
+quarter of an hour, and who waits, for all of `first_byte`. A minute's silence of the other end is asked after."""
+
 _Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
 
 
@@ -66,8 +76,8 @@ class UpstreamPool:
             await self._resolve(), happy_eyeballs_delay=_HAPPY_EYEBALLS, interleave=1
         )
         try:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option in _SOCKET_OPTIONS:
+                connected.setsockopt(*option)
             host = self._host.rstrip(".") if self._tls else None
             _, connection = await self.loop.create_connection(
                 lambda: UpstreamConnection(self._outbox, self._released, self._lost),
