@@ -193,6 +193,18 @@ def test_a_configuration_that_leads_nowhere_is_not_let_in(operator: Operator, vp
     edit(operator.vault, "vault_operator_token: next-", "vault_operator_token: tg-")
 
 
+def test_another_folder_begins_no_other_ledger(operator: Operator, vps: Vps) -> None:
+    before = running(vps)
+    run = operator.run(DEPLOY, "-e", "gateway_dir=/srv/elsewhere")
+    assert run.code != 0
+    assert (
+        "The ledger of this host is in /opt/trollllm/data/backend, and gateway_dir leads to /srv/elsewhere"
+        in run.output
+    )
+    assert running(vps) == before
+    assert vps.run("ls /srv") == ""
+
+
 @pytest.mark.parametrize(
     ("chosen", "said"),
     [("third", "There is no upstream third; there are ohmygpt, openhands"), ("", "Say which upstream goes back")],
