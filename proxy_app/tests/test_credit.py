@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from goproxy.data_plane.admission import refusal_of
+from goproxy.data_plane.books import InsufficientFunds
 from tests.backend import Backend, running_backend
 from tests.conftest import Lines
 from tests.gateway import OPUS, Running, running_proxy
@@ -119,6 +121,18 @@ async def test_too_little_credit_is_402_with_the_amounts(
         "held": 0,
         "spent": 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("wallet", "whose"),
+    [
+        ("carol", "your account"),
+        ("carol/research", "your wallet carol/research"),
+        ("key:1", "your key's spending limit"),
+    ],
+)
+def test_what_is_empty_is_named(wallet: str, whose: str) -> None:
+    assert f"and {whose} has $0.00 free" in refusal_of(InsufficientFunds(wallet, 5, 0)).message
 
 
 async def test_more_credit_helps_at_once(gateway: Running) -> None:

@@ -109,7 +109,9 @@ def refusal_of(reason: NotHeld) -> Refusal:
 
 
 def _whose(wallet: str) -> str:
-    return "your key's spending limit" if wallet.startswith("key:") else "your account"
+    if wallet.startswith("key:"):
+        return "your key's spending limit"
+    return f"your wallet {wallet}" if "/" in wallet else "your account"
 
 
 def endpoint_for(protocol: WireProtocol, config: Config) -> Endpoint:
