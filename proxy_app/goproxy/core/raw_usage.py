@@ -1,8 +1,8 @@
 """The provider's own usage object, merged over the events of a stream.
 
 Counts are cumulative in both protocols, so that the later value replaces the earlier one, field by field, and nothing
-is ever added up. Null says nothing and replaces nothing; an explicit 0 is a value like any other. But no
-prompt is empty: what tells of none, after one was told, says nothing of it. Some upstreams do so in their last event.
+is ever added up. Null says nothing and replaces nothing; an explicit 0 is a value like any other. But no prompt
+is empty: what tells of none, after one was told, says nothing of it. Some upstreams do so in their last event.
 """
 
 from __future__ import annotations

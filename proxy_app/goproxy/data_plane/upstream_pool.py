@@ -34,9 +34,9 @@ _SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
 )
-"""A request into a path that is dead is given up after 20 s without an acknowledgement: the kernel would go on for a
+"""A request into a path that is dead is given up after 30 s without an acknowledgement: the kernel would go on for a
 quarter of an hour, and who waits, for all of `first_byte`. A minute's silence of the other end is asked after."""
 
 _Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
