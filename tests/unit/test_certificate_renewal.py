@@ -1,0 +1,112 @@
+"""What certbot-renew and the deploy hook do, by the scripts themselves, with a certbot and an edge that do as they are told."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from issued import Pair, issue
+from real_ansible import REPOSITORY
+
+CERTBOT = """#!/bin/sh
+for word; do case $last in --cert-name) name=$word ;; esac; last=$word; done
+conf={place}/letsencrypt/renewal/$name.conf
+echo "$name $(grep -c '^allow_subset_of_names' "$conf") $*" >>{place}/renewals
+if [ -e {place}/fails.$name ]; then
+    cat {place}/fails.$name >&2
+    exit 1
+fi
+"""
+
+
+@dataclass
+class Host:
+    """Where the scripts run. They succeed, until `fails` says what certbot says of a certificate."""
+
+    place: Path
+
+    def __post_init__(self) -> None:
+        self.config = self.place / "letsencrypt"
+        self.lineage = self.config / "live/example.org"
+        self.deploy = self.place / "tls"
+        (self.config / "renewal").mkdir(parents=True)
+        self.deploy.mkdir()
+        self.program("venv/bin/certbot", CERTBOT.format(place=self.place))
+        self.program("check", "#!/bin/sh\n")
+        self.program("hook", "#!/bin/sh\n")
+        self.holds(issue("a.example.org"))
+        self.renewal("example.org")
+
+    def program(self, path: str, text: str) -> None:
+        place = self.place / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        place.chmod(0o755)
+
+    def holds(self, pair: Pair) -> None:
+        pair.write(self.lineage)
+        shutil.copy(self.lineage / "fullchain.pem", self.lineage / "cert.pem")
+
+    def renewal(self, name: str, options: str = "") -> Path:
+        path = self.config / f"renewal/{name}.conf"
+        path.write_text(f"[renewalparams]\nserver = https://acme.example.net/dir\n{options}")
+        return path
+
+    def fails(self, name: str, said: str) -> None:
+        (self.place / f"fails.{name}").write_text(said)
+
+    @property
+    def renewals(self) -> list[str]:
+        return (self.place / "renewals").read_text().splitlines()
+
+    @property
+    def failed(self) -> str:
+        path = self.place / "state/failed"
+        return path.read_text() if path.exists() else ""
+
+    def script(self, name: str, **given: Any) -> subprocess.CompletedProcess[str]:
+        environment = jinja2.Environment()
+        environment.filters["quote"] = lambda value: shlex.quote(str(value))
+        template = REPOSITORY / f"roles/certbot/templates/{name}.sh.j2"
+        script = environment.from_string(template.read_text()).render(
+            {
+                "ansible_managed": "",
+                "certbot_ca_bundle": "/etc/ssl/certs/ca-certificates.crt",
+                "certbot_lineage": "example.org",
+                "certbot_deploy_dir": self.deploy,
+                "certbot_venv": self.place / "venv",
+                "__certbot_live": self.lineage,
+                "__certbot_state": self.place / "state",
+                "__certbot_config_dir": self.config,
+                "__certbot_hook": self.place / "hook",
+                "__certbot_check": self.place / "check",
+            }
+            | given
+        )
+        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+
+    def renew(self) -> subprocess.CompletedProcess[str]:
+        return self.script("certbot-renew")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_a_renewal_asks_for_all_names_whatever_the_last_order_was_allowed(host: Host) -> None:
+    """A run that was killed behind its order left that it may drop names, and nobody took it back."""
+    conf = host.renewal("example.org", "allow_subset_of_names = True\n")
+    assert host.renew().returncode == 0
+    assert [line.split()[:2] for line in host.renewals] == [["example.org", "0"]]
+    assert "allow_subset_of_names" not in conf.read_text()
+    assert "server = " in conf.read_text()
