@@ -1,21 +1,20 @@
-"""What certbot-renew and the deploy hook do, by the scripts themselves, with a certbot and an edge that do as they are told."""
+"""certbot-renew and the deploy hook, the scripts themselves, with a certbot and an edge that do as they are told."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import subprocess
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
+import yaml
 
 from issued import Pair, issue
-from real_ansible import REPOSITORY
+from real_ansible import REPOSITORY, Ansible
 
 CERTBOT = """#!/bin/sh
 for word; do case $last in --cert-name) name=$word ;; esac; last=$word; done
@@ -110,3 +109,37 @@ def test_a_renewal_asks_for_all_names_whatever_the_last_order_was_allowed(host: 
     assert [line.split()[:2] for line in host.renewals] == [["example.org", "0"]]
     assert "allow_subset_of_names" not in conf.read_text()
     assert "server = " in conf.read_text()
+
+
+def test_another_certificate_that_is_not_renewed_is_said_where_ours_would_be(host: Host) -> None:
+    """One that the distribution's certbot made by a plugin: this one has none."""
+    host.renewal("old.example.org")
+    said = "Failed to renew certificate old.example.org with error: Could not select or initialize the installer nginx."
+    host.fails("old.example.org", said)
+    ended = host.renew()
+    assert [line.split()[0] for line in host.renewals] == ["example.org", "old.example.org"], "ours first"
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert said in host.failed
+    assert f"{host.place}/venv/bin/certbot delete --cert-name old.example.org" in host.failed
+    (host.place / "fails.old.example.org").unlink()
+    assert (host.renew().returncode, host.failed) == (0, "")
+
+
+def test_an_edge_that_does_not_take_it_keeps_no_other_certificate_from_being_renewed(host: Host) -> None:
+    host.program("hook", "#!/bin/sh\necho 'deploy-edge: no' >&2\nexit 1\n")
+    host.renewal("old.example.org")
+    assert host.renew().returncode == 1
+    assert [line.split()[0] for line in host.renewals] == ["example.org", "old.example.org"]
+    assert "deploy-edge: no" in host.failed
+
+
+def test_removing_the_gateway_names_the_certificates_that_nothing_renews_then(ansible: Ansible) -> None:
+    *_, task = yaml.safe_load((REPOSITORY / "roles/certbot/tasks/remove.yml").read_text())
+    files = [{"path": f"/etc/letsencrypt/renewal/{name}.conf"} for name in ("old.example.org", "mail")]
+    task["vars"] = {"__certbot_config_dir": "/etc/letsencrypt"}
+    found = [{"matched": 2, "files": files}, {"matched": 0, "files": []}, {"skipped": True}]
+    tasks = [task | {"vars": task["vars"] | {"__certbot_reg_others": others}} for others in found]
+    said, *nothing = [run["hosts"]["here"] for run in ansible.play(tasks).tasks]
+    assert said["msg"].startswith("WARNING: mail, old.example.org stays in /etc/letsencrypt without ")
+    assert all(result["skipped"] for result in nothing)
