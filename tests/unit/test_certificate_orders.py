@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from real_ansible import REPOSITORY, Ansible, Run
 from small_authority import SmallAuthority
@@ -144,11 +145,12 @@ def test_names_may_be_dropped_only_when_what_is_held_is_worth_nothing(tmp_path: 
     }
     role = REPOSITORY / "roles/certbot"
     tasks: list[dict[str, Any]] = [{"include_vars": str(role / f"{part}/main.yml")} for part in ("defaults", "vars")]
+    tasks.append({"set_fact": {"certbot_domains": [A, B]}})
     for left, server, _ in cases.values():
         held = {"present": True, "names": [A, B], "key_type": "ecdsa", "lifetime_days": 90.0, "days_left": left}
         held["renewal"] = {"server": server, "preferred_profile": "tlsserver"}
         tasks.append({"debug": {"msg": "{{ __certbot_subset }}"}, "vars": {"__certbot_reg_certificate": held}})
-    said = Ansible(tmp_path).play(tasks).tasks[2:]
+    said = Ansible(tmp_path).play(tasks).tasks[3:]
     assert dict(zip(cases, [str(task["hosts"]["here"]["msg"]) for task in said], strict=True)) == {
         case: subset for case, (_, _, subset) in cases.items()
     }
@@ -168,3 +170,29 @@ def test_a_trial_orders_nothing(orders: Orders) -> None:
     run = orders.run(A, NEW, options=("--check",))
     assert run.code == 0, run.output
     assert (orders.names, orders.authority.orders) == ([A], [])
+
+
+def test_a_profile_has_room_for_25_names_and_a_certificate_for_100(tmp_path: Path) -> None:
+    """Let's Encrypt's limits; another authority may put more on one."""
+    role = REPOSITORY / "roles/certbot"
+    (limit,) = (
+        task for task in yaml.safe_load((role / "tasks/preflight.yml").read_text()) if "no more names" in task["name"]
+    )
+    told = {"debug": {"msg": "{{ '--preferred-profile' in __certbot_command, __certbot_reasons }}"}}
+    tasks: list[dict[str, Any]] = [{"include_vars": str(role / f"{part}/main.yml")} for part in ("defaults", "vars")]
+    elsewhere = "https://acme.example.net/dir"
+    cases = ((25, "tlsserver", LETSENCRYPT), (26, "", LETSENCRYPT), (101, "", elsewhere), (101, "", LETSENCRYPT))
+    for count, profile, server in cases:
+        held = {"present": True, "names": [A], "key_type": "ecdsa", "lifetime_days": 90.0, "days_left": 60.0}
+        given = {
+            "certbot_domains": [f"{number}.example.org" for number in range(count)],
+            "certbot_directory": server,
+            "certbot_lineage": "example.org",
+            "__certbot_asked": [A],
+            "__certbot_reg_certificate": held | {"renewal": {"server": server, "preferred_profile": profile}},
+        }
+        tasks += [{"set_fact": given}, told, limit]
+    results = [task["hosts"]["here"] for task in Ansible(tmp_path).play(tasks).tasks[2:]]
+    assert [result["msg"] for result in results[1::3]] == [[True, []], [False, []], [False, []], [False, []]]
+    assert [result.get("failed", False) for result in results[2::3]] == [False, False, False, True]
+    assert "certbot_domains has 101 names, and Let's Encrypt puts 100 on a certificate" in results[-1]["msg"]
