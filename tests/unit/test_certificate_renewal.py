@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,19 @@ class Host:
             }
             | given
         )
-        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+        path = f"{self.place}/bin:{os.environ['PATH']}"
+        environ = {**os.environ, "PATH": path, "RENEWED_LINEAGE": str(self.lineage)}
+        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env=environ)
+
+    def deployed(self, port: int) -> subprocess.CompletedProcess[str]:
+        return self.script(
+            "deploy-edge",
+            certbot_deploy_owner=os.getuid(),
+            certbot_deploy_group=os.getgid(),
+            certbot_reload_command="true",
+            certbot_check_address="127.0.0.1",
+            certbot_check_port=port,
+        )
 
     def renew(self) -> subprocess.CompletedProcess[str]:
         return self.script("certbot-renew")
@@ -143,3 +157,21 @@ def test_removing_the_gateway_names_the_certificates_that_nothing_renews_then(an
     said, *nothing = [run["hosts"]["here"] for run in ansible.play(tasks).tasks]
     assert said["msg"].startswith("WARNING: mail, old.example.org stays in /etc/letsencrypt without ")
     assert all(result["skipped"] for result in nothing)
+
+
+def test_a_certificate_that_the_edge_shows_is_deployed(host: Host, serve_tls: Callable[[Pair], int]) -> None:
+    """Under any name: the edge may know one of them no longer."""
+    pair = issue("gone.example.org", "a.example.org")
+    host.holds(pair)
+    ended = host.deployed(serve_tls(pair))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (host.deploy / ".deployed").read_text().strip().lower() == pair.fingerprint
+
+
+def test_one_that_the_edge_does_not_show_is_not(host: Host, serve_tls: Callable[[Pair], int]) -> None:
+    """nginx liked its configuration and could not load it all the same: the hook is to be run again."""
+    host.program("bin/date", f"#!/bin/sh\necho >>{host.place}/clock\nexpr $(wc -l <{host.place}/clock) '*' 5\n")
+    ended = host.deployed(serve_tls(issue("a.example.org")))
+    assert ended.returncode == 1
+    assert "does not show it; it goes on with the one before" in ended.stderr
+    assert not (host.deploy / ".deployed").exists()

@@ -7,11 +7,9 @@ import http.server
 import json
 import re
 import shlex
-import ssl
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from ansible_collections.trollllm.gateway.plugins.module_utils import certificat
 from ansible_collections.trollllm.gateway.plugins.modules import acme_probe, certificate_state, served_certificate
 from issued import Pair, issue
 from real_ansible import REPOSITORY, Ansible
+from small_server import Quiet, Serve
 
 SERVER = "https://acme.example.net/dir"
 CHAT, CHAT2 = "chat.example.org", "chat2.example.org"
@@ -195,31 +194,6 @@ def test_not_deployed_when_an_older_certificate_is_there(host: Host) -> None:
 # -- the probe --------------------------------------------------------------------------------------------------------
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
-
-
-Serve = Callable[[type[http.server.BaseHTTPRequestHandler]], int]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Serve HTTP on a free port of loopback; gives the port."""
-    servers: list[http.server.ThreadingHTTPServer] = []
-
-    def start(handler: Any) -> int:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return int(server.server_address[1])
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 def files(directory: Path) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(Quiet):
         def __init__(self, *arguments: Any) -> None:
@@ -255,7 +229,7 @@ def test_a_redirect_is_followed_as_an_authority_does(tmp_path: Path, serve: Serv
     target = serve(files(tmp_path))
 
     class Redirect(Quiet):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802  # http.server calls it so
             self.send_response(301)
             self.send_header("Location", f"http://127.0.0.1:{target}{self.path}")
             self.end_headers()
@@ -273,7 +247,7 @@ def test_another_webroot_is_named(tmp_path: Path, serve: Serve) -> None:
 
 def test_another_machine_is_named(tmp_path: Path, serve: Serve) -> None:
     class Parking(Quiet):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802  # http.server calls it so
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"this domain is for sale")
@@ -290,25 +264,6 @@ def test_a_name_that_does_not_resolve_is_named(tmp_path: Path) -> None:
 
 
 # -- what is served ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def serve_tls(serve: Serve, tmp_path: Path) -> Callable[[Pair], int]:
-    """Present that pair on a free port of loopback; gives the port."""
-
-    def start(pair: Pair) -> int:
-        directory = pair.write(tmp_path / f"tls-{pair.fingerprint[:8]}")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(directory / "fullchain.pem", directory / "privkey.pem")
-
-        class Handler(Quiet):
-            def setup(self) -> None:
-                self.request = context.wrap_socket(self.request, server_side=True)
-                super().setup()
-
-        return serve(Handler)
-
-    return start
 
 
 def look(port: int, name: str, **other: Any) -> dict[str, Any]:
