@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from real_ansible import COLLECTIONS, REPOSITORY, Ansible
+from small_server import serve, serve_tls
 from sound_inventory import SOUND, Inventory
+
+__all__ = ["serve", "serve_tls"]
 
 sys.path[:0] = [str(COLLECTIONS), str(REPOSITORY / "proxy_app"), str(REPOSITORY / "molecule")]
 

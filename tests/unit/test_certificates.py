@@ -7,69 +7,24 @@ import http.server
 import json
 import re
 import shlex
-import ssl
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ansible_collections.trollllm.gateway.plugins.module_utils import certificate as reader
 from ansible_collections.trollllm.gateway.plugins.modules import acme_probe, certificate_state, served_certificate
+from issued import Pair, issue
 from real_ansible import REPOSITORY, Ansible
+from small_server import Quiet, Serve
 
 SERVER = "https://acme.example.net/dir"
 CHAT, CHAT2 = "chat.example.org", "chat2.example.org"
-
-
-@dataclass
-class Pair:
-    """A certificate and its key."""
-
-    certificate: bytes
-    key: bytes
-
-    def write(self, directory: Path) -> Path:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "fullchain.pem").write_bytes(self.certificate)
-        (directory / "privkey.pem").write_bytes(self.key)
-        return directory
-
-    @property
-    def fingerprint(self) -> str:
-        return reader.from_pem(self.certificate).fingerprint
-
-
-def issue(*names: str, left: float = 60, lifetime: float = 90) -> Pair:
-    """Days from now until the end, and days from begin to end."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=left)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(end - datetime.timedelta(days=lifetime))
-        .not_valid_after(end)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), critical=False)
-    signed = builder.sign(key, hashes.SHA256())
-    return Pair(
-        signed.public_bytes(Encoding.PEM),
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )
 
 
 # -- the lineage and its copy -----------------------------------------------------------------------------------------
@@ -179,6 +134,8 @@ def test_a_refused_name_is_not_ordered_again_while_it_is_remembered(
         "certbot_lineage": "example.org",
         "certbot_probe": False,
         "__certbot_requested": [CHAT],
+        "__certbot_before": [CHAT],
+        "__certbot_reg_order": {"rc": 0},
         "__certbot_reg_certificate": {
             "present": True,
             "names": [CHAT],
@@ -237,31 +194,6 @@ def test_not_deployed_when_an_older_certificate_is_there(host: Host) -> None:
 # -- the probe --------------------------------------------------------------------------------------------------------
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
-
-
-Serve = Callable[[type[http.server.BaseHTTPRequestHandler]], int]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Serve HTTP on a free port of loopback; gives the port."""
-    servers: list[http.server.ThreadingHTTPServer] = []
-
-    def start(handler: Any) -> int:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return int(server.server_address[1])
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 def files(directory: Path) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(Quiet):
         def __init__(self, *arguments: Any) -> None:
@@ -297,7 +229,7 @@ def test_a_redirect_is_followed_as_an_authority_does(tmp_path: Path, serve: Serv
     target = serve(files(tmp_path))
 
     class Redirect(Quiet):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802  # http.server calls it so
             self.send_response(301)
             self.send_header("Location", f"http://127.0.0.1:{target}{self.path}")
             self.end_headers()
@@ -315,7 +247,7 @@ def test_another_webroot_is_named(tmp_path: Path, serve: Serve) -> None:
 
 def test_another_machine_is_named(tmp_path: Path, serve: Serve) -> None:
     class Parking(Quiet):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802  # http.server calls it so
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"this domain is for sale")
@@ -332,25 +264,6 @@ def test_a_name_that_does_not_resolve_is_named(tmp_path: Path) -> None:
 
 
 # -- what is served ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def serve_tls(serve: Serve, tmp_path: Path) -> Callable[[Pair], int]:
-    """Present that pair on a free port of loopback; gives the port."""
-
-    def start(pair: Pair) -> int:
-        directory = pair.write(tmp_path / f"tls-{pair.fingerprint[:8]}")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(directory / "fullchain.pem", directory / "privkey.pem")
-
-        class Handler(Quiet):
-            def setup(self) -> None:
-                self.request = context.wrap_socket(self.request, server_side=True)
-                super().setup()
-
-        return serve(Handler)
-
-    return start
 
 
 def look(port: int, name: str, **other: Any) -> dict[str, Any]:
