@@ -147,6 +147,18 @@ def test_the_edge_does_not_take_it(host: Host, no_renewal_while: NoRenewalWhile)
     no_renewal_while(broken, "the edge did not take the new certificate; it goes on with the one before")
 
 
+def test_another_certificate_of_the_host_that_cannot_be_renewed(host: Host) -> None:
+    """Ours is renewed, and the other one is said until it is gone."""
+    other = "/etc/letsencrypt/renewal/old.example.org.conf"
+    host.check_output(f"echo broken > {other}")
+    failed, check = host.run(RENEW), host.run(CHECK)
+    host.check_output(f"rm {other}")
+    assert (failed.rc != 0, check.rc) == (True, 1)
+    assert "certbot delete --cert-name old.example.org" in check.stdout
+    host.check_output(RENEW)
+    assert host.run(CHECK).rc == 0
+
+
 @pytest.fixture
 def refuses_nonces(host: Host, connection: Connection) -> Iterator[str]:
     """The directory of another authority, which finds every nonce bad."""
