@@ -191,6 +191,17 @@ def test_an_upstream_under_a_wrong_name(ansible: Ansible, inventory: Inventory) 
     ]
 
 
+def test_a_file_whose_variable_has_a_hyphen_is_one_problem(ansible: Ansible, inventory: Inventory) -> None:
+    on_disk(ansible, inventory)
+    third = {**inventory.upstreams["openhands"], "domain": "chat3.{{ gateway_zone }}", "port": 8006}
+    ansible.write(f"{VARS}/upstreams/my-llm.yml", {"goproxy_upstream__my-llm": third})
+    run = ansible.play([CHECK])
+    assert run.code != 0, run.output
+    assert run.result["problems"] == [
+        "goproxy_upstream__my-llm: has '-' in its name; write goproxy_upstream__my_llm: it becomes my-llm"
+    ]
+
+
 def test_a_variable_of_the_host_wins_over_the_groups(ansible: Ansible, inventory: Inventory) -> None:
     on_disk(ansible, inventory)
     own = {**inventory.upstreams["openhands"], "port": 8104}

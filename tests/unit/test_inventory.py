@@ -1098,6 +1098,14 @@ def test_an_upstream_under_a_wrong_name_is_not_left_out_silently(inventory: Inve
     ]
 
 
+def test_a_hyphen_in_the_variable_would_not_be_found(inventory: Inventory) -> None:
+    """The playbooks look for goproxy_upstream__my_llm when the upstream is my-llm."""
+    problems = misnamed({"goproxy_upstream__my-llm": inventory.upstreams["openhands"]})
+    assert [str(problem) for problem in problems] == [
+        "goproxy_upstream__my-llm: has '-' in its name; write goproxy_upstream__my_llm: it becomes my-llm"
+    ]
+
+
 def test_variables_that_only_sound_alike_are_left_alone(inventory: Inventory) -> None:
     variables = {
         "goproxy_upstreams": [],
