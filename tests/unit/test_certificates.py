@@ -1,4 +1,4 @@
-"""certificate_state, acme_probe, served_certificate against real files, a real HTTP server, real TLS handshakes."""
+"""The modules that look at certificates, against real files, a real HTTP server, real TLS handshakes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from ansible_collections.trollllm.gateway.plugins.module_utils import certificate as reader
-from ansible_collections.trollllm.gateway.plugins.modules import acme_probe, certificate_state, served_certificate
+from ansible_collections.trollllm.gateway.plugins.modules import (
+    acme_probe,
+    certificate_state,
+    gateway_status,
+    served_certificate,
+)
 from real_ansible import REPOSITORY, Ansible
 
 SERVER = "https://acme.example.net/dir"
@@ -56,7 +61,7 @@ def issue(*names: str, left: float = 60, lifetime: float = 90) -> Pair:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
+        .subject_name(x509.Name([]))
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -401,6 +406,29 @@ def test_a_wildcard_covers_one_label() -> None:
     assert certificate.covers("Chat.Example.org")
     assert not certificate.covers("a.chat.example.org")
     assert not certificate.covers("example.org")
+
+
+# -- the certificate in the status table ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "left", "min_days_left", "said"),
+    [
+        ((CHAT, CHAT2), 60, 14, ""),
+        (("*.example.org",), 60, 14, ""),
+        (("*.chat.example.org", "example.org"), 60, 14, "is for *.chat.example.org, example.org"),
+        ((CHAT,), 13, 14, "and was not renewed"),
+        ((CHAT,), 13, 7, ""),
+    ],
+    ids=["its names", "a wildcard", "other names", "it ends soon", "not so soon as to matter"],
+)
+def test_what_the_status_says_of_it(
+    serve_tls: Callable[[Pair], int], names: tuple[str, ...], left: float, min_days_left: int, said: str
+) -> None:
+    port = serve_tls(issue(*names, left=left))
+    problem = gateway_status.look_at_certificate(CHAT, "127.0.0.1", port, 5, min_days_left).get("problem", "")
+    assert said in problem
+    assert bool(said) == bool(problem)
 
 
 # -- the check for monitoring -----------------------------------------------------------------------------------------
