@@ -339,6 +339,14 @@ def test_a_name_that_does_not_resolve_is_named(tmp_path: Path) -> None:
 # -- what is served ---------------------------------------------------------------------------------------------------
 
 
+def test_in_check_mode_every_domain_counts(tmp_path: Path, ansible: Ansible) -> None:
+    """Else --check would not tell that a certificate is going to be ordered for them."""
+    arguments = {"domains": [CHAT, CHAT2, CHAT], "webroot": str(tmp_path / "not-there-yet")}
+    run = ansible.play([{"trollllm.gateway.acme_probe": arguments}], "--check")
+    assert run.code == 0, run.output
+    assert (run.result["changed"], run.result["reachable"], run.result["left_out"]) == (False, [CHAT, CHAT2], [])
+
+
 @pytest.fixture
 def serve_tls(serve: Serve, tmp_path: Path) -> Callable[[Pair], int]:
     """Present that pair on a free port of loopback; gives the port."""
