@@ -840,6 +840,14 @@ SITE_ROWS: dict[str, Row] = {
             "directory); give a file that holds CA certificates in PEM form"
         ],
     ),
+    "CA certificate whose name a shell reads otherwise": (
+        (S, "gateway_extra_ca_certificates"),
+        ["/ca/corp\\root.pem"],
+        [
+            'gateway_extra_ca_certificates: [0]: is "/ca/corp\\\\root.pem", a name that update-ca-certificates cannot '
+            "read; rename the file"
+        ],
+    ),
     "image with a space": (
         (S, "gateway_base_image"),
         "debian trixie",
