@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,12 @@ except ImportError as problem:  # reported by the module that needs it
     MISSING = str(problem)
 
 DAY = datetime.timedelta(days=1)
+
+
+def covers(names: Collection[str], name: str) -> bool:
+    """Whether a client that asks for this name accepts a certificate of these names, which are in lower case."""
+    name = name.lower().rstrip(".")
+    return name in names or f"*.{name.partition('.')[2]}" in names
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,7 @@ class Certificate:
         return (self.not_after - now) / DAY
 
     def covers(self, name: str) -> bool:
-        """Whether a client that asks for this name accepts the certificate's names."""
-        name = name.lower().rstrip(".")
-        return name in self.names or f"*.{name.partition('.')[2]}" in self.names
+        return covers(self.names, name)
 
     def facts(self, now: datetime.datetime) -> dict[str, Any]:
         """The values that a module returns."""

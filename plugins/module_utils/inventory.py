@@ -59,7 +59,13 @@ def misnamed(variables: Mapping[str, Any]) -> list[Problem]:
     """Variables that hold an upstream under a name by which it is not found: it would be left out silently."""
     problems: list[Problem] = []
     for name, value in variables.items():
-        if name.startswith(VARIABLE_PREFIX) or not re.match(r"go_?proxy_?upstreams?_+.", name, re.IGNORECASE):
+        if name.startswith(VARIABLE_PREFIX):
+            right = name.replace("-", "_")  # which is where playbooks/vars/wiring.yml looks for it
+            if right != name:
+                becomes = upstream_name(name)
+                Field(None, name, problems).report("has '-' in its name", f"write {right}: it becomes {becomes}")
+            continue
+        if not re.match(r"go_?proxy_?upstreams?_+.", name, re.IGNORECASE):
             continue
         if isinstance(value, Mapping) and {"domain", "endpoints", "models"} & value.keys():
             suffix = re.sub(r"^go_?proxy_?upstreams?_+", "", name, flags=re.IGNORECASE)
@@ -78,6 +84,7 @@ def misplaced(files: Mapping[str, Iterable[str]]) -> list[Problem]:
     for stem, names in files.items():
         wanted = VARIABLE_PREFIX + stem.replace("-", "_")
         found = [name for name in names if name.startswith(VARIABLE_PREFIX)]
+        # One with '-' is told by misnamed().
         if found and [name.replace("-", "_") for name in found] != [wanted]:
             Field(None, f"upstreams/{stem}.yml", problems).report(
                 f"holds {listed(found)}", f"let its one variable be {wanted}"

@@ -461,6 +461,10 @@ def check_ca_certificates(field: Field) -> None:
                 f"is {shown(path)}, not absolute", 'write "{{ inventory_dir }}/..." for a file of the inventory'
             )
             continue
+        if re.search(r"[\x00-\x1f\x7f\\]", os.path.basename(path)):
+            # update-ca-certificates reads the names with the shell's `read`, and trusts nothing when one is not found.
+            entry.report(f"is {shown(path)}, a name that update-ca-certificates cannot read", "rename the file")
+            continue
         fault = certificate_fault(path)
         if fault is not None:
             entry.report(f'is "{path}", {fault}', "give a file that holds CA certificates in PEM form")

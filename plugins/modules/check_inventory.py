@@ -17,7 +17,7 @@ description:
     of the host, and checks them before anything is touched.
   - Reports every problem at once. Each names the upstream, the field, what is wrong, and what would be right.
     The value of a secret is never shown.
-  - Sets the fact C(goproxy_upstreams), which all roles read. It carries no secret.
+  - Sets the fact C(goproxy_upstreams), which all roles read as a variable. It carries no secret.
   - Runs on the controller and needs no connection to the host.
 attributes:
   check_mode:
@@ -31,6 +31,10 @@ attributes:
 EXAMPLES = r"""
 - name: Check the inventory
   trollllm.gateway.check_inventory:
+
+- name: Keep the upstreams in a variable, also where facts are none (INJECT_FACTS_AS_VARS)
+  ansible.builtin.set_fact:
+    goproxy_upstreams: "{{ ansible_facts.goproxy_upstreams }}"
 
 - name: Show the domains
   ansible.builtin.debug:

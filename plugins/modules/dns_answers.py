@@ -53,7 +53,9 @@ options:
         choices: [A, AAAA]
         required: true
       values:
-        description: The addresses. Empty means that no such record shall be there.
+        description:
+          - The addresses. Empty means that no such record shall be there.
+          - A wildcard that goes on answering for the name is no such record.
         type: list
         elements: str
         required: true
@@ -135,11 +137,12 @@ differences:
 """
 
 import ipaddress
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -276,6 +279,15 @@ def ask(server: Server, record: Record, timeout: float) -> Answer:
     return _read(reply, record)
 
 
+def ask_whether_gone(server: Server, record: Record, timeout: float) -> Answer:
+    """What the name has of its own: what a name beside it that nobody ever wrote has as well is a wildcard's."""
+    answer = ask(server, record, timeout)
+    if not answer.values:
+        return answer
+    beside = replace(record, name=f"{secrets.token_hex(16)}.{record.name.partition('.')[2]}")
+    return Answer() if ask(server, beside, timeout) == answer else answer
+
+
 def _read(reply: dns.message.Message, record: Record) -> Answer:
     name, alias, seen = dns.name.from_text(record.name), "", set()
     wanted = dns.rdatatype.from_text(record.type)
@@ -334,7 +346,7 @@ class Survey:
             last = self.answers.get((server, record))
             if last is not None and not difference(record, last):
                 continue
-            answer = silent or ask(server, record, self.timeout)
+            answer = silent or (ask if record.values else ask_whether_gone)(server, record, self.timeout)
             silent = answer if answer.unreachable else None
             answers[server, record] = answer
         return answers

@@ -43,6 +43,11 @@ options:
     description: The edge's TLS port.
     type: int
     default: 443
+  min_days_left:
+    description:
+      - The certificate shall be valid for at least so many more days, or a quarter of its lifetime if that is shorter.
+    type: int
+    default: 14
   renewal_failed:
     description: Where certbot-renew keeps why the last renewal failed. Without it, renewals are not looked at.
     type: path
@@ -114,9 +119,10 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.trollllm.gateway.plugins.module_utils.certificate import covers
+
 Found = dict[str, Any]
 _DATES = ("notBefore", "notAfter")
-_DAYS_LEFT = 14  # as the role certbot checks: fewer, or less than a quarter of a shorter lifetime, is late
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the private network is behind no proxy
 
 
@@ -142,7 +148,7 @@ def look_at_container(service: str, inspected: Mapping[str, Found]) -> Found:
     return found
 
 
-def look_at_certificate(domain: str, address: str, port: int, timeout: int) -> Found:
+def look_at_certificate(domain: str, address: str, port: int, timeout: int, min_days_left: int) -> Found:
     """The certificate that the edge serves for a domain. Whether it is trusted is for the client to say."""
     context = ssl.create_default_context()
     context.check_hostname = False
@@ -157,16 +163,16 @@ def look_at_certificate(domain: str, address: str, port: int, timeout: int) -> F
         return {"problem": f"no TLS for {domain} at {address}:{port}: {error}"}
     with _READING:  # one certificate is usually that of all domains, and then read once
         read = dict(_read_certificate(certificate, timeout))
-    days_left, end, self_signed, enough = (
-        read.pop(name, None) for name in ("_left", "_end", "_self_signed", "_enough")
+    days_left, end, self_signed, lifetime_days = (
+        read.pop(name, None) for name in ("_left", "_end", "_self_signed", "_lifetime")
     )
     if end is None:
         return {"problem": f"openssl cannot read the certificate of {domain}: {read['problem']}"}
-    if domain not in read["names"]:
+    if not covers(read["names"], domain):
         read["problem"] = f"the certificate served for {domain} is for {', '.join(read['names']) or 'no name'}"
     elif self_signed:
         read["problem"] = f"the certificate served for {domain} is the self-signed placeholder; none was issued yet"
-    elif days_left < enough:
+    elif days_left < min(min_days_left, lifetime_days / 4):
         read["problem"] = f"the certificate served for {domain} ends on {end:%Y-%m-%d}, and was not renewed"
     return read
 
@@ -182,7 +188,8 @@ def _read_certificate(certificate: bytes, timeout: int) -> Found:
     values = dict(line.split("=", 1) for line in lines if line.startswith(("not", "issuer=", "subject=")))
     if "notAfter" not in values:
         return {"problem": told.stderr.decode().strip()}
-    names = sorted(part.strip()[4:] for line in lines for part in line.split(",") if part.strip().startswith("DNS:"))
+    parts = [part.strip() for line in lines for part in line.split(",")]
+    names = sorted(part[4:].lower() for part in parts if part.startswith("DNS:"))
     begin, end = (datetime.strptime(values[key], "%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC) for key in _DATES)
     days_left = (end - datetime.now(UTC)).total_seconds() / 86400
     return {
@@ -193,7 +200,7 @@ def _read_certificate(certificate: bytes, timeout: int) -> Found:
         "_left": days_left,
         "_end": end,
         "_self_signed": values.get("issuer") == values.get("subject"),
-        "_enough": min(_DAYS_LEFT, (end - begin).total_seconds() / 86400 / 4),
+        "_lifetime": (end - begin).total_seconds() / 86400,
     }
 
 
@@ -328,7 +335,9 @@ def look(params: Mapping[str, Any]) -> dict[str, Found]:
                 asked[provider_of(upstream)] = pool.submit(ask_provider, upstream["service"], timeout)
         waited = {
             upstream["name"]: {
-                "certificate": pool.submit(look_at_certificate, upstream["domain"], address, port, timeout),
+                "certificate": pool.submit(
+                    look_at_certificate, upstream["domain"], address, port, timeout, params["min_days_left"]
+                ),
                 "journal": pool.submit(
                     look_at_journal, upstream["service"], inspected.get(upstream["service"], {}), timeout
                 ),
@@ -364,6 +373,7 @@ def main() -> None:
             "backend": {"type": "str", "default": "backend"},
             "address": {"type": "str", "default": "127.0.0.1"},
             "port": {"type": "int", "default": 443},
+            "min_days_left": {"type": "int", "default": 14},
             "renewal_failed": {"type": "path"},
             "timeout": {"type": "int", "default": 15},
         },

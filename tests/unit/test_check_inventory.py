@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from real_ansible import Ansible, Run
+from real_ansible import REPOSITORY, Ansible, Run
 from sound_inventory import ALICE, BOB, PROVIDER_KEY, Inventory
 
 CHECK = {"name": "Check the inventory", "trollllm.gateway.check_inventory": None}
@@ -69,6 +69,19 @@ def test_a_sound_inventory_becomes_the_fact(ansible: Ansible, inventory: Invento
     assert checked["changed"] is False
     assert checked["msg"] == "The inventory is fine: ohmygpt (chat2.trollllm.xyz), openhands (chat.trollllm.xyz)"
     assert shows_no_secret(run)
+
+
+def test_the_roles_find_the_variable_where_facts_are_none(ansible: Ansible, inventory: Inventory) -> None:
+    """As a later ansible-core has it."""
+    on_disk(ansible, inventory)
+    ansible.write("ansible.cfg", "[defaults]\ninject_facts_as_vars = False\n")
+    ansible.write("show.yml", [
+        {"name": "Validate", "ansible.builtin.import_playbook": str(REPOSITORY / "playbooks/validate.yml")},
+        {"hosts": "gateway", "gather_facts": False, "tasks": [SHOW]},
+    ])  # fmt: skip
+    run = ansible.playbook("show.yml")
+    assert run.code == 0, run.output
+    assert [upstream["name"] for upstream in run.result["goproxy_upstreams"]] == ["ohmygpt", "openhands"]
 
 
 def test_every_problem_is_told_at_once_one_a_line(ansible: Ansible, inventory: Inventory) -> None:
@@ -188,6 +201,17 @@ def test_an_upstream_under_a_wrong_name(ansible: Ansible, inventory: Inventory) 
     ansible.write(f"{VARS}/upstreams/third.yml", {"goproxy_upstream_third": inventory.upstreams["openhands"]})
     assert ansible.play([CHECK]).result["problems"] == [
         "goproxy_upstream_third: looks like an upstream, and is not one; name it goproxy_upstream__third"
+    ]
+
+
+def test_a_file_whose_variable_has_a_hyphen_is_one_problem(ansible: Ansible, inventory: Inventory) -> None:
+    on_disk(ansible, inventory)
+    third = {**inventory.upstreams["openhands"], "domain": "chat3.{{ gateway_zone }}", "port": 8006}
+    ansible.write(f"{VARS}/upstreams/my-llm.yml", {"goproxy_upstream__my-llm": third})
+    run = ansible.play([CHECK])
+    assert run.code != 0, run.output
+    assert run.result["problems"] == [
+        "goproxy_upstream__my-llm: has '-' in its name; write goproxy_upstream__my_llm: it becomes my-llm"
     ]
 
 

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -78,6 +79,14 @@ def test_carries_no_inventory_no_secrets_no_caches(tarball: Path, unwanted: str)
     assert [
         name for name in names(tarball) if "__pycache__" in name or name.endswith(".pyc") or "/." in f"/{name}"
     ] == []
+
+
+def test_both_lists_of_collections_ask_for_the_same() -> None:
+    """Of whoever has ansible-core alone, and no PyPI `ansible` that carries them all."""
+    asked: dict[str, str] = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]
+    listed = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
+    assert {entry["name"]: entry["version"] for entry in listed} == asked
+    assert asked["hetzner.hcloud"] == ">=5.4.0"  # the first with zone_rrset
 
 
 def test_runs_by_name_from_where_it_is_installed(tarball: Path, tmp_path: Path) -> None:

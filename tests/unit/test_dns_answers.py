@@ -31,7 +31,7 @@ MODULE = Path(subject.__file__)
 
 @dataclass
 class NameServer:
-    """Authoritative for whatever is in its table: (name, type) -> (ttl, values)."""
+    """Authoritative for whatever is in its table: (name, type) -> (ttl, values). It knows wildcards."""
 
     table: dict[tuple[str, str], tuple[int, list[str]]] = field(default_factory=dict)
     rcode: dns.rcode.Rcode = dns.rcode.NOERROR
@@ -61,8 +61,10 @@ class NameServer:
             ttl, [target] = self.table[name, "CNAME"]
             reply.answer.append(dns.rrset.from_text(name + ".", ttl, "IN", "CNAME", target + "."))
             name = target
-        if (name, kind) in self.table:
-            ttl, values = self.table[name, kind]
+        wildcard = f"*.{name.partition('.')[2]}"
+        known = name if any(name == each for each, _ in self.table) else wildcard
+        if (known, kind) in self.table:
+            ttl, values = self.table[known, kind]
             reply.answer.append(dns.rrset.from_text_list(name + ".", ttl, "IN", kind, values))
         return reply.to_wire()
 
@@ -191,6 +193,22 @@ def test_no_values_means_that_the_record_is_gone(start: Callable[..., NameServer
     assert survey([start()], gone).differences() == []
     [said] = survey([start(table=knows())], gone).differences()
     assert said.endswith("says 192.0.2.10 with TTL 300, expected no such record")
+
+
+WILDCARD = {("*.example.org", "A"): (300, ["192.0.2.80"])}
+
+
+def test_a_wildcard_that_answers_for_a_name_that_is_gone_is_no_record_of_it(start: Callable[..., NameServer]) -> None:
+    gone = {"name": "chat.example.org", "type": "A", "values": []}
+    assert survey([start(table=WILDCARD)], gone).differences() == []
+    [said] = survey([start(table=WILDCARD | knows())], gone).differences()
+    assert said.endswith("says 192.0.2.10 with TTL 300, expected no such record")
+
+
+def test_a_wildcard_beside_the_record_is_told_from_it_by_the_ttl(start: Callable[..., NameServer]) -> None:
+    gone = {"name": "chat.example.org", "type": "A", "values": []}
+    [said] = survey([start(table=WILDCARD | knows(60, "192.0.2.80"))], gone).differences()
+    assert said.endswith("says 192.0.2.80 with TTL 60, expected no such record")
 
 
 def test_ipv6_is_compared_as_addresses_and_not_as_text(start: Callable[..., NameServer]) -> None:

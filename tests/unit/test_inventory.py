@@ -840,6 +840,14 @@ SITE_ROWS: dict[str, Row] = {
             "directory); give a file that holds CA certificates in PEM form"
         ],
     ),
+    "CA certificate whose name a shell reads otherwise": (
+        (S, "gateway_extra_ca_certificates"),
+        ["/ca/corp\\root.pem"],
+        [
+            'gateway_extra_ca_certificates: [0]: is "/ca/corp\\\\root.pem", a name that update-ca-certificates cannot '
+            "read; rename the file"
+        ],
+    ),
     "image with a space": (
         (S, "gateway_base_image"),
         "debian trixie",
@@ -1095,6 +1103,14 @@ def test_an_upstream_under_a_wrong_name_is_not_left_out_silently(inventory: Inve
     problems = misnamed({name: inventory.upstreams["openhands"]})
     assert [str(problem) for problem in problems] == [
         f"{name}: looks like an upstream, and is not one; name it goproxy_upstream__third"
+    ]
+
+
+def test_a_hyphen_in_the_variable_would_not_be_found(inventory: Inventory) -> None:
+    """The playbooks look for goproxy_upstream__my_llm when the upstream is my-llm."""
+    problems = misnamed({"goproxy_upstream__my-llm": inventory.upstreams["openhands"]})
+    assert [str(problem) for problem in problems] == [
+        "goproxy_upstream__my-llm: has '-' in its name; write goproxy_upstream__my_llm: it becomes my-llm"
     ]
 
 

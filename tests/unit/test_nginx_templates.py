@@ -356,3 +356,23 @@ def test_only_directories_are_mounted_and_nothing_can_be_written(rendered: dict[
     assert targets.keys() == {"/etc/nginx", "/etc/nginx-tls", "/var/www/acme"}
     assert all(volume["read_only"] and not Path(volume["source"]).suffix for volume in targets.values())
     assert all("noexec,nosuid,nodev" in entry for entry in service["tmpfs"])
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        ("384m", "nginx_temp_size is 384m, less than max_body_mib of huge (400), larger (385). Lower max_body_mib"),
+        ("400m", ""),
+        ("1g", ""),
+        ("50%", ""),
+    ],
+)
+def test_a_body_that_can_never_fit_is_refused(ansible: Ansible, size: str, told: str) -> None:
+    tasks: list[dict[str, Any]] = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    refuse = next(task for task in tasks if task["name"] == "Refuse bodies that the edge has no room for")
+    sizes = {"as-large": 384, "huge": 400, "larger": 385, "usual": 32}
+    upstreams = [{"name": name, "max_body_mib": mib} for name, mib in sizes.items()]
+    given = {"set_fact": {"goproxy_upstreams": upstreams, "nginx_temp_size": size}}
+    run = ansible.play([given, refuse])
+    assert run.code == (2 if told else 0), run.output
+    assert told in run.result.get("msg", "")

@@ -1,0 +1,172 @@
+"""What the role docker decides. That an engine follows is Molecule's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from typing import Any
+
+import pytest
+import trustme
+
+from real_ansible import REPOSITORY, Ansible
+
+ROLE = REPOSITORY / "roles/docker"
+ODD_NAMES = ("corp #1.pem", "corp: root.pem", 'the "real" one.pem', "- Corp (new), 2026.pem", "plain.pem")
+
+
+def test_a_certificate_is_trusted_whatever_its_file_is_called(ansible: Ansible) -> None:
+    paths = [ansible.directory / "ca" / name for name in ODD_NAMES]
+    for path in paths:
+        ansible.write(str(path), trustme.CA().cert_pem.bytes().decode())
+    places = {name: ansible.directory / name for name in ("localcertsdir", "etccertsdir", "certsdir", "hooksdir")}
+    for name in ("etccertsdir", "certsdir", "hooksdir"):
+        places[name].mkdir()
+    template = f"{{{{ lookup('ansible.builtin.template', '{ROLE}/templates/certificates.yml.j2') | from_yaml }}}}"
+    tree = {"root": str(places["localcertsdir"]), "files": template, "prune": True}
+    given = {"docker_extra_ca_certificates": [str(path) for path in paths]}
+    run = ansible.play([{"trollllm.gateway.file_tree": tree, "vars": given}])
+    assert run.code == 0, run.output
+    written = {place.name: place.read_text() for place in places["localcertsdir"].glob("*.crt")}
+    assert written == {f"trollllm-{path.stem}.crt": path.read_text() for path in paths}
+
+    if shutil.which("update-ca-certificates") is None:
+        pytest.skip("update-ca-certificates is not installed")
+    command = ["update-ca-certificates", "--certsconf", "/dev/null"]
+    for option, place in places.items():
+        command += [f"--{option}", str(place)]
+    subprocess.run(command, check=True, capture_output=True)
+    bundle = (places["etccertsdir"] / "ca-certificates.crt").read_text()
+    assert [path.name for path in paths if path.read_text() not in bundle] == []
+
+
+# -- what the engine and the trust store have not read yet -------------------------------------------------------------
+
+OWN = {"packages": ["docker.io", "docker-cli"], "daemon_file": True, "images": [], "repository": False}
+FOREIGN = {"packages": ["docker-compose"], "daemon_file": False, "images": [], "repository": False}
+REBUILT, RESTARTED = "update-ca-certificates --fresh", "systemctl restart docker"
+LEFT_RUNNING = "it was left running"
+
+
+class Host:
+    """As much of a host as the tasks look at: files and their times, and commands that note that they were called."""
+
+    def __init__(self, ansible: Ansible) -> None:
+        self.ansible = ansible
+        self.place = ansible.directory / "host"
+        (self.place / "certificates").mkdir(parents=True)
+        (self.place / "bin").mkdir()
+        self.calls = self.place / "calls"
+        note = f'echo "${{0##*/}} $*" >> {self.calls}'
+        self.command("update-ca-certificates", f"{note}; touch {self.place}/bundle.crt")
+        self.command(
+            "systemctl",
+            f'if [ "$1" = show ]; then echo LoadState=loaded; echo ActiveState=active; exit; fi; {note}; '
+            f"touch {self.place}/docker.pid",
+        )
+        for hours, name in enumerate(("docker.pid", "bundle.crt", "daemon.json", "certificates"), start=1):
+            self.write(name, hours)
+
+    def command(self, name: str, does: str) -> None:
+        path = self.place / "bin" / name
+        path.write_text(f"#!/bin/sh\n{does}\n")
+        path.chmod(0o755)
+
+    def write(self, name: str, hours_ago: float = 0) -> None:
+        path = self.place / name
+        if not path.is_dir():
+            path.touch()
+        then = time.time() - 3600 * hours_ago
+        os.utime(path, (then, then))
+
+    def run(
+        self, manifest: dict[str, Any], *options: str, live_restore: bool = False, wrote: bool = False
+    ) -> tuple[list[str], list[str], str]:
+        """What was called, which tasks say that they changed something, and the output.
+
+        ``wrote``: the task before replaced a certificate, or in check mode would.
+        """
+        self.command("docker", f"echo {str(live_restore).lower()}")
+        self.calls.write_text("")
+        given = {
+            "docker_extra_ca_certificates": ["/ca.pem"],
+            "__docker_manifest": manifest,
+            "__docker_daemon_file": f"{self.place}/daemon.json",
+            "__docker_certificate_directory": f"{self.place}/certificates",
+            "__docker_trust_store": f"{self.place}/bundle.crt",
+            "__docker_pid_file": f"{self.place}/docker.pid",
+            "__docker_reg_certificates": {"changed": wrote},
+            "__docker_reg_options": {"changed": False},
+        }
+        tasks = [
+            {
+                "ansible.builtin.include_role": {
+                    "name": "trollllm.gateway.docker",
+                    "tasks_from": file,
+                    "apply": {"environment": {"PATH": f"{self.place}/bin:{os.environ['PATH']}"}},
+                },
+                "vars": given,
+            }
+            for file in ("trust.yml", "restart.yml")
+        ]
+        run = self.ansible.play(tasks, *options)
+        assert run.code == 0, run.output
+        changed = [task["task"]["name"] for task in run.tasks for result in task["hosts"].values() if result["changed"]]
+        return self.calls.read_text().splitlines(), changed, run.output
+
+
+@pytest.fixture
+def host(ansible: Ansible) -> Host:
+    return Host(ansible)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "written", "live_restore", "called"),
+    [
+        (OWN, [], False, []),
+        (OWN, ["daemon.json"], False, [RESTARTED]),
+        (OWN, ["certificates"], False, [REBUILT, RESTARTED]),
+        (FOREIGN, ["certificates"], True, [REBUILT, RESTARTED]),
+        (FOREIGN, ["certificates"], False, [REBUILT]),
+        (FOREIGN, ["daemon.json"], True, []),
+    ],
+    ids=[
+        "nothing is newer",
+        "options that a run before left unread",
+        "certificates that a run before left unread",
+        "an engine of others whose containers stay",
+        "an engine of others whose containers would stop",
+        "options of others",
+    ],
+)
+def test_what_was_left_unread_is_made_up_for_once(
+    host: Host, manifest: dict[str, Any], written: list[str], live_restore: bool, called: list[str]
+) -> None:
+    for name in written:
+        host.write(name)
+    calls, changed, output = host.run(manifest, live_restore=live_restore)
+    assert calls == called
+    assert len(changed) == len(called)
+    left_running = REBUILT in called and RESTARTED not in called
+    assert (LEFT_RUNNING in output) is left_running
+    if not called:
+        return
+    calls, changed, output = host.run(manifest, live_restore=live_restore)
+    assert (calls, changed) == ([], [])
+    assert (LEFT_RUNNING in output) is left_running, "it is said until it is done"
+
+
+def test_an_engine_that_does_not_run_has_nothing_to_read_again(host: Host) -> None:
+    host.write("certificates")
+    (host.place / "docker.pid").unlink()
+    assert host.run(OWN)[0] == [REBUILT]
+
+
+@pytest.mark.parametrize(("manifest", "changes"), [(OWN, ["Restart the engine"]), (FOREIGN, [])])
+def test_check_mode_says_what_would_be_done(host: Host, manifest: dict[str, Any], changes: list[str]) -> None:
+    calls, changed, output = host.run(manifest, "--check", wrote=True)
+    assert calls == []
+    assert [name.removeprefix("trollllm.gateway.docker : ") for name in changed] == changes
+    assert (LEFT_RUNNING in output) is (manifest is FOREIGN)
