@@ -39,7 +39,7 @@ def issue(*names: str, left: float = 60, lifetime: float = 90) -> Pair:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
+        .subject_name(x509.Name([]))
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())

@@ -18,17 +18,13 @@ import jinja2
 import pytest
 
 from ansible_collections.trollllm.gateway.plugins.module_utils import certificate as reader
-<<<<<<< HEAD
-from ansible_collections.trollllm.gateway.plugins.modules import acme_probe, certificate_state, served_certificate
-from issued import Pair, issue
-=======
 from ansible_collections.trollllm.gateway.plugins.modules import (
     acme_probe,
     certificate_state,
     gateway_status,
     served_certificate,
 )
->>>>>>> b041dfe6227de716b9a4527ef735740398f498e7
+from issued import Pair, issue
 from real_ansible import REPOSITORY, Ansible
 from small_server import Quiet, Serve
 
@@ -36,50 +32,6 @@ SERVER = "https://acme.example.net/dir"
 CHAT, CHAT2 = "chat.example.org", "chat2.example.org"
 
 
-<<<<<<< HEAD
-=======
-@dataclass
-class Pair:
-    """A certificate and its key."""
-
-    certificate: bytes
-    key: bytes
-
-    def write(self, directory: Path) -> Path:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "fullchain.pem").write_bytes(self.certificate)
-        (directory / "privkey.pem").write_bytes(self.key)
-        return directory
-
-    @property
-    def fingerprint(self) -> str:
-        return reader.from_pem(self.certificate).fingerprint
-
-
-def issue(*names: str, left: float = 60, lifetime: float = 90) -> Pair:
-    """Days from now until the end, and days from begin to end."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=left)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(end - datetime.timedelta(days=lifetime))
-        .not_valid_after(end)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), critical=False)
-    signed = builder.sign(key, hashes.SHA256())
-    return Pair(
-        signed.public_bytes(Encoding.PEM),
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )
-
-
->>>>>>> b041dfe6227de716b9a4527ef735740398f498e7
 # -- the lineage and its copy -----------------------------------------------------------------------------------------
 
 RENEWAL = """\
@@ -319,8 +271,6 @@ def test_a_name_that_does_not_resolve_is_named(tmp_path: Path) -> None:
 # -- what is served ---------------------------------------------------------------------------------------------------
 
 
-<<<<<<< HEAD
-=======
 def test_in_check_mode_every_domain_counts(tmp_path: Path, ansible: Ansible) -> None:
     """Else --check would not tell that a certificate is going to be ordered for them."""
     arguments = {"domains": [CHAT, CHAT2, CHAT], "webroot": str(tmp_path / "not-there-yet")}
@@ -329,26 +279,6 @@ def test_in_check_mode_every_domain_counts(tmp_path: Path, ansible: Ansible) -> 
     assert (run.result["changed"], run.result["reachable"], run.result["left_out"]) == (False, [CHAT, CHAT2], [])
 
 
-@pytest.fixture
-def serve_tls(serve: Serve, tmp_path: Path) -> Callable[[Pair], int]:
-    """Present that pair on a free port of loopback; gives the port."""
-
-    def start(pair: Pair) -> int:
-        directory = pair.write(tmp_path / f"tls-{pair.fingerprint[:8]}")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(directory / "fullchain.pem", directory / "privkey.pem")
-
-        class Handler(Quiet):
-            def setup(self) -> None:
-                self.request = context.wrap_socket(self.request, server_side=True)
-                super().setup()
-
-        return serve(Handler)
-
-    return start
-
-
->>>>>>> b041dfe6227de716b9a4527ef735740398f498e7
 def look(port: int, name: str, **other: Any) -> dict[str, Any]:
     params = {"address": "127.0.0.1", "port": port, "fingerprint": None, "min_days_left": 14, "patience": 0}
     return served_certificate.look(params | other, name)
