@@ -281,7 +281,7 @@ def look_at_renewal(file: str) -> Found:
     except FileNotFoundError:
         return {}
     reason = " ".join(map(str.strip, said))
-    return {"problem": f"the renewal of {time} failed, and the certificate of before is served: {reason}"}
+    return {"problem": f"the renewal of {time} failed, and what it could not renew is as before: {reason}"}
 
 
 def _ask_privately(service: str, container: Found, timeout: int) -> Found:

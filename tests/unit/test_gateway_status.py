@@ -143,6 +143,6 @@ def test_a_renewal_that_failed_is_told_with_its_reason(tmp_path: Path) -> None:
     assert subject.look_at_renewal(str(failed)) == {}
     failed.write_text("2026-01-02 03:04:05 UTC\nno authority answers\n")
     assert subject.look_at_renewal(str(failed)) == {
-        "problem": "the renewal of 2026-01-02 03:04:05 UTC failed, and the certificate of before is served: "
+        "problem": "the renewal of 2026-01-02 03:04:05 UTC failed, and what it could not renew is as before: "
         "no authority answers"
     }
