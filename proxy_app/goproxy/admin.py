@@ -318,18 +318,21 @@ def _backup(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
         raise AdminError(f"{chosen.file}: expected the name of a file")
     beside = chosen.file.with_name(f"{chosen.file.name}.partial")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            api.receive("/backup", file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(chosen.file)
+        if chosen.file.exists() and not chosen.file.is_file():  # what a device or a directory has is not to be replaced
+            raise AdminError(f"{chosen.file}: is no regular file, and nothing else is replaced by a backup")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                api.receive("/backup", file, "application/gzip")
+                file.flush()
+                os.fsync(file.fileno())
+            beside.rename(chosen.file)
+        finally:
+            with suppress(OSError):
+                beside.unlink()
+        size = chosen.file.stat().st_size
     except OSError as error:
         raise AdminError(f"{beside}: cannot be written: {error.strerror}") from None
-    except AdminError:
-        with suppress(OSError):
-            beside.unlink()
-        raise
-    size = chosen.file.stat().st_size
     return {"file": str(chosen.file), "bytes": size}, f"{chosen.file}: {size} bytes"
 
 

@@ -52,10 +52,12 @@ class AdminClient:
         """Send a file; the answer's document."""
         return self._document("POST", path, query, file, media_type)
 
-    def receive(self, path: str, file: IO[bytes]) -> None:
+    def receive(self, path: str, file: IO[bytes], media_type: str) -> None:
         """Fetch what is no document."""
         connection, answer = self._ask("GET", path, None, None, None)
         try:
+            if (given := answer.headers.get_content_type()) != media_type:
+                raise AdminError(f"{self._url.geturl()}: not the backend: its answer is {given}, not {media_type}")
             shutil.copyfileobj(answer, file)
             if answer.length:
                 raise AdminError(f"{path}: the answer broke off")
@@ -97,13 +99,15 @@ class AdminClient:
         try:
             connection.request(method, target, body, headers)
             answer = connection.getresponse()
-            if answer.status < 400:
+            if 200 <= answer.status < 300:
                 return connection, answer
             refusal = answer.read(64 * 1024)
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: of a name that is none
             connection.close()
             raise AdminError(f"{self._url.geturl()}: no answer: {error}") from None
         connection.close()
+        if 300 <= answer.status < 400:
+            raise AdminError(f"{self._url.geturl()}: {_redirection(answer)}")
         raise AdminError(_told(answer.status, refusal))
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -124,6 +128,11 @@ def read_token(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
         raise AdminError(f"{path}: the operator token cannot be read: {reason}") from None
+
+
+def _redirection(answer: http.client.HTTPResponse) -> str:
+    where = repr(answer.headers.get("Location", "nowhere"))
+    return f"not the backend: it redirects to {where} (status {answer.status}); give the backend's own URL, with https"
 
 
 def _told(status: int, refusal: bytes) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from goproxy.cli import main
 from goproxy.core.keys import is_well_formed
@@ -135,6 +137,54 @@ async def test_backup_and_restore(backend: Backend, admin: Admin, tmp_path: Path
     assert (await backend.admin("GET", "/accounts"))["accounts"][0]["name"] == "alice"
     unnamed = await admin("backup", ".")
     assert (unnamed.code, unnamed.err.count("\n")) == (1, 1)
+
+
+@pytest.fixture
+async def something_else() -> AsyncIterator[str]:
+    """The URL of what is no backend, and answers whatever the path is named after."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path.startswith("/moved"):
+            return web.Response(status=301, text="<html>moved</html>", headers={"Location": "https://admin.example.org/"})
+        return web.Response(text="<html>welcome</html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("/moved", "redirects to 'https://admin.example.org/' (status 301)"), ("/page", "its answer is text/html")],
+)
+async def test_what_is_no_backup_never_takes_the_place_of_one(
+    admin: Admin, something_else: str, tmp_path: Path, path: str, told: str
+) -> None:
+    file = tmp_path / "backup.jsonl.gz"
+    file.write_bytes(b"the last good one")
+    said = await admin("--url", something_else + path, "backup", str(file))
+    assert (said.code, said.out, said.err.count("\n")) == (1, "", 1)
+    assert told in said.err
+    assert file.read_bytes() == b"the last good one"
+    assert not list(tmp_path.glob("*.partial"))
+    assert (await admin("--url", something_else + path, "account", "list")).code == 1
+
+
+async def test_a_backup_takes_the_place_of_nothing_but_a_file(admin: Admin, tmp_path: Path) -> None:
+    directory, pipe = tmp_path / "directory", tmp_path / "pipe"
+    directory.mkdir()
+    os.mkfifo(pipe)
+    for target in (directory, pipe):
+        said = await admin("backup", str(target))
+        assert (said.code, said.err.count("\n")) == (1, 1)
+        assert f"{target}: is no regular file" in said.err
+    assert pipe.is_fifo()
+    assert not list(tmp_path.glob("*.partial"))
+    assert "File name too long" in (await admin("backup", str(tmp_path / ("x" * 300)))).err
 
 
 async def test_what_is_refused_is_one_line(backend: Backend, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
