@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 _SECONDS = 600.0
 """For an answer: a backup of a large store takes its time."""
@@ -28,13 +28,7 @@ class AdminClient:
         Raises:
             AdminError: this is no URL, or no token.
         """
-        try:
-            self._url = urlsplit(url)
-            is_one = self._url.scheme in ("http", "https") and bool(self._url.hostname) and self._url.port != 0
-        except ValueError:
-            is_one = False
-        if not is_one:
-            raise AdminError(f"{url}: expected the backend's URL, such as http://127.0.0.1:8000")
+        self._url = backend_url(url)
         if not token or not token.isascii() or not token.isprintable():
             raise AdminError("this is no operator token")
         self._token = token
@@ -115,6 +109,24 @@ class AdminClient:
         if self._url.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=ssl.create_default_context())
         return http.client.HTTPConnection(host, port, timeout=_SECONDS)
+
+
+def backend_url(text: str) -> SplitResult:
+    """Where the backend is: http or https, a host, and perhaps a port and a path; what is not sent there is refused.
+
+    Raises:
+        AdminError: this is no such URL.
+    """
+    try:
+        url = urlsplit(text)
+        host = (url.hostname or "").encode("idna")  # no label of it is too long
+        is_one = url.scheme in ("http", "https") and host and url.port != 0 and text.isprintable()
+    except ValueError:
+        is_one = False
+    if not is_one or any(each in text for each in "@?#\\ "):
+        shown = text.rpartition("@")[2]  # before it there may be a password
+        raise AdminError(f"{shown!r}: expected the backend's URL, such as http://127.0.0.1:8000")
+    return url
 
 
 def read_token(path: Path) -> str:

@@ -145,7 +145,9 @@ async def something_else() -> AsyncIterator[str]:
 
     async def answer(request: web.Request) -> web.Response:
         if request.path.startswith("/moved"):
-            return web.Response(status=301, text="<html>moved</html>", headers={"Location": "https://admin.example.org/"})
+            return web.Response(
+                status=301, text="<html>moved</html>", headers={"Location": "https://admin.example.org/"}
+            )
         return web.Response(text="<html>welcome</html>", content_type="text/html")
 
     app = web.Application()
@@ -185,6 +187,17 @@ async def test_a_backup_takes_the_place_of_nothing_but_a_file(admin: Admin, tmp_
     assert pipe.is_fifo()
     assert not list(tmp_path.glob("*.partial"))
     assert "File name too long" in (await admin("backup", str(tmp_path / ("x" * 300)))).err
+
+
+async def test_a_backup_that_is_given_up_leaves_nothing(
+    admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("goproxy.admin_client.AdminClient.receive", give_up)
+    assert (await admin("backup", str(tmp_path / "backup"))).code == 130
+    assert not list(tmp_path.glob("*.partial"))
 
 
 async def test_what_is_refused_is_one_line(backend: Backend, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +286,7 @@ HOSTILE_COMMANDS: dict[str, tuple[list[str], str]] = {
     "a port that is none": (["--url", "http://h:99999", "account", "list"], "expected the backend's URL"),
     "a port in letters": (["--url", "http://h:http", "account", "list"], "expected the backend's URL"),
     "an address that is none": (["--url", "http://[::1", "account", "list"], "expected the backend's URL"),
-    "a name that is none": (["--url", f"http://{'a' * 70}.x", "account", "list"], "no answer"),
+    "a name that is none": (["--url", f"http://{'a' * 70}.x", "account", "list"], "expected the backend's URL"),
     "an account in no encoding": (["account", "show", "\udcff"], "account: '\\udcff' is not UTF-8"),
     "a choice in no encoding": (["rows", "--model", "\udcff"], "model: '\\udcff' is not UTF-8"),
     "one of several": (["key", "add", "alice", "--model", "m", "--model", "\udcff"], "is not UTF-8"),
