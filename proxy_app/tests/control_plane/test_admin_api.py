@@ -322,6 +322,7 @@ async def test_a_time_that_is_none(backend: Backend, moment: Any) -> None:
         ("GET", "/admin/v1/keys/x", 404),
         ("DELETE", "/admin/v1/accounts", 405),
         ("PUT", "/proxy/v1/rows", 405),
+        ("POST", "/metrics", 405),
         ("GET", "/proxy/v1/nothing", 404),
     ],
 )

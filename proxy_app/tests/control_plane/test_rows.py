@@ -298,8 +298,12 @@ async def test_a_ledger_is_held_against_the_providers_record(backend: Backend) -
         }
 
 
+ALONE = '[{"request_id": "\\ud800", "input": 1}]'
+"""Half of a surrogate pair."""
+
+
 @on_sqlite
-@pytest.mark.parametrize("export", ["", "request_id,input\nup_1,many\n", "[1]", "\ud800", '{"data": 7}'])
+@pytest.mark.parametrize("export", ["", "request_id,input\nup_1,many\n", "[1]", "\ud800", '{"data": 7}', ALONE])
 async def test_an_export_that_cannot_be_read(backend: Backend, export: str) -> None:
     body = export.encode("utf-8", "surrogatepass")
     answer = await backend.ask("POST", "/admin/v1/reconcile?upstream=openhands", data=body)
