@@ -30,7 +30,7 @@ class AdminClient:
         """
         self._url = backend_url(url)
         if not token or not token.isascii() or not token.isprintable():
-            raise AdminError("this is no operator token")
+            raise AdminError("this is no operator token: one is printable ASCII")
         self._token = token
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
@@ -133,13 +133,16 @@ def read_token(path: Path) -> str:
     """The operator's token from its file.
 
     Raises:
-        AdminError: it cannot be read.
+        AdminError: it cannot be read, or has none.
     """
     try:
-        return path.read_text(encoding="ascii").strip()
+        token = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
         raise AdminError(f"{path}: the operator token cannot be read: {reason}") from None
+    if not token:
+        raise AdminError(f"{path}: there is no operator token in it")
+    return token
 
 
 def _redirection(answer: http.client.HTTPResponse) -> str:

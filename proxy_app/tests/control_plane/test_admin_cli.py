@@ -17,6 +17,8 @@ import pytest
 from aiohttp import web
 
 from goproxy.cli import main
+from goproxy.control_plane.admin_api import AdminApi
+from goproxy.control_plane.documents import MEANINGS
 from goproxy.core.keys import is_well_formed
 from goproxy.core.pricing import dollars
 from goproxy.tables import amount, nanodollars, table
@@ -225,7 +227,67 @@ async def test_the_token_comes_from_standard_input_where_there_is_no_file(
     assert "status 401" in refused.err
     assert "CANARY" not in refused.err
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert "no operator token" in (await admin("account", "list")).err
+    assert "no operator token came on standard input" in (without := (await admin("account", "list")).err)
+    assert "--interactive" in without
+    empty = backend.directory / "empty"
+    empty.touch()
+    monkeypatch.setenv("OPERATOR_TOKEN_FILE", str(empty))
+    assert f"{empty}: there is no operator token in it" in (await admin("account", "list")).err
+
+
+async def test_a_key_is_called_by_its_id_or_by_what_is_shown_of_it(backend: Backend, admin: Admin) -> None:
+    await backend.account()
+    made = (await admin("--json", "key", "add", "alice")).json
+    rotated = (await admin("--json", "key", "rotate", made["prefix"])).json
+    assert rotated["rotated_from"] == made["id"]
+    assert (await admin("--json", "key", "revoke", made["prefix"])).json["revoked_by"] == "operator"
+    assert (await admin("--json", "key", "revoke", rotated["id"])).json["id"] == rotated["id"]
+    for shown in ("tg-abc", made["key"]):
+        unknown = await admin("key", "revoke", shown)
+        assert (unknown.code, unknown.err.count("\n")) == (1, 1)
+        assert "`key list`" in unknown.err
+        assert made["key"] not in unknown.err
+    same = [{"account": "bob", "prefix": "tg-same", "sha256": digit * 64} for digit in "ab"]
+    backend.declare(keys=same)
+    await backend.plane.look()
+    assert "several keys are shown so" in (await admin("key", "revoke", "tg-same")).err
+
+
+TYPED_WRONG = {
+    "a name with a space": (["account", "add", "Alice Smith"], "name: 'Alice Smith' is not an account's name: up to"),
+    "the same in a path": (["account", "show", "Alice Smith"], "'Alice Smith' is not an account's name: up to"),
+    "a day in words": (["rows", "--since", "yesterday"], "since: 'yesterday' is not a day, such as 2026-11-23"),
+    "a key that is none": (["key", "revoke", "laptop"], "'laptop' is not a key's id"),
+    "more than there is": (
+        ["credit", "withdraw", "alice", "99999"],
+        "$99999.00 cannot be taken, for the balance is $10.00",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TYPED_WRONG)
+async def test_a_refusal_names_what_was_typed_in_words(backend: Backend, admin: Admin, case: str) -> None:
+    await backend.account()
+    arguments, told = TYPED_WRONG[case]
+    said = await admin(*arguments)
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert told in said.err
+
+
+async def test_every_pattern_of_the_admin_api_has_words(backend: Backend) -> None:
+    for operation in AdminApi(backend.plane).operations():
+        for kind in (operation.query, operation.body):
+            if isinstance(kind, type):
+                assert patterns_in(kind.model_json_schema()) <= MEANINGS.keys()
+
+
+def patterns_in(schema: Any) -> set[str]:
+    if isinstance(schema, list):
+        return set[str]().union(*map(patterns_in, schema))
+    if not isinstance(schema, dict):
+        return set()
+    own = {schema["pattern"]} if isinstance(schema.get("pattern"), str) else set()
+    return own.union(*map(patterns_in, schema.values()))
 
 
 NO_AMOUNTS = [

@@ -13,6 +13,7 @@ from goproxy.control_plane.store.database import keep_or_insert, now
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts, credit_entries, leases, wallets
 from goproxy.core.lease import Loan, Wallet
+from goproxy.core.pricing import dollars
 
 MOST = 2**62
 """Nano-dollars that a wallet can have been credited: the databases' integers have 64 bits."""
@@ -123,12 +124,13 @@ def credit(
     if not keep_or_insert(connection, credit_entries, **entry, received_at=now()):
         known = _entry(connection, entry_id)
         if {name: known[name] for name in entry} != entry:
-            raise Conflict(f"{entry_id!r} stands for another entry: {known['kind']} of {known['amount']} nano-dollars")
+            raise Conflict(f"{entry_id!r} stands for another entry: {known['kind']} of {dollars(known['amount'])}")
         return known, False
     try:
         loaded.credit(amount)
-    except ValueError as problem:
-        raise Conflict(f"wallet {wallet}: {problem}") from None
+    except ValueError:
+        told = f"{dollars(-amount)} cannot be taken, for the balance is {dollars(loaded.balance)}"
+        raise Conflict(f"wallet {wallet}: {told}") from None
     _store_credits(connection, wallet, loaded.credits)
     return _entry(connection, entry_id), True
 
@@ -168,7 +170,7 @@ def adjust(connection: Connection, wallet: str, adjustments: Sequence[Adjustment
 
 def _store_credits(connection: Connection, wallet: str, amount: int) -> None:
     if abs(amount) > MOST:
-        raise Conflict(f"wallet {wallet} cannot have more than {MOST} nano-dollars")
+        raise Conflict(f"wallet {wallet} cannot have more than {dollars(MOST)}")
     connection.execute(update(wallets).where(wallets.c.id == wallet).values(credits=amount))
 
 
