@@ -61,6 +61,9 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _verb(leases, "list", _leases, "all leases")
     retire = _verb(leases, "retire", _retire, "take back what an instance that is gone for good did not spend")
     retire.add_argument("instance")
+    retire.add_argument(
+        "--force", action="store_true", help="though it was heard of lately: if it lives, what it holds is lent twice"
+    )
 
     rerate = _verb(nouns, "rerate", _rerate, "price rows again by today's price book")
     _add_choice(rerate)
@@ -303,7 +306,8 @@ def _leases(api: AdminClient, _: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _retire(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
-    done = api.post(f"/leases/{_path(chosen.instance)}/retire")
+    query = {"force": "true" if chosen.force else None}
+    done = api.post(f"/leases/{_path(chosen.instance)}/retire", query=query)
     return done, table(done["returned"], ("wallet", "amount_nanodollars"))
 
 

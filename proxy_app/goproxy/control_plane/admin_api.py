@@ -87,7 +87,14 @@ class AdminApi:
             Operation("GET", "/usage", self.sum_usage, query=doc.UsageAsked, answer=doc.UsageTable),
             Operation("GET", "/rows", self.list_rows, query=doc.RowsAsked, answer=doc.Rows),
             Operation("GET", "/leases", self.list_leases, answer=doc.Leases),
-            Operation("POST", "/leases/{instance}/retire", self.retire_instance, answer=doc.Retired),
+            Operation(
+                "POST",
+                "/leases/{instance}/retire",
+                self.retire_instance,
+                query=doc.RetireAsked,
+                answer=doc.Retired,
+                conflicts=True,
+            ),
             Operation("POST", "/rerate", upkeep.rerate, body=doc.RerateAsked, answer=doc.Rerated, conflicts=True),
             Operation(
                 "POST",
@@ -259,10 +266,14 @@ class AdminApi:
     async def retire_instance(self, call: Call) -> documents.Retired:
         """Take back what a proxy instance was lent and did not spend.
 
-        For an instance that is gone for good with its journal: what it spent and never reported is then lost.
+        For an instance that is gone for good with its journal: what it spent and never reported is then lost. Refused
+        while it may live, which is for some minutes after it was heard of, unless `force` is true.
         """
+        asked: documents.RetireAsked = call.query
         instance = call.path["instance"]
-        returned = await self._store.run("retire instance", lambda store: leases.retire(store, instance))
+        since = None if asked.force else self._plane.listening_since
+        await self._plane.note_heard()
+        returned = await self._store.run("retire instance", lambda store: leases.retire(store, instance, since))
         self._plane.feed.forget(instance)
         amounts = [documents.Returned(wallet=each, amount_nanodollars=amount) for each, amount in returned.items()]
         return documents.Retired(instance=instance, returned=amounts)

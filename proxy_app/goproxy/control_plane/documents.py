@@ -318,6 +318,11 @@ class Returned(Given):
     amount_nanodollars: int
 
 
+class RetireAsked(Taken):
+    force: bool = False
+    """Although it was heard of lately. If it lives, what it holds for running requests is lent a second time."""
+
+
 class Retired(Given):
     instance: str
     returned: list[Returned]

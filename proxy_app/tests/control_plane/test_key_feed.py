@@ -131,7 +131,7 @@ async def test_a_recall_waits_for_the_next_poll(backend: Backend) -> None:
 async def test_an_instance_that_has_nothing_left_is_not_asked(backend: Backend) -> None:
     await backend.account(dollars=1)
     await backend.lend("i1", 1, ("alice", 0, DOLLAR))
-    await backend.admin("POST", "/leases/i1/retire")
+    await backend.admin("POST", "/leases/i1/retire?force=true")
     await backend.lend("i2", 1, ("alice", 0, 2 * DOLLAR), upstream="ohmygpt")
     assert (await backend.poll("i1", await version(backend))).status == 204
 
