@@ -50,7 +50,7 @@ async def test_a_revoked_key_wakes_every_poll_at_once(backend: Backend) -> None:
 @on_sqlite
 async def test_the_proxys_own_class_reads_what_is_told(backend: Backend) -> None:
     await backend.account()
-    key = await backend.key(limit_nanodollars=DOLLAR, requests_per_minute=5, models=["m"])
+    key = await backend.key(limit_nanodollars=DOLLAR, requests_per_minute=5, models=["claude-opus-4-5"])
     await backend.key()
     snapshot = KeySnapshot.from_json((await backend.poll()).json)
     assert snapshot.version == await version(backend)

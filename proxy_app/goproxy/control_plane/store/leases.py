@@ -153,6 +153,11 @@ def retire(connection: Connection, instance: str, listening_since: str | None) -
     return returned
 
 
+def upstreams(connection: Connection) -> set[str]:
+    """Those whose proxies have ever been heard of here: whoever a row is of is among them."""
+    return set(connection.execute(select(instances.c.upstream).distinct()).scalars())
+
+
 def all_of_them(connection: Connection) -> list[dict[str, Any]]:
     """All leases, by wallet and instance."""
     query = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,17 +89,26 @@ def show(connection: Connection, account: str | None = None, wallet: str | None 
     return shown
 
 
-def settle_in(connection: Connection, wallet: str) -> None:
+def settle_in(connection: Connection, wallet: str, names: Collection[str]) -> None:
     """Let a wallet that is about to be credited be there: `<account>/<wallet>` begins with its first credit.
 
+    Args:
+        names: of the wallets that upstreams pay from.
+
     Raises:
-        NotFound: there is no such wallet, nor an account that it could be of.
+        NotFound: there is no such wallet, nor an account that it could be of, nor an upstream that would pay from it.
     """
-    account, slash, _ = wallet.partition("/")
-    if slash and connection.execute(select(accounts.c.name).where(accounts.c.name == account)).scalar():
-        ensure(connection, wallet, account=account)
-    elif not existing(connection, [wallet]):
+    if existing(connection, [wallet]):
+        return
+    account, slash, name = wallet.partition("/")
+    if not slash or not connection.execute(select(accounts.c.name).where(accounts.c.name == account)).scalar():
         raise NotFound(f"there is no wallet {wallet!r}")
+    if name not in names:
+        known = ", ".join(f"{account}/{each}" for each in sorted(names)) or "none but the accounts' own"
+        raise NotFound(
+            f"there is no wallet {wallet!r}, and no upstream would pay from it; those that would be: {known}"
+        )
+    ensure(connection, wallet, account=account)
 
 
 def credit(
