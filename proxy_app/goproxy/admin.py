@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from goproxy.admin_client import AdminClient, AdminError, read_token
+from goproxy.core.keys import PREFIX
 from goproxy.tables import amount, nanodollars, table
 
 _URL = "http://127.0.0.1:8000"
@@ -31,6 +32,8 @@ _CREDIT = ("id", "wallet", "kind", "amount_nanodollars", "note", "received_at")
 _TOKENS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 _ROW = ("received_at", "kind", "id", "account", "upstream", "model", "settlement", "tokens", "amount_nanodollars")
 _LEASE = ("wallet", "upstream", "instance", "held_nanodollars", "spent_total_nanodollars", "last_seen", "retired_at")
+
+_KEY_HELP = "its id, or the first characters that `key list` shows of it"
 
 Verb = Callable[[AdminClient, argparse.Namespace], tuple[Any, str]]
 """The answer as a document, and as people read it."""
@@ -58,6 +61,9 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _verb(leases, "list", _leases, "all leases")
     retire = _verb(leases, "retire", _retire, "take back what an instance that is gone for good did not spend")
     retire.add_argument("instance")
+    retire.add_argument(
+        "--force", action="store_true", help="though it was heard of lately: if it lives, what it holds is lent twice"
+    )
 
     rerate = _verb(nouns, "rerate", _rerate, "price rows again by today's price book")
     _add_choice(rerate)
@@ -95,11 +101,14 @@ def run(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
 def _token(environment: Mapping[str, str]) -> str:
     if path := environment.get("OPERATOR_TOKEN_FILE"):
         return read_token(Path(path))
-    try:
+    with suppress(EOFError, ValueError):
         token = getpass.getpass("Operator token: ") if sys.stdin.isatty() else sys.stdin.readline()
-    except (EOFError, ValueError):
-        raise AdminError("no operator token came on standard input; or set OPERATOR_TOKEN_FILE to its file") from None
-    return token.strip()
+        if token := token.strip():
+            return token
+    raise AdminError(
+        "no operator token came on standard input, which `docker exec` passes on with --interactive alone; "
+        "or set OPERATOR_TOKEN_FILE to a file that has it"
+    )
 
 
 def _verbs(nouns: Any, name: str, text: str) -> Any:
@@ -136,9 +145,9 @@ def _add_keys(verbs: Any) -> None:
     add.add_argument("--tokens-per-minute", type=int)
     add.add_argument("--limit", type=_dollars, metavar="USD", help="what it may spend in all")
     _verb(verbs, "list", _key_list, "keys, without the keys themselves").add_argument("account", nargs="?")
-    _verb(verbs, "revoke", _key_revoke, "let a key in no more").add_argument("key", metavar="KEY_ID")
+    _verb(verbs, "revoke", _key_revoke, "let a key in no more").add_argument("key", metavar="KEY", help=_KEY_HELP)
     rotate = _verb(verbs, "rotate", _key_rotate, "make a second key like it, and show that once")
-    rotate.add_argument("key", metavar="KEY_ID")
+    rotate.add_argument("key", metavar="KEY", help=_KEY_HELP)
     rotate.add_argument("--old-expires", metavar="TIME", help="when the first one ends")
 
 
@@ -219,12 +228,29 @@ def _key_list(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _key_revoke(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
-    key = api.post(f"/keys/{_path(chosen.key)}/revoke")
+    key = api.post(f"/keys/{_path(_key_id(api, chosen.key))}/revoke")
     return key, table([key], _KEY)
 
 
 def _key_rotate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
-    return _once(api.post(f"/keys/{_path(chosen.key)}/rotate", {"old_expires_at": chosen.old_expires}))
+    key_id = _key_id(api, chosen.key)
+    return _once(api.post(f"/keys/{_path(key_id)}/rotate", {"old_expires_at": chosen.old_expires}))
+
+
+def _key_id(api: AdminClient, text: str) -> str:
+    """The id of a key that is called by it, or by its first characters as they are shown.
+
+    Raises:
+        AdminError: several keys are shown so, or none; what was typed may be a key itself, and is not repeated.
+    """
+    if not text.startswith(PREFIX):
+        return text
+    found = [key["id"] for key in api.get("/keys")["keys"] if key["prefix"] == text]
+    if len(found) == 1:
+        return str(found[0])
+    if found:
+        raise AdminError(f"several keys are shown so; their ids are {', '.join(found)}")
+    raise AdminError("no key is shown so: give its id, or the whole of its PREFIX, as they stand in `key list`")
 
 
 def _once(made: dict[str, Any]) -> tuple[Any, str]:
@@ -280,7 +306,8 @@ def _leases(api: AdminClient, _: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _retire(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
-    done = api.post(f"/leases/{_path(chosen.instance)}/retire")
+    query = {"force": "true" if chosen.force else None}
+    done = api.post(f"/leases/{_path(chosen.instance)}/retire", query=query)
     return done, table(done["returned"], ("wallet", "amount_nanodollars"))
 
 
@@ -318,18 +345,21 @@ def _backup(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
         raise AdminError(f"{chosen.file}: expected the name of a file")
     beside = chosen.file.with_name(f"{chosen.file.name}.partial")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            api.receive("/backup", file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(chosen.file)
+        if chosen.file.exists() and not chosen.file.is_file():  # what a device or a directory has is not to be replaced
+            raise AdminError(f"{chosen.file}: is no regular file, and nothing else is replaced by a backup")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                api.receive("/backup", file, "application/gzip")
+                file.flush()
+                os.fsync(file.fileno())
+            beside.rename(chosen.file)
+        finally:
+            with suppress(OSError):
+                beside.unlink()
+        size = chosen.file.stat().st_size
     except OSError as error:
         raise AdminError(f"{beside}: cannot be written: {error.strerror}") from None
-    except AdminError:
-        with suppress(OSError):
-            beside.unlink()
-        raise
-    size = chosen.file.stat().st_size
     return {"file": str(chosen.file), "bytes": size}, f"{chosen.file}: {size} bytes"
 
 

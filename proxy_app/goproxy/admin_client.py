@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 _SECONDS = 600.0
 """For an answer: a backup of a large store takes its time."""
@@ -28,15 +28,9 @@ class AdminClient:
         Raises:
             AdminError: this is no URL, or no token.
         """
-        try:
-            self._url = urlsplit(url)
-            is_one = self._url.scheme in ("http", "https") and bool(self._url.hostname) and self._url.port != 0
-        except ValueError:
-            is_one = False
-        if not is_one:
-            raise AdminError(f"{url}: expected the backend's URL, such as http://127.0.0.1:8000")
+        self._url = backend_url(url)
         if not token or not token.isascii() or not token.isprintable():
-            raise AdminError("this is no operator token")
+            raise AdminError("this is no operator token: one is printable ASCII")
         self._token = token
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
@@ -52,10 +46,12 @@ class AdminClient:
         """Send a file; the answer's document."""
         return self._document("POST", path, query, file, media_type)
 
-    def receive(self, path: str, file: IO[bytes]) -> None:
+    def receive(self, path: str, file: IO[bytes], media_type: str) -> None:
         """Fetch what is no document."""
         connection, answer = self._ask("GET", path, None, None, None)
         try:
+            if (given := answer.headers.get_content_type()) != media_type:
+                raise AdminError(f"{self._url.geturl()}: not the backend: its answer is {given}, not {media_type}")
             shutil.copyfileobj(answer, file)
             if answer.length:
                 raise AdminError(f"{path}: the answer broke off")
@@ -97,13 +93,15 @@ class AdminClient:
         try:
             connection.request(method, target, body, headers)
             answer = connection.getresponse()
-            if answer.status < 400:
+            if 200 <= answer.status < 300:
                 return connection, answer
             refusal = answer.read(64 * 1024)
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: of a name that is none
             connection.close()
             raise AdminError(f"{self._url.geturl()}: no answer: {error}") from None
         connection.close()
+        if 300 <= answer.status < 400:
+            raise AdminError(f"{self._url.geturl()}: {_redirection(answer)}")
         raise AdminError(_told(answer.status, refusal))
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -113,17 +111,43 @@ class AdminClient:
         return http.client.HTTPConnection(host, port, timeout=_SECONDS)
 
 
+def backend_url(text: str) -> SplitResult:
+    """Where the backend is: http or https, a host, and perhaps a port and a path; what is not sent there is refused.
+
+    Raises:
+        AdminError: this is no such URL.
+    """
+    try:
+        url = urlsplit(text)
+        host = (url.hostname or "").encode("idna")  # no label of it is too long
+        is_one = url.scheme in ("http", "https") and host and url.port != 0 and text.isprintable()
+    except ValueError:
+        is_one = False
+    if not is_one or any(each in text for each in "@?#\\ "):
+        shown = text.rpartition("@")[2]  # before it there may be a password
+        raise AdminError(f"{shown!r}: expected the backend's URL, such as http://127.0.0.1:8000")
+    return url
+
+
 def read_token(path: Path) -> str:
     """The operator's token from its file.
 
     Raises:
-        AdminError: it cannot be read.
+        AdminError: it cannot be read, or has none.
     """
     try:
-        return path.read_text(encoding="ascii").strip()
+        token = path.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
         raise AdminError(f"{path}: the operator token cannot be read: {reason}") from None
+    if not token:
+        raise AdminError(f"{path}: there is no operator token in it")
+    return token
+
+
+def _redirection(answer: http.client.HTTPResponse) -> str:
+    where = repr(answer.headers.get("Location", "nowhere"))
+    return f"not the backend: it redirects to {where} (status {answer.status}); give the backend's own URL, with https"
 
 
 def _told(status: int, refusal: bytes) -> str:

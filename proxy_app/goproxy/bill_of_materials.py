@@ -19,6 +19,10 @@ from goproxy import __version__
 SPEC_VERSION = "1.6"
 
 
+class InvalidPackageList(Exception):
+    """This is no list of dpkg's."""
+
+
 def bill(name: str, version: str, components: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The document. The same content makes the same document: there is no time in it."""
     listed = sorted({each["bom-ref"]: each for each in components}.values(), key=lambda each: str(each["bom-ref"]))
@@ -45,11 +49,18 @@ def python_packages() -> Iterator[dict[str, Any]]:
 
 
 def debian_packages(status: str) -> Iterator[dict[str, Any]]:
-    """Those that dpkg's list says are installed."""
+    """Those that dpkg's list says are installed.
+
+    Raises:
+        InvalidPackageList: one has no name, version or architecture.
+    """
     for paragraph in status.split("\n\n"):
         fields = dict(re.findall(r"^([A-Za-z-]+): (.*)$", paragraph, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed"):
-            name, version, architecture = fields["Package"], fields["Version"], fields["Architecture"]
+            try:
+                name, version, architecture = fields["Package"], fields["Version"], fields["Architecture"]
+            except KeyError as missing:
+                raise InvalidPackageList(f"a package that is installed has no {missing.args[0]}") from None
             purl = f"pkg:deb/debian/{quote(name)}@{quote(version, safe='~:')}?arch={architecture}"
             yield _component(name, version, purl)
 

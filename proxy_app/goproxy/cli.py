@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 
 from goproxy import __version__
 from goproxy.admin import add_verbs, run
-from goproxy.admin_client import AdminError
+from goproxy.admin_client import AdminError, backend_url
 
 if TYPE_CHECKING:
     import socket
@@ -55,9 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         code: int = chosen.verb(chosen, os.environ)
+        sys.stdout.flush()
     except CannotStart as problem:
         print(problem, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who reads our output has read enough, and the interpreter would write the rest at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return code
 
 
@@ -100,14 +107,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sbom(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:
-    from goproxy.bill_of_materials import bill, debian_packages, python_packages
+    from goproxy.bill_of_materials import InvalidPackageList, bill, debian_packages, python_packages
 
     path = chosen.debian or _DPKG_STATUS
     try:
         status = sys.stdin.read() if path == "-" else Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise CannotStart(f"{path} cannot be read: {error}. Expected: Debian's list of packages.") from None
-    debian = list(debian_packages(status))
+    try:
+        debian = list(debian_packages(status))
+    except InvalidPackageList as problem:
+        raise CannotStart(f"{path}: {problem}. Expected: Debian's list of packages.") from None
     if not debian:
         raise CannotStart(f"{path} names no installed package. Expected: Debian's list, /var/lib/dpkg/status.")
     components = debian if chosen.debian else [*debian, *python_packages()]
@@ -136,12 +146,19 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
         raise CannotStart(problem) from None
     grace = _number(environment, "GRACE_SECONDS", _GRACE_SECONDS)
     journal = _path(environment, "JOURNAL_PATH", _JOURNAL_PATH)
-    backend_url = environment.get("BACKEND_URL") or _BACKEND_URL
+    control_plane = environment.get("BACKEND_URL") or _BACKEND_URL
+    try:
+        backend_url(control_plane)
+        journal.is_dir()  # whether it can be asked: what is missing is made later
+    except AdminError as problem:
+        raise CannotStart(f"BACKEND_URL: {problem}") from None
+    except OSError as error:
+        raise CannotStart(f"{journal}: the journal cannot be read: {error.strerror}") from None
     start_logging()
 
     def work(place: Place | None = None, sockets: Sequence[socket.socket] = ()) -> int:
         try:
-            uvloop.run(serve(config, secret, tls, grace, journal, backend_url, proxy_token, place, sockets))
+            uvloop.run(serve(config, secret, tls, grace, journal, control_plane, proxy_token, place, sockets))
         except (JournalInUse, JournalUnwritable) as problem:
             print(problem, file=sys.stderr)
             return 1
@@ -267,21 +284,26 @@ def _check_upstream(_: argparse.Namespace, environment: Mapping[str, str]) -> in
 
 
 def _healthcheck(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    url = urlsplit(chosen.url or f"http://127.0.0.1:{_own_port(environment)}/healthz")
+    url = chosen.url or f"http://127.0.0.1:{_own_port(environment)}/healthz"
     try:
-        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=_HEALTHCHECK_SECONDS)
-    except ValueError as error:  # its port is none
-        raise CannotStart(f"{url.geturl()}: {error}") from None
+        status = _status_of(url)
+    except ValueError as error:  # its address, port, name or path is none
+        raise CannotStart(f"{url}: expected a URL such as http://127.0.0.1:8000/healthz: {error}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise CannotStart(f"{url}: no answer: {error}") from None
+    if status != 200:
+        raise CannotStart(f"{url}: status {status}")
+    return 0
+
+
+def _status_of(text: str) -> int:
+    url = urlsplit(text)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=_HEALTHCHECK_SECONDS)
     try:
         connection.request("GET", url.path or "/")
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        raise CannotStart(f"{url.geturl()}: no answer: {error}") from None
+        return connection.getresponse().status
     finally:
         connection.close()
-    if status != 200:
-        raise CannotStart(f"{url.geturl()}: status {status}")
-    return 0
 
 
 def _own_port(environment: Mapping[str, str]) -> int:
@@ -291,7 +313,7 @@ def _own_port(environment: Mapping[str, str]) -> int:
         return int(json.loads(path.read_bytes())["port"])
     except FileNotFoundError:
         return int(_number(environment, "BACKEND_PORT", _BACKEND_PORT))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise CannotStart(f"{path}: no port can be read from it") from None
 
 

@@ -55,7 +55,7 @@ def test_the_packages_of_another_image(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert [each["name"] for each in document["components"]] == ["libc6"]
 
 
-@pytest.mark.parametrize("content", [None, b"hello\n", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"hello\n", b"\xff", b"Status: install ok installed\nVersion: 1\n"])
 def test_a_list_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None) -> None:
     path = tmp_path / "status"
     if content is not None:

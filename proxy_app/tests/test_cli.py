@@ -122,6 +122,35 @@ def test_serve_with_a_grace_period_that_is_none(
     assert complaint(capsys, "serve") == f"GRACE_SECONDS: {grace!r} is not a number; expected one of 0 or more\n"
 
 
+NO_BACKEND_URLS = [
+    "http://[",
+    "http://backend:99999",
+    "backend:8000",
+    "ftp://x",
+    "http://operator:CANARY@backend",
+    "http://backend?x",
+    "http://a..b",
+    f"http://{'a' * 70}",
+]
+
+
+@pytest.mark.parametrize("url", NO_BACKEND_URLS)
+def test_serve_with_a_backend_that_has_no_url(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("BACKEND_URL", url)
+    said = complaint(capsys, "serve")
+    assert said.startswith("BACKEND_URL: ")
+    assert "expected the backend's URL" in said
+
+
+def test_serve_with_a_journal_whose_name_is_too_long(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOURNAL_PATH", "/" + "j" * 300)
+    assert "the journal cannot be read: File name too long" in complaint(capsys, "serve")
+
+
 def test_backend_without_configurations(capsys: pytest.CaptureFixture[str]) -> None:
     assert complaint(capsys, "backend").startswith("no configuration: set GOPROXY_<NAME>_CONFIG_PATH")
 
@@ -176,9 +205,38 @@ async def test_healthcheck(gateway: Running, environment: dict[str, str], capsys
     assert "no answer" in capsys.readouterr().err
     assert await check("http://127.0.0.1:99999/healthz") == 1
     assert "Port out of range" in capsys.readouterr().err
-    Path(environment["CONFIG_PATH"]).write_text("{")
-    assert await check() == 1
-    assert "no port can be read" in capsys.readouterr().err
+    for text in ("{", '{"port": 1e400}', '{"port":' * 100_000):
+        Path(environment["CONFIG_PATH"]).write_text(text)
+        assert await check() == 1
+        assert "no port can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://[::1/", f"http://{'a' * 70}/", "/ä", "http://127.0.0.1:1/ä"])
+def test_healthcheck_of_what_is_no_url(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert complaint(capsys, "healthcheck", url).startswith(f"{url}: expected a URL")
+
+
+def test_a_verb_whose_reader_has_read_enough_leaves_without_a_word(tmp_path: Path) -> None:
+    packages = [f"Package: p{n}\nVersion: 1\nArchitecture: all\nStatus: install ok installed\n" for n in range(2000)]
+    (tmp_path / "status").write_text("\n".join(packages))
+    command = [sys.executable, "-m", "goproxy.cli", "sbom", "--debian", str(tmp_path / "status")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_verb_that_is_interrupted_leaves_without_a_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("goproxy.core.keys.new_key", interrupted)
+    assert main(["key", "new"]) == 128 + signal.SIGINT
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_healthcheck_loads_no_web_framework() -> None:

@@ -17,7 +17,7 @@ from goproxy.data_plane.admission import refusal_of
 from goproxy.data_plane.books import InsufficientFunds
 from tests.backend import Backend, running_backend
 from tests.conftest import Lines
-from tests.gateway import OPUS, Running, running_proxy
+from tests.gateway import OPUS, Running, config_document, running_proxy
 from tests.provider import Provider, Received, Wire
 from tests.streams import anthropic_message
 
@@ -52,6 +52,15 @@ async def grant(backend: Backend, amount: int) -> None:
 async def new_key(backend: Backend, account: str, **limits: Any) -> str:
     key: str = (await backend.post(f"accounts/{account}/keys", limits))["key"]
     return key
+
+
+async def with_a_neighbour(backend: Backend) -> Backend:
+    """With another upstream in its catalogue, and another model there."""
+    await backend.stop()
+    other = OPUS | {"id": "other", "id_aliases": [], "upstream": "ohmygpt"}
+    backend.documents["ohmygpt"] = config_document(upstream="ohmygpt", models=[other])
+    await backend.start()
+    return backend
 
 
 async def wallet_of(backend: Backend, account: str) -> dict[str, int]:
@@ -246,7 +255,7 @@ async def test_a_key_that_has_expired_is_refused(gateway: Running) -> None:
 async def test_a_key_for_another_upstream_or_model_is_403(
     gateway: Running, provider: Provider, protocol: str, kind: dict[str, Any], limit: dict[str, Any], what: str
 ) -> None:
-    client = await known(await new_account(gateway.backend, HOLD, **limit), gateway)
+    client = await known(await new_account(await with_a_neighbour(gateway.backend), HOLD, **limit), gateway)
     async with client.ask(PATHS[protocol]) as answer:
         assert answer.status == 403
         assert (await answer.json())["error"] == kind | {"message": f"This key may not use {what}."}
@@ -255,7 +264,7 @@ async def test_a_key_for_another_upstream_or_model_is_403(
 
 async def test_a_key_may_be_for_a_model_by_its_alias(gateway: Running) -> None:
     limits = {"upstreams": ["openhands", "ohmygpt"], "models": OPUS["id_aliases"]}
-    client = await known(await new_account(gateway.backend, HOLD, **limits), gateway)
+    client = await known(await new_account(await with_a_neighbour(gateway.backend), HOLD, **limits), gateway)
     assert await client.status() == 200
 
 

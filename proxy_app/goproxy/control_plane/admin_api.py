@@ -13,13 +13,14 @@ from typing import Any
 from aiohttp import web
 from sqlalchemy import Connection
 
-from goproxy.control_plane import asking, documents
+from goproxy.control_plane import asking, documents, names
 from goproxy.control_plane.answers import Refusal
 from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.openapi import describe
 from goproxy.control_plane.operations import Call, Operation, serve
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import accounts, keys, leases, rows, usage, wallets
+from goproxy.control_plane.store.database import now
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.walk import Place
 from goproxy.control_plane.upkeep import GZIP, Upkeep
@@ -87,7 +88,14 @@ class AdminApi:
             Operation("GET", "/usage", self.sum_usage, query=doc.UsageAsked, answer=doc.UsageTable),
             Operation("GET", "/rows", self.list_rows, query=doc.RowsAsked, answer=doc.Rows),
             Operation("GET", "/leases", self.list_leases, answer=doc.Leases),
-            Operation("POST", "/leases/{instance}/retire", self.retire_instance, answer=doc.Retired),
+            Operation(
+                "POST",
+                "/leases/{instance}/retire",
+                self.retire_instance,
+                query=doc.RetireAsked,
+                answer=doc.Retired,
+                conflicts=True,
+            ),
             Operation("POST", "/rerate", upkeep.rerate, body=doc.RerateAsked, answer=doc.Rerated, conflicts=True),
             Operation(
                 "POST",
@@ -146,12 +154,16 @@ class AdminApi:
         """Make a key of an account.
 
         The key is in this answer and nowhere else: only its digest is stored. A spending limit is the first credit of
-        a wallet `key:<key id>`; requests of the key are held against it and against the account's wallet.
+        a wallet `key:<key id>`; requests of the key are held against it and against the account's wallet. Upstreams and
+        models must be in the catalogue; a model may be called by an alias.
         """
         new: documents.NewKey = call.body
-        key, account = new_key(), call.path["account"]
+        key, account, ends = new_key(), call.path["account"], documents.stored(new.expires_at)
+        names.check_key(self._plane.catalogue.configs, new.upstreams, new.models)
+        if ends is not None and ends <= now():
+            raise Refusal(400, f"expires_at: {ends} is past, and the key would never be let in")
         limits = keys.Limits(
-            expires_at=documents.stored(new.expires_at),
+            expires_at=ends,
             upstreams=new.upstreams,
             models=new.models,
             requests_per_minute=new.requests_per_minute,
@@ -167,6 +179,7 @@ class AdminApi:
     async def list_keys(self, call: Call) -> documents.Keys:
         """All keys, or those of an account."""
         asked: documents.OfAccount = call.query
+        await names.check_choice(self._plane, account=asked.account)
         found = await self._store.read("list keys", lambda store: keys.all_of_them(store, asked.account))
         return documents.Keys(keys=[documents.Key(**each) for each in found])
 
@@ -196,22 +209,25 @@ class AdminApi:
     async def list_wallets(self, call: Call) -> documents.Wallets:
         """All wallets, or those of an account, and where their credits are."""
         asked: documents.OfAccount = call.query
+        await names.check_choice(self._plane, account=asked.account)
         found = await self._store.read("list wallets", lambda store: wallets.show(store, asked.account))
         return documents.Wallets(wallets=[documents.Wallet(**each) for each in found])
 
     async def create_credit(self, call: Call) -> documents.Credit:
         """Grant a credit to a wallet, or withdraw from its balance.
 
-        A wallet `<account>/<name>` begins with its first credit. Not more can be withdrawn than the balance has: what
-        proxies were lent is not in it.
+        A wallet `<account>/<name>` begins with its first credit, if an upstream pays from wallets of that name. Not
+        more can be withdrawn than the balance has: what proxies were lent is not in it.
         """
         new: documents.NewCredit = call.body
         amount = new.amount_nanodollars if new.kind == "grant" else -new.amount_nanodollars
         if new.id.startswith(wallets.OWN_ENTRIES):
             raise Conflict(f"{new.id!r}: ids that begin with {', '.join(wallets.OWN_ENTRIES)} are the store's own")
 
+        paying = {config.wallet for config in self._plane.catalogue.configs if config.wallet is not None}
+
         def work(store: Connection) -> dict[str, Any]:
-            wallets.settle_in(store, new.wallet)
+            wallets.settle_in(store, new.wallet, paying)
             return wallets.credit(store, new.id, new.wallet, new.kind, amount, new.note)[0]
 
         return documents.Credit(**rows.credit_document(await self._store.run("credit", work)))
@@ -222,6 +238,7 @@ class AdminApi:
         by = list(dict.fromkeys(asked.by))
         summary = usage.Summary(by, documents.LINES)
         chosen = asked.chosen
+        await names.check_choice(self._plane, account=chosen.account, upstream=chosen.upstream)
         async for lines in self._store.read_in_steps("sum usage", lambda s, after: usage.step(s, by, chosen, after)):
             summary.add(lines)
         found = summary.lines()
@@ -230,6 +247,7 @@ class AdminApi:
     async def list_rows(self, call: Call) -> documents.Rows:
         """The ledger: requests and credits, the newest first."""
         asked: documents.RowsAsked = call.query
+        await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
         place = None
         if asked.before is not None:
             moment, _, row_id = asked.before.partition("~")
@@ -259,10 +277,14 @@ class AdminApi:
     async def retire_instance(self, call: Call) -> documents.Retired:
         """Take back what a proxy instance was lent and did not spend.
 
-        For an instance that is gone for good with its journal: what it spent and never reported is then lost.
+        For an instance that is gone for good with its journal: what it spent and never reported is then lost. Refused
+        while it may live, which is for some minutes after it was heard of, unless `force` is true.
         """
+        asked: documents.RetireAsked = call.query
         instance = call.path["instance"]
-        returned = await self._store.run("retire instance", lambda store: leases.retire(store, instance))
+        since = None if asked.force else self._plane.listening_since
+        await self._plane.note_heard()
+        returned = await self._store.run("retire instance", lambda store: leases.retire(store, instance, since))
         self._plane.feed.forget(instance)
         amounts = [documents.Returned(wallet=each, amount_nanodollars=amount) for each, amount in returned.items()]
         return documents.Retired(instance=instance, returned=amounts)

@@ -11,13 +11,16 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from goproxy.control_plane.answers import Refusal
+from goproxy.control_plane.documents import MEANINGS
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _BODY_SECONDS = 30.0
 _TOLD = 3  # of a document's mistakes
+_SHOWN = 100  # characters of what is wrong
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _TRUTHS = {"true": True, "false": False}
 
@@ -117,10 +120,21 @@ def _value(text: str, schema: dict[str, Any]) -> Any:
     return text
 
 
+def unknown(value: Any, pattern: str) -> str:
+    """What is said of a value that is not of a pattern."""
+    return f"{repr(value)[:_SHOWN]} is not {MEANINGS.get(pattern, pattern)}"
+
+
 def _told(where: str, error: ValidationError) -> str:
-    mistakes = error.errors(include_url=False, include_context=False, include_input=False)
     said = [
-        f"{'.'.join(str(part)[:100] for part in mistake['loc']) or where}: {mistake['msg']}" for mistake in mistakes
+        f"{'.'.join(str(part)[:_SHOWN] for part in mistake['loc']) or where}: {_meaning(mistake)}"
+        for mistake in error.errors(include_url=False)
     ]
     more = f"; and {len(said) - _TOLD} more" if len(said) > _TOLD else ""
     return "; ".join(said[:_TOLD]) + more
+
+
+def _meaning(mistake: ErrorDetails) -> str:
+    if mistake["type"] == "string_pattern_mismatch":
+        return unknown(mistake["input"], mistake["ctx"]["pattern"])
+    return mistake["msg"]

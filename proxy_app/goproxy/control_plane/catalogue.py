@@ -49,6 +49,11 @@ class Catalogue:
                 self._configs[variable] = config
                 self.problems.pop(variable, None)
 
+    @property
+    def configs(self) -> list[Config]:
+        """The configurations of all upstreams as they stand now, by name."""
+        return sorted(self._configs.values(), key=lambda config: config.upstream)
+
     def config_of(self, upstream: str) -> Config | None:
         """The configuration of an upstream as it stands now, if there is one."""
         return self._configs.get(_variable(upstream))
@@ -66,8 +71,7 @@ class Catalogue:
 
     def document(self) -> dict[str, Any]:
         """The answer of GET /admin/v1/catalogue. Prices are decimal strings, exact, in USD per million tokens."""
-        configs = sorted(self._configs.values(), key=lambda config: config.upstream)
-        return {"upstreams": [_upstream(config) for config in configs]}
+        return {"upstreams": [_upstream(config) for config in self.configs]}
 
     def _is_broken(self, variable: str, problem: str) -> None:
         if self.problems.get(variable) != problem:

@@ -26,6 +26,21 @@ _CURSOR = r"^[0-9TZ:.-]{24}~[!-~]{1,200}$"
 _DECIMAL = r"^[0-9]{1,6}(\.[0-9]{1,12})?$"
 _LINE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
+MEANINGS = {
+    ACCOUNT: "an account's name: up to 64 letters, digits, '.', '_', '@' and '-', the first one a letter or a digit",
+    KEY_ID: "a key's id, such as key_0123456789abcdef; the list of keys has it",
+    INSTANCE: "an instance's id; the list of leases has it",
+    _UPSTREAM: "an upstream's name, such as openhands",
+    _MODEL: "a model's id: up to 200 characters of ASCII without spaces",
+    _WALLET: "a wallet: an account, <account>/<wallet>, or key:<key id>",
+    _ENTRY_ID: "an id: up to 100 letters, digits, '.', '_', ':' and '-'",
+    _DAY: "a day, such as 2026-11-23",
+    _CURSOR: "`next` of the page before",
+    _DECIMAL: "a decimal number, such as 1.08",
+    _LINE: "one line without control characters",
+}
+"""What those who did not write it are told of a pattern."""
+
 MOST_AT_ONCE = 10**17
 """Nano-dollars of one entry: a hundred million dollars."""
 
@@ -301,6 +316,11 @@ class Leases(Given):
 class Returned(Given):
     wallet: str
     amount_nanodollars: int
+
+
+class RetireAsked(Taken):
+    force: bool = False
+    """Although it was heard of lately. If it lives, what it holds for running requests is lent a second time."""
 
 
 class Retired(Given):

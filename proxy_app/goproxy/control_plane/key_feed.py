@@ -41,12 +41,22 @@ class KeyFeed:
         self._keys = keys
         self._recalls: defaultdict[str, dict[str, _Recall]] = defaultdict(dict)
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._heard: set[str] = set()
         self._closed = False
 
     @property
     def version(self) -> int:
         """Of the keys that the proxies are told."""
         return self._keys.version
+
+    @property
+    def heard(self) -> frozenset[str]:
+        """The instances that live: they are waiting for news, or have asked since they were noted."""
+        return frozenset(self._heard | self._waiting.keys())
+
+    def noted(self, instances: Iterable[str]) -> None:
+        """That these live is written down."""
+        self._heard.difference_update(instances)
 
     def publish(self, keys: Snapshot) -> None:
         """Tell everyone these keys, if they are not told already."""
@@ -78,6 +88,7 @@ class KeyFeed:
         None: there are none after so many seconds. (A version above ours is of a time before a restored backup.)
         """
         woken = asyncio.Event()
+        self._heard.add(instance)
         self._waiting[instance].add(woken)
         try:
             with suppress(TimeoutError):

@@ -77,7 +77,7 @@ def _refusals(operation: Operation) -> list[int]:
     possible = {
         400: operation.query is not None or operation.body is not None,
         401: True,
-        404: bool(operation.parameters) or operation.conflicts,
+        404: bool(operation.parameters) or operation.conflicts or operation.query is not None,
         408: operation.body is not None,
         409: operation.conflicts,
         413: operation.body is not None,

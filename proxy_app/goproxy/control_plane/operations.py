@@ -76,8 +76,8 @@ def _handler(operation: Operation, admit: Callable[[web.Request], None]) -> Hand
         if not operation.is_open:
             admit(request)
         for name in operation.parameters:
-            if not re.fullmatch(PATH_PARAMETERS[name], request.match_info[name]):
-                raise NotFound(f"there is no such {name}")
+            if not re.fullmatch(PATH_PARAMETERS[name], value := request.match_info[name]):
+                raise NotFound(f"there is no such {name}: {asking.unknown(value, PATH_PARAMETERS[name])}")
         query = None if operation.query is None else asking.query(request, operation.query)
         body = None
         if isinstance(operation.body, type):

@@ -16,8 +16,8 @@ from goproxy.control_plane.credentials import ProxyTokens, TokenFile
 from goproxy.control_plane.declared import DeclaredFile, apply
 from goproxy.control_plane.key_feed import KeyFeed
 from goproxy.control_plane.metrics import Metrics
-from goproxy.control_plane.store import keys
-from goproxy.control_plane.store.database import Database, StoreUnavailable
+from goproxy.control_plane.store import keys, leases
+from goproxy.control_plane.store.database import Database, StoreUnavailable, now
 from goproxy.control_plane.store.usage import Totals, totals
 from goproxy.hosting import Stay
 from goproxy.observe import log, told
@@ -26,6 +26,7 @@ from goproxy.watched_file import LOOK_EVERY
 T = TypeVar("T")
 
 _COUNT_EVERY = 5.0
+_NOTE_EVERY = 60.0
 
 
 class ControlPlane:
@@ -51,6 +52,7 @@ class ControlPlane:
         self.proxies = proxies
         self.metrics = metrics
         self._declared = declared
+        self.listening_since = now()
         self.feed = KeyFeed(database.transact("read keys", keys.snapshot))
         self._changes: set[asyncio.Task[object]] = set()
 
@@ -114,6 +116,17 @@ class ControlPlane:
         if snapshot is not None:
             self.feed.publish(snapshot)
 
+    async def note_heard(self) -> None:
+        """Let the store know which instances live of those that it is not told of: polls are answered without it.
+
+        Raises:
+            StoreUnavailable: it cannot be told now.
+        """
+        heard = self.feed.heard
+        if heard:
+            await self.database.run("note who was heard", lambda connection: leases.heard(connection, heard))
+            self.feed.noted(heard)
+
     async def count(self) -> None:
         """Bring the metrics up to date; and the keys, should another process have changed them."""
 
@@ -142,6 +155,10 @@ class ControlPlane:
                     log("keeping up failed", level=logging.ERROR, **told(error))
                 await asyncio.sleep(seconds)
 
+        async def note() -> None:
+            with suppress(StoreUnavailable):
+                await self.note_heard()
+
         async def leave() -> None:
             await stay.until_asked_to_leave()
             self.feed.close()  # or its polls would hold up the leaving
@@ -150,6 +167,7 @@ class ControlPlane:
             tasks = [
                 asyncio.create_task(repeat(self.look, LOOK_EVERY)),
                 asyncio.create_task(repeat(self.count, _COUNT_EVERY)),
+                asyncio.create_task(repeat(note, _NOTE_EVERY)),
                 asyncio.create_task(leave()),
             ]
             yield

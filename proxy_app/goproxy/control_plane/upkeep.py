@@ -14,7 +14,7 @@ from typing import IO
 from aiohttp import web
 from sqlalchemy import RowMapping
 
-from goproxy.control_plane import asking, documents
+from goproxy.control_plane import asking, documents, names
 from goproxy.control_plane.answers import Refusal
 from goproxy.control_plane.operations import Call
 from goproxy.control_plane.plane import ControlPlane
@@ -53,6 +53,7 @@ class Upkeep:
         a row of the ledger of its own. Applied twice, the second time finds nothing.
         """
         asked: documents.RerateAsked = call.body
+        await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
 
         def rated(row: ledger.Row) -> ledger.Row | None:
             return self._rated(row, asked.multiplier)
@@ -87,6 +88,7 @@ class Upkeep:
         and columns that count tokens.
         """
         asked: documents.ReconcileAsked = call.query
+        await names.check_choice(self._plane, upstream=asked.upstream)
         try:
             export = await asyncio.to_thread(read_export, await asking.body_of(call.request, _EXPORT_LIMIT))
         except InvalidExport as problem:

@@ -46,7 +46,7 @@ _COLUMNS: Mapping[str, str] = {
 columns, the first one here counts."""
 
 _DIGITS = re.compile(r"\s*[0-9]{1,12}\s*")
-
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _MOST_LINES = 500_000
 """They are in memory."""
@@ -199,6 +199,8 @@ def _line(record: Any, number: int) -> ExportLine:
     request_id = next((record[column] for column in _ID_COLUMNS if record.get(column)), None)
     if not isinstance(request_id, str):
         raise InvalidExport(f"line {number} has no request_id")
+    if _SURROGATE.search(request_id):  # JSON can say it, and nobody can be told
+        raise InvalidExport(f"line {number} has a request_id that is no text")
     tokens: dict[str, int] = {}
     for column, kind in _COLUMNS.items():
         if kind not in tokens and record.get(column) not in (None, ""):

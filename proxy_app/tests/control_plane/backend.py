@@ -162,7 +162,7 @@ async def running_backend(url: str, directory: Path) -> AsyncIterator[Backend]:
     (directory / "operator_token").write_text(hashlib.sha256(OPERATOR.encode()).hexdigest() + "\n")
     config = directory / "config-openhands-prod.json"
     if not config.exists():
-        config.write_text(json.dumps(config_document()))
+        config.write_text(json.dumps(config_document(wallet="team")))
     catalogue = Catalogue({"GOPROXY_OPENHANDS_CONFIG_PATH": config})
     catalogue.look()
     metrics, stay = Metrics(), Stay()

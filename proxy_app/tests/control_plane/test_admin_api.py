@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import sqlite3
 import time
 from pathlib import Path
@@ -15,9 +16,13 @@ from psycopg import sql
 
 from goproxy.control_plane.store import keys
 from goproxy.core.keys import digest, is_well_formed
-from tests.control_plane.backend import DOLLAR, OPERATOR, Backend
+from goproxy.core.pricing import dollars
+from tests.control_plane.backend import DOLLAR, OPERATOR, Backend, row
 from tests.control_plane.conftest import on_sqlite
 from tests.control_plane.postgres import Postgres, name_of
+from tests.gateway import OPUS, config_document
+
+OTHER = OPUS | {"id": "another", "id_aliases": []}
 
 
 async def test_accounts(backend: Backend) -> None:
@@ -113,12 +118,12 @@ async def test_a_revoked_key_and_a_disabled_account_are_live_no_more(backend: Ba
 
 async def test_two_keys_live_while_one_takes_over_from_the_other(backend: Backend) -> None:
     await backend.account()
-    first = await backend.key(models=["m"], limit_nanodollars=5 * DOLLAR)
+    first = await backend.key(models=["claude-opus-4-5"], limit_nanodollars=5 * DOLLAR)
     limit = f"key:{first['id']}"
     await backend.lend("i1", 1, (limit, 0, DOLLAR))
     second = await backend.admin("POST", f"/keys/{first['id']}/rotate", {"old_expires_at": "2099-01-01T00:00:00Z"})
     assert second["key"] != first["key"]
-    assert (second["rotated_from"], second["models"]) == (first["id"], ["m"])
+    assert (second["rotated_from"], second["models"]) == (first["id"], ["claude-opus-4-5"])
     assert second["limit_nanodollars"] == 5 * DOLLAR
     entries = {each["id"]: each for each in (await backend.poll()).json["keys"]}
     assert entries[first["id"]]["expires_at"] == "2099-01-01T00:00:00.000Z"
@@ -130,8 +135,12 @@ async def test_two_keys_live_while_one_takes_over_from_the_other(backend: Backen
 @on_sqlite
 async def test_a_key_that_has_expired_is_not_told(backend: Backend) -> None:
     await backend.account()
-    await backend.key(expires_at="2020-01-01T00:00:00Z")
-    assert (await backend.poll()).json["keys"] == []
+    key = await backend.key(expires_at="2099-01-01T00:00:00Z")
+    await backend.admin("POST", f"/keys/{key['id']}/rotate", {"old_expires_at": "2020-01-01T00:00:00Z"})
+    assert key["id"] not in [each["id"] for each in (await backend.poll()).json["keys"]]
+    past = await backend.ask("POST", "/admin/v1/accounts/alice/keys", json={"expires_at": "2020-01-01T00:00:00Z"})
+    assert past.status == 400
+    assert "2020-01-01T00:00:00.000Z is past" in past.error
 
 
 async def test_the_same_credit_twice_is_one_credit(backend: Backend) -> None:
@@ -143,7 +152,7 @@ async def test_the_same_credit_twice_is_one_credit(backend: Backend) -> None:
     other = {"id": "invoice-1", "wallet": "alice", "kind": "grant", "amount_nanodollars": 1}
     answer = await backend.ask("POST", "/admin/v1/credits", json=other)
     assert answer.status == 409
-    assert "10000000000 nano-dollars" in answer.error
+    assert "grant of $10.00" in answer.error
 
 
 async def test_what_is_lent_cannot_be_withdrawn(backend: Backend) -> None:
@@ -153,7 +162,7 @@ async def test_what_is_lent_cannot_be_withdrawn(backend: Backend) -> None:
     new = {"wallet": "alice", "kind": "withdrawal"}
     refused = await backend.ask("POST", "/admin/v1/credits", json=new | {"id": "w1", "amount_nanodollars": balance + 1})
     assert refused.status == 409
-    assert str(balance) in refused.error
+    assert dollars(balance) in refused.error
     taken = await backend.admin("POST", "/credits", new | {"id": "w1", "amount_nanodollars": balance})
     assert taken["amount_nanodollars"] == -balance
     assert (await backend.wallet("alice"))["balance_nanodollars"] == 0
@@ -170,6 +179,69 @@ async def test_a_wallet_of_an_upstream_begins_with_its_first_credit(backend: Bac
     for wallet in ("bob", "bob/team", "key:key_0000000000000000"):
         new = {"id": "x", "wallet": wallet, "kind": "grant", "amount_nanodollars": 1}
         assert (await backend.ask("POST", "/admin/v1/credits", json=new)).status == 404
+
+
+NO_NAMES: dict[str, tuple[str, str, Any, str]] = {
+    "a wallet that no upstream pays from": (
+        "POST",
+        "/credits",
+        {"id": "x", "wallet": "alice/reserch", "kind": "grant", "amount_nanodollars": 1},
+        "no wallet 'alice/reserch', and no upstream would pay from it; those that would be: alice/team",
+    ),
+    "a key's upstream": (
+        "POST",
+        "/accounts/alice/keys",
+        {"upstreams": ["openhands", "opnhands"]},
+        "no upstream 'opnhands'; there are openhands",
+    ),
+    "a key's model": (
+        "POST",
+        "/accounts/alice/keys",
+        {"models": ["no-such"]},
+        "no model 'no-such'; there are claude-opus-4-5, claude-opus-4-5-20251101",
+    ),
+    "an account's keys": ("GET", "/keys?account=nobody", None, "no account 'nobody'"),
+    "an account's wallets": ("GET", "/wallets?account=nobody", None, "no account 'nobody'"),
+    "an account's rows": ("GET", "/rows?account=nobody", None, "no account 'nobody'"),
+    "an account's usage": ("GET", "/usage?by=key&account=nobody", None, "no account 'nobody'"),
+    "an upstream's rows": (
+        "GET",
+        "/rows?upstream=opnhands",
+        None,
+        "no upstream 'opnhands'; there are ohmygpt, openhands",
+    ),
+    "an upstream's prices": ("POST", "/rerate", {"upstream": "opnhands", "apply": True}, "no upstream 'opnhands'"),
+    "an account's prices": ("POST", "/rerate", {"account": "nobody"}, "no account 'nobody'"),
+    "an upstream's record": ("POST", "/reconcile?upstream=opnhands", None, "no upstream 'opnhands'"),
+}
+
+
+@pytest.mark.parametrize("case", NO_NAMES)
+async def test_a_name_that_nothing_answers_to_is_refused(backend: Backend, case: str) -> None:
+    await backend.account()
+    await backend.post("i1", row(1, upstream="ohmygpt"), upstream="ohmygpt")
+    method, path, document, told = NO_NAMES[case]
+    answer = await backend.ask(method, f"/admin/v1{path}", json=document)
+    assert answer.status == 404
+    assert told in answer.error
+    assert [each["id"] for each in (await backend.admin("GET", "/wallets"))["wallets"]] == ["alice"]
+    assert (await backend.admin("GET", "/keys"))["keys"] == []
+
+
+async def test_what_is_stored_answers_to_its_name_whatever_upstreams_there_are_now(backend: Backend) -> None:
+    await backend.account()
+    await backend.grant("alice/team", 2)
+    key = await backend.key(models=["claude-opus-4-5"], upstreams=["openhands"])
+    await backend.post("i1", row(1, account="mallory", wallets=("mallory",), upstream="ohmygpt"), upstream="ohmygpt")
+    (backend.directory / "config-openhands-prod.json").write_text(json.dumps(config_document(models=[OTHER])))
+    backend.plane.catalogue.look()
+
+    assert (await backend.ask("POST", "/admin/v1/accounts/alice/keys", json={"models": key["models"]})).status == 404
+    await backend.grant("alice/team", 1, "more")
+    assert (await backend.wallet("alice/team"))["credits_nanodollars"] == 3 * DOLLAR
+    assert (await backend.admin("POST", f"/keys/{key['id']}/rotate", {}))["models"] == ["claude-opus-4-5"]
+    for query in ("upstream=ohmygpt", "account=mallory"):  # that upstream was never in this catalogue
+        assert [each["id"] for each in (await backend.admin("GET", f"/rows?{query}"))["rows"]] == [row(1).id]
 
 
 OPERATIONS = [
@@ -322,6 +394,7 @@ async def test_a_time_that_is_none(backend: Backend, moment: Any) -> None:
         ("GET", "/admin/v1/keys/x", 404),
         ("DELETE", "/admin/v1/accounts", 405),
         ("PUT", "/proxy/v1/rows", 405),
+        ("POST", "/metrics", 405),
         ("GET", "/proxy/v1/nothing", 404),
     ],
 )
@@ -393,7 +466,8 @@ def test_a_sqlite_store_is_durable_and_not_in_wal_mode(url: str, backend: Backen
 
 async def test_a_key_that_has_expired_is_not_rotated(backend: Backend) -> None:
     await backend.account()
-    key = await backend.key(expires_at="2020-01-01T00:00:00Z")
+    key = await backend.key()
+    await backend.admin("POST", f"/keys/{key['id']}/rotate", {"old_expires_at": "2020-01-01T00:00:00Z"})
     answer = await backend.ask("POST", f"/admin/v1/keys/{key['id']}/rotate", json={})
     assert answer.status == 409
     assert "has expired (2020-01-01T00:00:00.000Z); add a key instead" in answer.error

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from goproxy.cli import main
+from goproxy.control_plane.admin_api import AdminApi
+from goproxy.control_plane.documents import MEANINGS
 from goproxy.core.keys import is_well_formed
 from goproxy.core.pricing import dollars
 from goproxy.tables import amount, nanodollars, table
@@ -102,7 +106,8 @@ async def test_usage_rows_and_leases(backend: Backend, admin: Admin) -> None:
     before = rows.out.split("--before ")[1].strip()
     assert (await admin("rows", "--limit", "1", "--before", before)).cells()[1] == "grant"
     assert (await admin("leases", "list")).cells()[:3] == ["alice", "openhands", "i1"]
-    assert (await admin("leases", "retire", "i1")).cells() == ["alice", "1.998765433"]
+    assert "was heard of at" in (await admin("leases", "retire", "i1")).err
+    assert (await admin("leases", "retire", "i1", "--force")).cells() == ["alice", "1.998765433"]
 
 
 async def test_rerating_and_reconciling(backend: Backend, admin: Admin, tmp_path: Path) -> None:
@@ -137,6 +142,67 @@ async def test_backup_and_restore(backend: Backend, admin: Admin, tmp_path: Path
     assert (unnamed.code, unnamed.err.count("\n")) == (1, 1)
 
 
+@pytest.fixture
+async def something_else() -> AsyncIterator[str]:
+    """The URL of what is no backend, and answers whatever the path is named after."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path.startswith("/moved"):
+            return web.Response(
+                status=301, text="<html>moved</html>", headers={"Location": "https://admin.example.org/"}
+            )
+        return web.Response(text="<html>welcome</html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [("/moved", "redirects to 'https://admin.example.org/' (status 301)"), ("/page", "its answer is text/html")],
+)
+async def test_what_is_no_backup_never_takes_the_place_of_one(
+    admin: Admin, something_else: str, tmp_path: Path, path: str, told: str
+) -> None:
+    file = tmp_path / "backup.jsonl.gz"
+    file.write_bytes(b"the last good one")
+    said = await admin("--url", something_else + path, "backup", str(file))
+    assert (said.code, said.out, said.err.count("\n")) == (1, "", 1)
+    assert told in said.err
+    assert file.read_bytes() == b"the last good one"
+    assert not list(tmp_path.glob("*.partial"))
+    assert (await admin("--url", something_else + path, "account", "list")).code == 1
+
+
+async def test_a_backup_takes_the_place_of_nothing_but_a_file(admin: Admin, tmp_path: Path) -> None:
+    directory, pipe = tmp_path / "directory", tmp_path / "pipe"
+    directory.mkdir()
+    os.mkfifo(pipe)
+    for target in (directory, pipe):
+        said = await admin("backup", str(target))
+        assert (said.code, said.err.count("\n")) == (1, 1)
+        assert f"{target}: is no regular file" in said.err
+    assert pipe.is_fifo()
+    assert not list(tmp_path.glob("*.partial"))
+    assert "File name too long" in (await admin("backup", str(tmp_path / ("x" * 300)))).err
+
+
+async def test_a_backup_that_is_given_up_leaves_nothing(
+    admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("goproxy.admin_client.AdminClient.receive", give_up)
+    assert (await admin("backup", str(tmp_path / "backup"))).code == 130
+    assert not list(tmp_path.glob("*.partial"))
+
+
 async def test_what_is_refused_is_one_line(backend: Backend, admin: Admin, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = await admin("account", "show", "no/such one")
     assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
@@ -162,7 +228,67 @@ async def test_the_token_comes_from_standard_input_where_there_is_no_file(
     assert "status 401" in refused.err
     assert "CANARY" not in refused.err
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert "no operator token" in (await admin("account", "list")).err
+    assert "no operator token came on standard input" in (without := (await admin("account", "list")).err)
+    assert "--interactive" in without
+    empty = backend.directory / "empty"
+    empty.touch()
+    monkeypatch.setenv("OPERATOR_TOKEN_FILE", str(empty))
+    assert f"{empty}: there is no operator token in it" in (await admin("account", "list")).err
+
+
+async def test_a_key_is_called_by_its_id_or_by_what_is_shown_of_it(backend: Backend, admin: Admin) -> None:
+    await backend.account()
+    made = (await admin("--json", "key", "add", "alice")).json
+    rotated = (await admin("--json", "key", "rotate", made["prefix"])).json
+    assert rotated["rotated_from"] == made["id"]
+    assert (await admin("--json", "key", "revoke", made["prefix"])).json["revoked_by"] == "operator"
+    assert (await admin("--json", "key", "revoke", rotated["id"])).json["id"] == rotated["id"]
+    for shown in ("tg-abc", made["key"]):
+        unknown = await admin("key", "revoke", shown)
+        assert (unknown.code, unknown.err.count("\n")) == (1, 1)
+        assert "`key list`" in unknown.err
+        assert made["key"] not in unknown.err
+    same = [{"account": "bob", "prefix": "tg-same", "sha256": digit * 64} for digit in "ab"]
+    backend.declare(keys=same)
+    await backend.plane.look()
+    assert "several keys are shown so" in (await admin("key", "revoke", "tg-same")).err
+
+
+TYPED_WRONG = {
+    "a name with a space": (["account", "add", "Alice Smith"], "name: 'Alice Smith' is not an account's name: up to"),
+    "the same in a path": (["account", "show", "Alice Smith"], "'Alice Smith' is not an account's name: up to"),
+    "a day in words": (["rows", "--since", "yesterday"], "since: 'yesterday' is not a day, such as 2026-11-23"),
+    "a key that is none": (["key", "revoke", "laptop"], "'laptop' is not a key's id"),
+    "more than there is": (
+        ["credit", "withdraw", "alice", "99999"],
+        "$99999.00 cannot be taken, for the balance is $10.00",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TYPED_WRONG)
+async def test_a_refusal_names_what_was_typed_in_words(backend: Backend, admin: Admin, case: str) -> None:
+    await backend.account()
+    arguments, told = TYPED_WRONG[case]
+    said = await admin(*arguments)
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert told in said.err
+
+
+async def test_every_pattern_of_the_admin_api_has_words(backend: Backend) -> None:
+    for operation in AdminApi(backend.plane).operations():
+        for kind in (operation.query, operation.body):
+            if isinstance(kind, type):
+                assert patterns_in(kind.model_json_schema()) <= MEANINGS.keys()
+
+
+def patterns_in(schema: Any) -> set[str]:
+    if isinstance(schema, list):
+        return set[str]().union(*map(patterns_in, schema))
+    if not isinstance(schema, dict):
+        return set()
+    own = {schema["pattern"]} if isinstance(schema.get("pattern"), str) else set()
+    return own.union(*map(patterns_in, schema.values()))
 
 
 NO_AMOUNTS = [
@@ -223,7 +349,7 @@ HOSTILE_COMMANDS: dict[str, tuple[list[str], str]] = {
     "a port that is none": (["--url", "http://h:99999", "account", "list"], "expected the backend's URL"),
     "a port in letters": (["--url", "http://h:http", "account", "list"], "expected the backend's URL"),
     "an address that is none": (["--url", "http://[::1", "account", "list"], "expected the backend's URL"),
-    "a name that is none": (["--url", f"http://{'a' * 70}.x", "account", "list"], "no answer"),
+    "a name that is none": (["--url", f"http://{'a' * 70}.x", "account", "list"], "expected the backend's URL"),
     "an account in no encoding": (["account", "show", "\udcff"], "account: '\\udcff' is not UTF-8"),
     "a choice in no encoding": (["rows", "--model", "\udcff"], "model: '\\udcff' is not UTF-8"),
     "one of several": (["key", "add", "alice", "--model", "m", "--model", "\udcff"], "is not UTF-8"),

@@ -33,7 +33,7 @@ def everything(connection: Connection) -> dict[str, list[Any]]:
 
 async def fill(backend: Backend) -> None:
     await backend.account()
-    key = await backend.key(models=["a", "b"], limit_nanodollars=DOLLAR)
+    key = await backend.key(models=["claude-opus-4-5", "claude-opus-4-5-20251101"], limit_nanodollars=DOLLAR)
     await backend.key()
     await backend.lend("i1", 3, ("alice", 0, DOLLAR))
     batch = [row(number, raw_usage={"Grüße": "\U0001f600"}) for number in range(120)]

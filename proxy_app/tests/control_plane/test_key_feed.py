@@ -50,7 +50,7 @@ async def test_a_revoked_key_wakes_every_poll_at_once(backend: Backend) -> None:
 @on_sqlite
 async def test_the_proxys_own_class_reads_what_is_told(backend: Backend) -> None:
     await backend.account()
-    key = await backend.key(limit_nanodollars=DOLLAR, requests_per_minute=5, models=["m"])
+    key = await backend.key(limit_nanodollars=DOLLAR, requests_per_minute=5, models=["claude-opus-4-5"])
     await backend.key()
     snapshot = KeySnapshot.from_json((await backend.poll()).json)
     assert snapshot.version == await version(backend)
@@ -131,7 +131,7 @@ async def test_a_recall_waits_for_the_next_poll(backend: Backend) -> None:
 async def test_an_instance_that_has_nothing_left_is_not_asked(backend: Backend) -> None:
     await backend.account(dollars=1)
     await backend.lend("i1", 1, ("alice", 0, DOLLAR))
-    await backend.admin("POST", "/leases/i1/retire")
+    await backend.admin("POST", "/leases/i1/retire?force=true")
     await backend.lend("i2", 1, ("alice", 0, 2 * DOLLAR), upstream="ohmygpt")
     assert (await backend.poll("i1", await version(backend))).status == 204
 

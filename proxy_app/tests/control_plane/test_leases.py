@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select, update
 
 from goproxy.control_plane.store import accounts, leases, rows, wallets
-from goproxy.control_plane.store.database import Database, StoreUnavailable
+from goproxy.control_plane.store.database import Database, StoreUnavailable, now
 from goproxy.control_plane.store.refusals import Conflict
+from goproxy.control_plane.store.schema import instances
 from goproxy.core.lease import Wallet
 from tests.control_plane.backend import DOLLAR, Backend, row, running_backend
 from tests.control_plane.conftest import POSTGRESQL, SQLITE
+
+LONG_AGO = "2026-01-01T00:00:00.000Z"
 
 
 async def test_what_is_wanted_is_lent_and_something_on_top(backend: Backend) -> None:
@@ -101,7 +104,7 @@ async def test_a_retired_instance_returns_what_it_did_not_spend(backend: Backend
     await backend.account(dollars=10)
     total = (await backend.lend("i1", 1, ("alice", 0, 4 * DOLLAR)))["alice"]["granted_total"]
     await backend.post("i1", row(1, cost=DOLLAR))
-    done = await backend.admin("POST", "/leases/i1/retire")
+    done = await backend.admin("POST", "/leases/i1/retire?force=true")
     assert done["returned"] == [{"wallet": "alice", "amount_nanodollars": total - DOLLAR}]
     assert (await backend.wallet("alice"))["balance_nanodollars"] == 9 * DOLLAR
     (lease,) = (await backend.admin("GET", "/leases"))["leases"]
@@ -117,6 +120,54 @@ async def test_a_retired_instance_returns_what_it_did_not_spend(backend: Backend
     }
     assert (await backend.proxy("/leases", call)).status == 409
     assert (await backend.wallet("alice"))["balance_nanodollars"] == 9 * DOLLAR
+
+
+async def test_an_instance_that_may_live_is_retired_by_force_alone(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds for its running requests would be lent a second time."""
+    await backend.account(dollars=10)
+    total = (await backend.lend("i1", 1, ("alice", 0, 4 * DOLLAR)))["alice"]["granted_total"]
+
+    async def refusal() -> str:
+        answer = await backend.ask("POST", "/admin/v1/leases/i1/retire")
+        assert (answer.status, (await backend.wallet("alice"))["held_nanodollars"]) == (409, total)
+        return answer.error
+
+    async def last_seen() -> str:
+        (lease,) = (await backend.admin("GET", "/leases"))["leases"]
+        return str(lease["last_seen"])
+
+    assert f"heard of at {await last_seen()}" in await refusal()
+    monkeypatch.setattr(backend.plane, "listening_since", LONG_AGO)
+    await backend.plane.database.run("age", lambda store: store.execute(update(instances).values(last_seen=LONG_AGO)))
+
+    monkeypatch.setattr(backend.plane, "listening_since", now())
+    assert f"listens since {backend.plane.listening_since}" in await refusal()  # it has had no time to be heard of
+    monkeypatch.setattr(backend.plane, "listening_since", LONG_AGO)
+
+    await backend.poll("i1")  # nothing is lent, and no row came: it is quiet, and lives
+    told = await refusal()
+    assert f"heard of at {await last_seen()}" in told
+    assert await last_seen() > LONG_AGO
+    await backend.plane.database.run("age", lambda store: store.execute(update(instances).values(last_seen=LONG_AGO)))
+    done = await backend.admin("POST", "/leases/i1/retire")
+    assert done["returned"] == [{"wallet": "alice", "amount_nanodollars": total}]
+    await backend.poll("i1")
+    again = await backend.admin("POST", "/leases/i1/retire")  # its answer may have been lost
+    assert again["returned"] == [{"wallet": "alice", "amount_nanodollars": 0}]
+
+
+async def test_that_an_instance_lives_is_noted_for_many_polls_at_once(backend: Backend) -> None:
+    await backend.lend("i1", 1)
+    await backend.plane.database.run("age", lambda store: store.execute(update(instances).values(last_seen=LONG_AGO)))
+    for _ in range(3):
+        await backend.poll("i1")
+    assert backend.plane.feed.heard == {"i1"}
+    await backend.plane.note_heard()
+    assert backend.plane.feed.heard == set()
+    seen = await backend.plane.database.read("look", lambda s: s.execute(select(instances.c.last_seen)).scalar_one())
+    assert seen > LONG_AGO
 
 
 async def test_a_lease_of_a_wallet_that_the_store_has_forgotten_is_known_again(backend: Backend) -> None:
@@ -254,7 +305,7 @@ def _compare(database: Database, calls: list[Any]) -> None:
                 rule.spend(instance, second)
             spent.add(posted.id)
         elif loan is not None:
-            database.transact("retire", lambda s: leases.retire(s, instance))  # noqa: B023
+            database.transact("retire", lambda s: leases.retire(s, instance, None))  # noqa: B023
             rule.retire(instance)
             retired.add(instance)
         (stored,) = database.transact("show", wallets.show)

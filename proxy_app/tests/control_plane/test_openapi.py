@@ -73,6 +73,8 @@ def test_every_answer_is_as_described(running: Backend, mode: GenerationMode) ->
             def ask(case: schemathesis.Case[Any]) -> None:
                 nonlocal asked
                 assume(not has_float(case.body))  # 7.0 is an integer to JSON Schema; money is written without a point
+                if isinstance(case.body, dict) and mode is GenerationMode.POSITIVE:
+                    case.body.pop("expires_at", None)  # a schema cannot say that it must not be past
                 asked += 1
                 case.call_and_validate(headers={"Authorization": f"Bearer {OPERATOR}"})
 

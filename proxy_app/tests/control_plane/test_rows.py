@@ -187,7 +187,6 @@ async def test_rows_are_chosen(backend: Backend) -> None:
         "since=2026-11-24": {2},
         "until=2026-11-23": {1, 3},
         "account=alice&since=2026-11-23&until=2026-11-23": {1},
-        "account=nobody": set(),
     }.items():
         assert {each["id"] for each in await listed(backend, query)} == {row(number).id for number in expected}, query
     granted = await backend.admin("GET", "/rows?kind=grant&account=bob")
@@ -217,7 +216,6 @@ async def test_usage_is_summed_up_by_any_axis(backend: Backend) -> None:
         ("2026-11-23", "openhands", 10),
         ("2026-11-24", "openhands", 20),
     ]
-    assert await usage("account=nobody&by=key") == []
 
 
 async def rerate(backend: Backend, **asked: Any) -> Any:
@@ -298,8 +296,12 @@ async def test_a_ledger_is_held_against_the_providers_record(backend: Backend) -
         }
 
 
+ALONE = '[{"request_id": "\\ud800", "input": 1}]'
+"""Half of a surrogate pair."""
+
+
 @on_sqlite
-@pytest.mark.parametrize("export", ["", "request_id,input\nup_1,many\n", "[1]", "\ud800", '{"data": 7}'])
+@pytest.mark.parametrize("export", ["", "request_id,input\nup_1,many\n", "[1]", "\ud800", '{"data": 7}', ALONE])
 async def test_an_export_that_cannot_be_read(backend: Backend, export: str) -> None:
     body = export.encode("utf-8", "surrogatepass")
     answer = await backend.ask("POST", "/admin/v1/reconcile?upstream=openhands", data=body)

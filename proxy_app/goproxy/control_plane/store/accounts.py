@@ -10,6 +10,8 @@ from goproxy.control_plane.store import wallets
 from goproxy.control_plane.store.database import keep_or_insert, now
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts
+from goproxy.control_plane.store.schema import rows as row_table
+from goproxy.control_plane.store.schema import wallets as wallet_table
 
 DECLARED = "declared"
 """Origin of what stands in the inventory; it goes when it leaves the inventory."""
@@ -40,6 +42,13 @@ def get(connection: Connection, name: str) -> dict[str, Any]:
     if found is None:
         raise NotFound(f"there is no account {name!r}")
     return dict(found)
+
+
+def is_named(connection: Connection, name: str) -> bool:
+    """Whether there is an account of this name, or a wallet or a row of one: these are kept whoever they name."""
+    columns = (accounts.c.name, wallet_table.c.account, row_table.c.account)
+    found = (connection.execute(select(each).where(each == name).limit(1)).first() for each in columns)
+    return any(each is not None for each in found)
 
 
 def all_of_them(connection: Connection) -> list[dict[str, Any]]:

@@ -6,20 +6,26 @@ of their ids: two transactions that want the same money come one after the other
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select, update
 
 from goproxy.control_plane.store import wallets
-from goproxy.control_plane.store.database import keep_or_insert, now
+from goproxy.control_plane.store.database import keep_or_insert, now, written
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import instances, leases
 from goproxy.core.lease import Loan, Wallet
 
 CHUNK = 1_000_000_000
 """Nano-dollars that a proxy is lent beyond what it asks for, at most: a dollar, so that it need not ask each time."""
+
+
+SILENT_FOR = timedelta(minutes=5)
+"""For so long nothing must have been heard of an instance that is taken for gone. One that lives polls for keys twice a
+minute, of which the store is told once a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,11 @@ def met(connection: Connection, instance: str, upstream: str) -> int:
     return int(known.sequence)
 
 
+def heard(connection: Connection, ids: Collection[str]) -> None:
+    """Note that these instances live, as far as they are known."""
+    connection.execute(update(instances).where(instances.c.id.in_(ids)).values(last_seen=now()))
+
+
 def lend(connection: Connection, instance: str, upstream: str, sequence: int, asks: Sequence[Ask]) -> Lent:
     """Answer one call for leases.
 
@@ -111,15 +122,27 @@ def spend(connection: Connection, instance: str, costs: Mapping[str, int]) -> No
         _store_loan(connection, wallet_id, instance, wallet.loans[instance])
 
 
-def retire(connection: Connection, instance: str) -> dict[str, int]:
+def retire(connection: Connection, instance: str, listening_since: str | None) -> dict[str, int]:
     """Take back what an instance that is gone for good did not spend; by wallet, how much that was.
+
+    Args:
+        listening_since: when the backend began to hear of whoever lives; None: it is retired whether it lives or not,
+            and what it holds for requests that are running is lent twice if it does.
 
     Raises:
         NotFound: there is no such instance.
+        Conflict: it was heard of lately, or could not have been.
     """
-    known = select(instances.c.id).where(instances.c.id == instance).with_for_update()
-    if connection.execute(known).scalar() is None:
+    found = connection.execute(select(instances).where(instances.c.id == instance).with_for_update()).one_or_none()
+    if found is None:
         raise NotFound(f"there is no instance {instance!r}")
+    silent_since = None if listening_since is None else max(found.last_seen, listening_since)
+    if silent_since is not None and found.retired_at is None and silent_since > written(datetime.now(UTC) - SILENT_FOR):
+        raise Conflict(
+            f"instance {instance} may live, and spend what it was lent: it was heard of at {found.last_seen}, and this "
+            f"backend listens since {listening_since}. It can be retired when it has been silent for "
+            f"{SILENT_FOR.seconds // 60} minutes, or at once with `force` by who knows that it is gone"
+        )
     connection.execute(update(instances).where(instances.c.id == instance).values(retired_at=now()))
     returned = {}
     of_it = select(leases.c.wallet).where(leases.c.instance == instance).order_by(leases.c.wallet)
@@ -128,6 +151,11 @@ def retire(connection: Connection, instance: str) -> dict[str, int]:
         returned[wallet_id] = wallet.retire(instance)
         _store_loan(connection, wallet_id, instance, wallet.loans[instance])
     return returned
+
+
+def upstreams(connection: Connection) -> set[str]:
+    """Those whose proxies have ever been heard of here: whoever a row is of is among them."""
+    return set(connection.execute(select(instances.c.upstream).distinct()).scalars())
 
 
 def all_of_them(connection: Connection) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from goproxy.control_plane.store.database import keep_or_insert, now
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts, credit_entries, leases, wallets
 from goproxy.core.lease import Loan, Wallet
+from goproxy.core.pricing import dollars
 
 MOST = 2**62
 """Nano-dollars that a wallet can have been credited: the databases' integers have 64 bits."""
@@ -88,17 +89,26 @@ def show(connection: Connection, account: str | None = None, wallet: str | None 
     return shown
 
 
-def settle_in(connection: Connection, wallet: str) -> None:
+def settle_in(connection: Connection, wallet: str, names: Collection[str]) -> None:
     """Let a wallet that is about to be credited be there: `<account>/<wallet>` begins with its first credit.
 
+    Args:
+        names: of the wallets that upstreams pay from.
+
     Raises:
-        NotFound: there is no such wallet, nor an account that it could be of.
+        NotFound: there is no such wallet, nor an account that it could be of, nor an upstream that would pay from it.
     """
-    account, slash, _ = wallet.partition("/")
-    if slash and connection.execute(select(accounts.c.name).where(accounts.c.name == account)).scalar():
-        ensure(connection, wallet, account=account)
-    elif not existing(connection, [wallet]):
+    if existing(connection, [wallet]):
+        return
+    account, slash, name = wallet.partition("/")
+    if not slash or not connection.execute(select(accounts.c.name).where(accounts.c.name == account)).scalar():
         raise NotFound(f"there is no wallet {wallet!r}")
+    if name not in names:
+        known = ", ".join(f"{account}/{each}" for each in sorted(names)) or "none but the accounts' own"
+        raise NotFound(
+            f"there is no wallet {wallet!r}, and no upstream would pay from it; those that would be: {known}"
+        )
+    ensure(connection, wallet, account=account)
 
 
 def credit(
@@ -123,12 +133,13 @@ def credit(
     if not keep_or_insert(connection, credit_entries, **entry, received_at=now()):
         known = _entry(connection, entry_id)
         if {name: known[name] for name in entry} != entry:
-            raise Conflict(f"{entry_id!r} stands for another entry: {known['kind']} of {known['amount']} nano-dollars")
+            raise Conflict(f"{entry_id!r} stands for another entry: {known['kind']} of {dollars(known['amount'])}")
         return known, False
     try:
         loaded.credit(amount)
-    except ValueError as problem:
-        raise Conflict(f"wallet {wallet}: {problem}") from None
+    except ValueError:
+        told = f"{dollars(-amount)} cannot be taken, for the balance is {dollars(loaded.balance)}"
+        raise Conflict(f"wallet {wallet}: {told}") from None
     _store_credits(connection, wallet, loaded.credits)
     return _entry(connection, entry_id), True
 
@@ -168,7 +179,7 @@ def adjust(connection: Connection, wallet: str, adjustments: Sequence[Adjustment
 
 def _store_credits(connection: Connection, wallet: str, amount: int) -> None:
     if abs(amount) > MOST:
-        raise Conflict(f"wallet {wallet} cannot have more than {MOST} nano-dollars")
+        raise Conflict(f"wallet {wallet} cannot have more than {dollars(MOST)}")
     connection.execute(update(wallets).where(wallets.c.id == wallet).values(credits=amount))
 
 

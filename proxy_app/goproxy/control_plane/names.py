@@ -1,0 +1,58 @@
+"""Whether anything answers to a name: one that is mistyped in a key, a credit or a choice would look like a success.
+
+What was true once stays usable: keys and wallets that are stored, whatever upstreams there are now, and the rows of an
+account or an upstream that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from sqlalchemy import Connection
+
+from goproxy.config import Config
+from goproxy.control_plane.plane import ControlPlane
+from goproxy.control_plane.store import accounts, leases
+from goproxy.control_plane.store.refusals import NotFound
+
+_SHOWN = 40  # of the names that there are
+
+
+def check_key(configs: Sequence[Config], upstreams: Collection[str] | None, models: Collection[str] | None) -> None:
+    """A key may be limited to upstreams and models that there are.
+
+    Raises:
+        NotFound: there is no such upstream, or none of them has such a model.
+    """
+    _check("upstream", upstreams or (), [config.upstream for config in configs])
+    chosen = configs if upstreams is None else [config for config in configs if config.upstream in upstreams]
+    _check("model", models or (), [name for config in chosen for name in config.models_by_name])
+
+
+async def check_choice(plane: ControlPlane, *, account: str | None = None, upstream: str | None = None) -> None:
+    """What is asked about an account or an upstream has an answer.
+
+    Raises:
+        NotFound: neither the catalogue nor the store has one of this name.
+    """
+
+    def work(store: Connection) -> None:
+        if account is not None and not accounts.is_named(store, account):
+            raise NotFound(f"there is no account {account!r}")
+        if upstream is not None:
+            _check(
+                "upstream",
+                [upstream],
+                {*(config.upstream for config in plane.catalogue.configs), *leases.upstreams(store)},
+            )
+
+    if account is not None or upstream is not None:
+        await plane.database.read("look for names", work)
+
+
+def _check(what: str, named: Iterable[str], known: Iterable[str]) -> None:
+    names = sorted(set(known))
+    for each in named:
+        if each not in names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            raise NotFound(f"there is no {what} {each!r}; there are {', '.join(names[:_SHOWN]) or 'none'}{more}")
