@@ -159,6 +159,7 @@ def _add_credits(verbs: Any) -> None:
         verb.add_argument("amount", type=_dollars, metavar="USD")
         verb.add_argument("--note", default="")
         verb.add_argument("--id", help="the same id twice is one credit")
+        verb.add_argument("--force", action="store_true", help="also to a wallet that no upstream pays from yet")
     _verb(verbs, "list", _wallets, "where the credits are").add_argument("account", nargs="?")
 
 
@@ -264,6 +265,7 @@ def _credit(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
         "kind": chosen.kind,
         "amount_nanodollars": chosen.amount,
         "note": chosen.note,
+        "force": chosen.force,
     }
     try:
         made = api.post("/credits", new)

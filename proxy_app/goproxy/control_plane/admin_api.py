@@ -216,8 +216,8 @@ class AdminApi:
     async def create_credit(self, call: Call) -> documents.Credit:
         """Grant a credit to a wallet, or withdraw from its balance.
 
-        A wallet `<account>/<name>` begins with its first credit, if an upstream pays from wallets of that name. Not
-        more can be withdrawn than the balance has: what proxies were lent is not in it.
+        A wallet `<account>/<name>` begins with its first credit, if an upstream pays from wallets of that name or
+        `force` is true. Not more can be withdrawn than the balance has: what proxies were lent is not in it.
         """
         new: documents.NewCredit = call.body
         amount = new.amount_nanodollars if new.kind == "grant" else -new.amount_nanodollars
@@ -227,7 +227,7 @@ class AdminApi:
         paying = {config.wallet for config in self._plane.catalogue.configs if config.wallet is not None}
 
         def work(store: Connection) -> dict[str, Any]:
-            wallets.settle_in(store, new.wallet, paying)
+            wallets.settle_in(store, new.wallet, None if new.force else paying)
             return wallets.credit(store, new.id, new.wallet, new.kind, amount, new.note)[0]
 
         return documents.Credit(**rows.credit_document(await self._store.run("credit", work)))

@@ -176,6 +176,8 @@ class NewCredit(Taken):
     kind: Literal["grant", "withdrawal"]
     amount_nanodollars: Nanodollars
     note: Line = ""
+    force: bool = False
+    """Although no upstream pays from a wallet of this name: one may be about to."""
 
 
 class Credit(Given):

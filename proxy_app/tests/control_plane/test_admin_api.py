@@ -181,6 +181,14 @@ async def test_a_wallet_of_an_upstream_begins_with_its_first_credit(backend: Bac
         assert (await backend.ask("POST", "/admin/v1/credits", json=new)).status == 404
 
 
+@on_sqlite
+async def test_a_wallet_that_an_upstream_is_about_to_pay_from(backend: Backend) -> None:
+    await backend.account()
+    new = {"id": "x", "wallet": "alice/later", "kind": "grant", "amount_nanodollars": 1}
+    assert (await backend.ask("POST", "/admin/v1/credits", json=new)).status == 404
+    assert (await backend.ask("POST", "/admin/v1/credits", json=new | {"force": True})).status == 201
+
+
 NO_NAMES: dict[str, tuple[str, str, Any, str]] = {
     "a wallet that no upstream pays from": (
         "POST",

@@ -89,11 +89,11 @@ def show(connection: Connection, account: str | None = None, wallet: str | None 
     return shown
 
 
-def settle_in(connection: Connection, wallet: str, names: Collection[str]) -> None:
+def settle_in(connection: Connection, wallet: str, names: Collection[str] | None) -> None:
     """Let a wallet that is about to be credited be there: `<account>/<wallet>` begins with its first credit.
 
     Args:
-        names: of the wallets that upstreams pay from.
+        names: of the wallets that upstreams pay from; None: any will do.
 
     Raises:
         NotFound: there is no such wallet, nor an account that it could be of, nor an upstream that would pay from it.
@@ -103,10 +103,11 @@ def settle_in(connection: Connection, wallet: str, names: Collection[str]) -> No
     account, slash, name = wallet.partition("/")
     if not slash or not connection.execute(select(accounts.c.name).where(accounts.c.name == account)).scalar():
         raise NotFound(f"there is no wallet {wallet!r}")
-    if name not in names:
+    if names is not None and name not in names:
         known = ", ".join(f"{account}/{each}" for each in sorted(names)) or "none but the accounts' own"
         raise NotFound(
-            f"there is no wallet {wallet!r}, and no upstream would pay from it; those that would be: {known}"
+            f"there is no wallet {wallet!r}, and no upstream would pay from it; those that would be: {known}. "
+            "With `force` it begins all the same"
         )
     ensure(connection, wallet, account=account)
 
