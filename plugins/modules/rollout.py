@@ -117,6 +117,7 @@ _LABEL = "com.docker.compose."
 _LINES = 50
 _CHECKS = 3
 _LOOK_EVERY = 0.5
+_BELIEVED = 2  # seconds in which the edge may go by what it was told of a name: its resolver keeps it for one
 _PATIENCE = 900  # longer than streams are usually let finish
 
 
@@ -360,6 +361,10 @@ class Rollout:
         ready, lost = self._wait(fresh)
         for service in ready:
             self._hand_over(batch[service], fresh[service])
+        if ready:
+            time.sleep(_BELIEVED)
+        for service in ready:
+            self._tell_to_leave(batch[service])
         for service, known in lost.items():
             self.failed[service] = report(service, known, self.engine.logs(fresh[service]))
             if any(each.runs for each in batch[service].stale):  # else it is all that there is
@@ -383,12 +388,17 @@ class Rollout:
         return ready, lost
 
     def _hand_over(self, plan: Plan, fresh: str) -> None:
-        """The name goes over, while the alias of the same name leads to both; then the old ones are told to leave."""
+        """The name goes over, while the alias of the same name leads to both.
+
+        One that is renamed has no alias for a moment: who asks in that of the new one hears of the old one alone.
+        """
         for each in plan.stale:
             if each.name == plan.service:
                 self.engine.docker("rename", each.id, f"{plan.service}.{_LEAVING}{each.id[:8]}")
         if plan.fresh is None or plan.fresh.name != plan.service:
             self.engine.docker("rename", fresh, plan.service)
+
+    def _tell_to_leave(self, plan: Plan) -> None:
         for each in plan.stale:
             stop = subprocess.Popen(
                 ["docker", "stop", each.id],  # noqa: S607 - the same that run_command finds

@@ -122,6 +122,30 @@ def test_what_the_engine_refuses_leaves_the_others_rolled_out_and_names_those_th
     }
 
 
+def test_an_old_one_stays_until_nobody_believes_what_was_told_while_names_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the new one is renamed, its alias leads to the old one alone; the edge believes that for a second."""
+    engine = Engine()
+
+    class Stop:
+        returncode = 0
+
+        def __init__(self, words: list[str], **_: object) -> None:
+            engine.calls.append(tuple(words[1:]))
+
+        def communicate(self) -> tuple[bytes, bytes]:
+            return b"", b""
+
+    monkeypatch.setattr("subprocess.Popen", Stop)
+    monkeypatch.setattr("time.sleep", lambda seconds: engine.calls.append(("sleep", str(seconds))))
+    rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    rollout.run([subject.Plan(A, None, [OLD])], WANTED, at_once=2)
+    done = [call[0] for call in engine.calls]
+    assert done[done.index("rename") :] == ["rename", "rename", "sleep", "stop", "rm"]
+    assert ("sleep", "2") in engine.calls
+
+
 def test_one_rollout_waits_for_another_that_outlived_its_run(tmp_path: Path) -> None:
     """And says so where that takes too long; nothing is left that could hold up a third one."""
     with (
