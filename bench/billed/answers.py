@@ -131,8 +131,21 @@ def _above_split(usage: Usage, chance: Random) -> Pieces:
 
 
 def _zeros_and_nulls(usage: Usage, _: Random) -> Pieces:
-    start = _first(usage, cache_read_input_tokens=1000, cache_creation_input_tokens=None, cache_creation=_split(usage))
-    last = {"output_tokens": usage.output, "input_tokens": None, "cache_read_input_tokens": 0, "cache_creation": None}
+    early = 1000 if usage.input else 0  # nothing but zeros would be no prompt, which there is not
+    start = _first(usage, cache_read_input_tokens=early, cache_creation_input_tokens=None, cache_creation=_split(usage))
+    last = {
+        "input_tokens": usage.input,
+        "output_tokens": usage.output,
+        "cache_read_input_tokens": 0,
+        "cache_creation": None,
+    }
+    return anthropic_stream(start, last, words=WORDS)
+
+
+def _no_prompt_at_the_end(usage: Usage, _: Random) -> Pieces:
+    """A prompt of nothing is none: the one of before stands."""
+    start = _first(usage, **_cached(usage), cache_creation=_split(usage))
+    last = {"output_tokens": usage.output, "input_tokens": 0, **dict.fromkeys(_cached(usage), 0)}
     return anthropic_stream(start, last, words=WORDS)
 
 
@@ -273,6 +286,7 @@ SHAPES: Sequence[Shape] = (
     Shape("cache without a split", "anthropic", (*_INPUT, *_OUTPUT, "cache_write_5m", "cache_read"), _without_split),
     Shape("cache above its split", "anthropic", (*_INPUT, *_OUTPUT, *_CACHE), _above_split),
     Shape("zeros and nulls", "anthropic", (*_INPUT, *_OUTPUT, "cache_write_5m"), _zeros_and_nulls),
+    Shape("no prompt at the end", "anthropic", (*_INPUT, *_OUTPUT, *_CACHE), _no_prompt_at_the_end),
     Shape("thinking and a tool", "anthropic", (*_INPUT, *_OUTPUT, "reasoning"), _thinking),
     Shape("compaction", "anthropic", (*_INPUT, *_OUTPUT), _compaction),
     Shape("unusual lines", "anthropic", (*_INPUT, *_OUTPUT), _unusual, is_cut=False),
