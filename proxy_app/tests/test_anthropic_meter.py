@@ -91,6 +91,14 @@ def test_an_error_that_quotes_an_event_of_content_is_an_error() -> None:
     assert read(anthropic_event("error", error=quoting)).error == "overloaded_error"
 
 
+def test_content_with_an_error_in_it_is_read_alike_however_it_comes() -> None:
+    block = anthropic_event("content_block_delta", index=0, delta={"type": "text_delta", "text": "a"})
+    spoiled = block.replace(b'"text":"a"', b'"text"data: {"error":{}}')
+    stream = b"".join(anthropic_stream(START, {"output_tokens": 7})).replace(block, spoiled) + spoiled
+    assert read(stream) == read(*[stream[at : at + 1] for at in range(len(stream))])
+    assert "unparsed_event" in read(stream).flags
+
+
 def test_a_second_error_changes_nothing() -> None:
     other = anthropic_event("error", error={"type": "api_error", "message": ""})
     assert read(OVERLOADED, other).error == "overloaded_error"

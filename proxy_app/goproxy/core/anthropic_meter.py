@@ -97,7 +97,7 @@ class AnthropicMeter(Meter):
             if found is None:
                 begin = data.find(_NEXT, begin) + 2
                 continue
-            if b'"message_' not in found[0]:
+            if b'"message_' not in found[0] and b'"error"' not in found[0]:
                 rest.append(data[at:begin])
                 at = found.end()
                 self._leave_uncounted(found[0])
