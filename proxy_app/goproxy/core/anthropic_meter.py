@@ -61,7 +61,7 @@ class AnthropicMeter(Meter):
         self._compaction = _NOTHING
 
     def _on_event(self, name: bytes, data: bytes) -> None:
-        if b'"content_block_' in data and b'"message_' not in data and b'"error"' not in data:
+        if b'"content_block_' in data and not _says_more(data):
             if b'"content_block_delta"' in data:
                 self._generated_bytes += self._generated(data)
             return
@@ -97,7 +97,7 @@ class AnthropicMeter(Meter):
             if found is None:
                 begin = data.find(_NEXT, begin) + 2
                 continue
-            if b'"message_' not in found[0] and b'"error"' not in found[0]:
+            if not _says_more(found[0]):
                 rest.append(data[at:begin])
                 at = found.end()
                 self._leave_uncounted(found[0])
@@ -149,6 +149,11 @@ class AnthropicMeter(Meter):
             flags.add("incomplete_usage")
         _flag_terms(told.document, flags)
         return _sum(_usage(told, flags), self._compaction)
+
+
+def _says_more(data: bytes) -> bool:
+    """Whether events of content have something in them that only a parser can tell from content."""
+    return b'"message_' in data or b'"error"' in data
 
 
 def cache_writes(total: int | None, for_5m: int | None, for_1h: int | None, flags: set[str]) -> tuple[int, int]:
