@@ -117,3 +117,11 @@ def test_runs_by_name_from_where_it_is_installed(tarball: Path, tmp_path: Path) 
     )
     assert listed.returncode == 0, listed.stdout + listed.stderr
     assert "Check the inventory" in listed.stdout
+
+
+def test_every_play_has_its_upstreams_from_one_place() -> None:
+    """Who calls check_inventory itself has a fact alone, which is no variable with INJECT_FACTS_AS_VARS off."""
+    folders = ("playbooks", "molecule", "torture", "bench")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.yml")]
+    calling = [file for file in files if "trollllm.gateway.check_inventory:" in file.read_text()]
+    assert calling == [ROOT / "playbooks/tasks/inventory.yml"]
