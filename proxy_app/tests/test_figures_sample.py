@@ -48,6 +48,6 @@ def test_a_sample_of_the_figures(tmp_path: Path) -> None:
     assert {name: printed[name] for name in MUST_BE_ZERO} == dict.fromkeys(MUST_BE_ZERO, "0")
     assert int(printed["billing.complete_streams"]) == 300
     assert int(printed["billing.interrupted_streams"]) == 120
-    assert float(printed["billing.revocation_ms_max"]) < 1000
+    assert float(printed["billing.revocation_ms_max"]) < 5000
     assert document["machine"].keys() == {"cores", "python", "kernel"}
     assert document.keys() >= {"date", "commit", "size"}

@@ -169,14 +169,14 @@ async def test_clients_that_take_nothing_are_not_waited_for_one_after_the_other(
     provider.script = script
     timeouts = {"connect": 1, "first_byte": 1, "idle": 0.5, "total": 10}
     async with running_gateway(document | {"timeouts": timeouts}, keys) as gateway, AsyncExitStack() as stack:
-        for _ in range(8):
+        for _ in range(32):
             raw = await stack.enter_async_context(connected(gateway.port, is_slow=True))
             await raw.post(ASK | {"stream": False})
             await raw.head()
         gateway.stay.leave()
         began = time.monotonic()
-        await gateway.front.until_taken(10)
-        assert 0.4 < time.monotonic() - began < 2
+        await gateway.front.until_taken(60)
+        assert 0.4 < time.monotonic() - began < 8  # one after the other it were 16
 
 
 async def test_it_listens_on_ipv6_too(document: dict[str, Any], backend: Backend, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from tests.provider import ANTHROPIC_EVENTS, OPENAI_EVENTS, Provider, Received, 
 from tests.raw import connected
 
 ASK = {"model": "claude-opus-4-5-20251101", "stream": True}
-IMPATIENT = {"connect": 0.5, "first_byte": 0.5, "idle": 0.3, "total": 10}
+IMPATIENT = {"connect": 0.5, "first_byte": 0.5, "idle": 0.3, "total": 60}
+SOON = 20.0  # seconds: a busy machine may take some, and any other timeout takes more
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ async def ask_with_endpoint(base_url: str, keys: Path, tls: ssl.SSLContext | Non
 async def test_a_refused_connection_is_502_at_once(keys: Path, lines: Lines) -> None:
     status, message, seconds = await ask_with_endpoint(f"http://127.0.0.1:{free_port()}/v1/messages", keys)
     assert (status, message) == (502, "The upstream openhands cannot be reached: connection refused.")
-    assert seconds < 1
+    assert seconds < SOON
     assert (await lines.request())["outcome"] == "upstream_unreachable"
     (line,) = lines.all("upstream cannot be reached")
     assert (line["upstream"], line["endpoint"], line["host"], line["level"]) == (
@@ -105,11 +106,11 @@ def test_why_in_a_few_words_without_addresses(error: Exception, words: str) -> N
 
 async def test_a_name_that_takes_too_long_to_resolve_is_504(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(*_: Any, **__: Any) -> None:
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
 
     monkeypatch.setattr(upstream_pool, "resolve", resolve)
     status, message, seconds = await ask_with_endpoint("https://slow.invalid/v1/messages", keys)
-    assert (status, seconds < 2) == (504, True)
+    assert (status, seconds < SOON) == (504, True)
     assert "did not accept a connection within 0.5 s" in message
 
 
@@ -128,7 +129,7 @@ def silent_port() -> Iterator[int]:
 
 async def test_a_connection_that_nobody_accepts_is_504(keys: Path, lines: Lines, silent_port: int) -> None:
     status, message, seconds = await ask_with_endpoint(f"http://127.0.0.1:{silent_port}/v1/messages", keys)
-    assert (status, seconds < 2) == (504, True)
+    assert (status, seconds < SOON) == (504, True)
     assert message == (
         "The upstream openhands did not accept a connection within 0.5 s. Nothing was sent to it; try again later."
     )
@@ -162,7 +163,7 @@ async def test_an_address_that_is_silent_keeps_nobody_from_the_next_one(
 async def test_a_handshake_that_is_not_answered_is_504(keys: Path, provider: Provider) -> None:
     # The provider waits for an end of line, and a TLS client hello has none to speak of.
     status, _, seconds = await ask_with_endpoint(f"https://localhost:{provider.port}/v1/messages", keys)
-    assert (status, seconds < 2) == (504, True)
+    assert (status, seconds < SOON) == (504, True)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +249,7 @@ async def test_no_first_byte_is_504(gateway: Running, provider: Provider, lines:
         status, error, _, seconds = await ask(gateway.url, path)
         assert (status, error["message"]) == (504, "The upstream openhands did not begin to answer within 0.5 s.")
         assert error["type"] == ("timeout_error" if path == "/v1/messages" else "server_error")
-        assert 0.4 < seconds < 2
+        assert 0.4 < seconds < SOON
     assert [row["settlement"] for row in await gateway.rows()] == ["upstream_error"] * 2
     assert [line["outcome"] for line in lines.all("request")] == ["upstream_timeout"] * 2
 
