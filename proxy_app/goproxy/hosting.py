@@ -11,6 +11,7 @@ import asyncio
 import ctypes
 import logging
 import secrets
+import select
 import signal
 import socket
 import struct
@@ -35,7 +36,9 @@ _TAKEN_AT_LAST = 0.5
 """Seconds for clients to take what was written for them when the grace period is over."""
 
 _QUEUED = 0.05
-"""Seconds to accept the connections that the kernel made before new ones were refused."""
+_QUEUED_LAST = 5.0
+"""Seconds for the kernel to end the handshakes that it began before new ones were refused, and for all to be accepted:
+the event loop accepts one in each of its turns."""
 
 _ASKED_LATE = 0.25
 _ASKED_LAST = 2.0
@@ -374,7 +377,7 @@ async def host(
         log("leaving")
         for each in sockets if accepting is None else ():
             refuse_new_connections(each)
-        await asyncio.sleep(_QUEUED)
+        await _until_all_are_accepted(sockets)
         for server in servers:
             server.close()
         await _for_late_requests(before)
@@ -383,6 +386,17 @@ async def host(
         if before is not None:
             await before.until_taken(stay.left_of(grace, at_least=_TAKEN_AT_LAST))
     log("left")
+
+
+async def _until_all_are_accepted(listeners: Sequence[socket.socket]) -> None:
+    await asyncio.sleep(_QUEUED)
+    waiting = select.poll()
+    for each in listeners:
+        waiting.register(each, select.POLLIN)
+    with suppress(TimeoutError):  # without a filter in the kernel there may always be one more
+        async with asyncio.timeout(_QUEUED_LAST):
+            while waiting.poll(0):  # noqa: ASYNC110 - each turn of the loop accepts one
+                await asyncio.sleep(0)
 
 
 async def _for_late_requests(front: Front | None) -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,33 @@ async def test_it_leaves_when_its_clients_have_taken_their_answers(gateway: Runn
         await leaving
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def test_a_busy_proxy_that_leaves_answers_all_who_have_connected(gateway: Running) -> None:
+    """The event loop accepts one connection in each of its turns, and dozens may wait for theirs."""
+    loop = asyncio.get_running_loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    app, before = make_app(gateway.gateway), front_of(gateway.gateway)
+    leaving = asyncio.create_task(host(app, gateway.stay, [listener], grace=10, front=before))
+
+    def be_busy() -> None:
+        time.sleep(0.005)
+        if not leaving.done():
+            loop.call_soon(be_busy)
+
+    await asyncio.sleep(0.1)
+    be_busy()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(40)]
+        for client in clients:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+            client.setblocking(False)
+        gateway.stay.ask_to_leave()
+        answers = [await loop.sock_recv(client, 1000) for client in clients]
+    assert {answer.partition(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 200 OK"}
+    await leaving
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
 
 
 async def test_who_is_answered_by_a_leaving_proxy_hears_of_its_end_at_once(
