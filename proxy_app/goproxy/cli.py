@@ -7,6 +7,7 @@ the verbs, so that a health check every few seconds does not load a web framewor
 from __future__ import annotations
 
 import argparse
+import errno
 import http.client
 import json
 import os
@@ -65,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"nothing more can be written: {error.strerror}", file=sys.stderr)
+        return 1
     return code
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.backend import Backend, proxy_token
 from tests.gateway import UPSTREAM_SECRET
+
+_NEVER_GIVEN = range(20_000, 32_768)
+"""Below the ports that Linux gives by itself."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ async def serving(
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free, and that no connection is given for its own end until somebody listens on it."""
+    while True:
+        port = secrets.choice(_NEVER_GIVEN)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

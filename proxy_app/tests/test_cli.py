@@ -228,6 +228,12 @@ def test_a_verb_whose_reader_has_read_enough_leaves_without_a_word(tmp_path: Pat
     assert listing.returncode == 128 + signal.SIGPIPE
 
 
+def test_output_to_a_full_disk_is_an_error_of_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-m", "goproxy.cli", "key", "new"], stdout=full, stderr=-1, check=False)
+    assert (done.returncode, done.stderr) == (1, b"nothing more can be written: No space left on device\n")
+
+
 def test_a_verb_that_is_interrupted_leaves_without_a_word(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -242,6 +242,8 @@ class AdminApi:
         async for lines in self._store.read_in_steps("sum usage", lambda s, after: usage.step(s, by, chosen, after)):
             summary.add(lines)
         found = summary.lines()
+        if not found:
+            await names.check_nothing_found(self._plane, chosen)
         return documents.UsageTable(usage=[documents.UsageLine(**line) for line in found], complete=summary.complete)
 
     async def list_rows(self, call: Call) -> documents.Rows:
@@ -262,6 +264,8 @@ class AdminApi:
             records += found_now
             if len(records) == asked.limit:
                 break
+        if not records and asked.before is None:
+            await names.check_nothing_found(self._plane, asked.chosen)
         found = await asyncio.to_thread(rows.documents, records)
         last = found[-1] if len(found) == asked.limit else None
         return documents.Rows(

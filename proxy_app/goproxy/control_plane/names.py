@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from goproxy.config import Config
 from goproxy.control_plane.plane import ControlPlane
-from goproxy.control_plane.store import accounts, leases
+from goproxy.control_plane.store import accounts, keys, leases, rows
 from goproxy.control_plane.store.refusals import NotFound
 
 _SHOWN = 40  # of the names that there are
@@ -48,6 +48,25 @@ async def check_choice(plane: ControlPlane, *, account: str | None = None, upstr
 
     if account is not None or upstream is not None:
         await plane.database.read("look for names", work)
+
+
+async def check_nothing_found(plane: ControlPlane, chosen: rows.Chosen) -> None:
+    """A choice that no row answers to has at least a key and a model that there are. (The rows are walked for it.)
+
+    Raises:
+        NotFound: there is no such key, or neither the catalogue nor any row has such a model.
+    """
+    key, model = chosen.key, chosen.model
+    if key is not None:
+        await plane.database.read("look for names", lambda store: keys.get(store, key))
+    known = {name for config in plane.catalogue.configs for name in config.models_by_name}
+    if model is None or model in known:
+        return
+    of_model = rows.Chosen(model=model)
+    async for found in plane.database.read_in_steps("look for names", lambda s, after: rows.step(s, of_model, after)):
+        if found:
+            return
+    _check("model", [model], known)
 
 
 def _check(what: str, named: Iterable[str], known: Iterable[str]) -> None:

@@ -71,6 +71,8 @@ class Upkeep:
             told.differing += len(corrections)
             told.difference_nanodollars += sum(each.difference for each in corrections)
             told.differences += [_rerated(each) for each in corrections[: _SHOWN - len(told.differences)]]
+        if told.rows == 0:
+            await names.check_nothing_found(self._plane, chosen)
         return told
 
     async def _apply(self, corrections: Sequence[rows.Correction], rated: rows.Rate) -> list[rows.Correction]:

@@ -219,6 +219,20 @@ NO_NAMES: dict[str, tuple[str, str, Any, str]] = {
         "no upstream 'opnhands'; there are ohmygpt, openhands",
     ),
     "an upstream's prices": ("POST", "/rerate", {"upstream": "opnhands", "apply": True}, "no upstream 'opnhands'"),
+    "a model's prices": (
+        "POST",
+        "/rerate",
+        {"model": "claude-opus"},
+        "no model 'claude-opus'; there are claude-opus-4-5, claude-opus-4-5-20251101",
+    ),
+    "a model's rows": ("GET", "/rows?model=claude-opus", None, "no model 'claude-opus'"),
+    "a model's usage": ("GET", "/usage?by=key&model=claude-opus", None, "no model 'claude-opus'"),
+    "a key's usage": (
+        "GET",
+        "/usage?by=day&key=key_0000000000000000",
+        None,
+        "no key 'key_0000000000000000'",
+    ),
     "an account's prices": ("POST", "/rerate", {"account": "nobody"}, "no account 'nobody'"),
     "an upstream's record": ("POST", "/reconcile?upstream=opnhands", None, "no upstream 'opnhands'"),
 }
@@ -245,6 +259,8 @@ async def test_what_is_stored_answers_to_its_name_whatever_upstreams_there_are_n
     backend.plane.catalogue.look()
 
     assert (await backend.ask("POST", "/admin/v1/accounts/alice/keys", json={"models": key["models"]})).status == 404
+    for query in (f"model={row(1).model}", f"key={key['id']}"):
+        assert (await backend.admin("GET", f"/rows?{query}&since=2099-01-01"))["rows"] == []
     await backend.grant("alice/team", 1, "more")
     assert (await backend.wallet("alice/team"))["credits_nanodollars"] == 3 * DOLLAR
     assert (await backend.admin("POST", f"/keys/{key['id']}/rotate", {}))["models"] == ["claude-opus-4-5"]
