@@ -76,6 +76,13 @@ async def serving(
         await process.wait()
 
 
+def noted(served: Path) -> int:
+    """Of how many running streams the journal in the directory of a `serving` has the usage so far."""
+    return sum(
+        each.read_bytes().count(b'"kind":"progress"') for each in (served / "journal").rglob("*") if each.is_file()
+    )
+
+
 def free_port() -> int:
     """A port that is free, and that no connection is given for its own end until somebody listens on it."""
     while True:

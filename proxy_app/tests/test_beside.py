@@ -12,7 +12,7 @@ import pytest
 
 from tests.backend import Backend
 from tests.gateway import endpoints_at
-from tests.process import Serving, free_port, serving
+from tests.process import Serving, free_port, noted, serving
 from tests.provider import Provider, Received, Wire, running_provider
 from tests.raw import connected
 from tests.test_outages import ASK, COST, NOTED, START, rows_of, say_all
@@ -30,6 +30,13 @@ async def ask(port: int) -> tuple[int, bytes]:
         await raw.post(ASK)
         status, _ = await raw.head()
         return status, b"".join([piece async for piece in _pieces(raw)])
+
+
+async def connect_for_ever(port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            async with connected(port):
+                await asyncio.sleep(0.02)
 
 
 async def _pieces(raw: Any) -> Any:
@@ -62,9 +69,8 @@ async def test_two_instances_share_a_wallet_and_each_row_is_there_once(
             both = await asyncio.gather(*(ask(port) for port in (old.port, new.port) * 5))
             assert {status for status, _ in both} == {200}
             old.process.terminate()
-            await asyncio.sleep(0.5)
             with pytest.raises(ConnectionError):
-                await ask(old.port)
+                await connect_for_ever(old.port)
             assert (await ask(new.port))[0] == 200
             go_on.set()
             assert await raw.chunk() == b""
@@ -117,7 +123,8 @@ async def test_what_a_killed_instance_left_is_adopted_by_the_other(
         await raw.post(ASK)
         await raw.head()
         assert await raw.chunk() == START
-        await asyncio.sleep(0.5)  # its progress is noted
+        while not noted(tmp_path / "old"):
+            await asyncio.sleep(0.02)
         async with serving(document, backend, tmp_path / "new", beside=tmp_path / "old") as new:
             (lent,) = (await backend.get("leases"))["leases"]
             old.process.kill()

@@ -101,9 +101,9 @@ def test_a_backend_that_is_polled_leaves_at_once(environment: dict[str, str], tm
     thread = threading.Thread(target=poll)
     with running(environment):
         thread.start()
-        time.sleep(0.3)
+        time.sleep(1)
         began = time.monotonic()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # the poll waits for a minute
     thread.join()
     assert answers == [204]
 
