@@ -91,6 +91,8 @@ class Wire:
 
     async def send(self, data: bytes) -> None:
         """Write bytes as they are."""
+        if self._writer.is_closing():  # uvloop would call it a fault of ours
+            raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()
         self.bytes_written += len(data)
