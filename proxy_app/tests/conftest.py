@@ -90,7 +90,7 @@ class Lines(logging.Handler):
 
     async def request(self) -> dict[str, Any]:
         """The line of the only request. That of a paid one is written when it is settled, which may be a moment off."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not self.all("request"):
                 await asyncio.sleep(0.005)
         (line,) = self.all("request")
@@ -125,7 +125,7 @@ def nothing_unforeseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def eventually() -> Callable[[Callable[[], bool]], Any]:
     """Wait until something holds, however slow the machine is."""
 
-    async def wait(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def wait(holds: Callable[[], bool], seconds: float = 30.0) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while not holds():

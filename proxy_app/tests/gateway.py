@@ -117,7 +117,7 @@ class Running:
 
     async def rows(self) -> list[dict[str, Any]]:
         """What the ledger has of requests, once all that is settled has arrived there; the oldest first."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.gateway.aftermath.settled()
             while self.books.standing.unposted_rows or self.books.standing.unsettled_rows:
                 await asyncio.sleep(0.01)
@@ -163,7 +163,7 @@ async def running_proxy(
                 return fronts[0]
 
             async with serving(make_runner(make_app(gateway)), [listener], front):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     while keys.exists() and not len(books.keys):
                         await asyncio.sleep(0.005)
                 yield Running(listener.getsockname()[1], stay, keys, fronts[0], books, backend, gateway)

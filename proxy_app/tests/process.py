@@ -65,7 +65,7 @@ async def serving(
             *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=output or file
         )
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while is_awaited and b'"listening"' not in log.read_bytes():
                 assert process.returncode is None, log.read_text()
                 await asyncio.sleep(0.01)

@@ -78,7 +78,7 @@ class RawClient:
 
 @asynccontextmanager
 async def connected(port: int, *, is_slow: bool = False) -> AsyncIterator[RawClient]:
-    """A connection to a goproxy, for at most ten seconds. `is_slow`: it takes little before it is read from."""
+    """A connection to a goproxy, for at most half a minute. `is_slow`: it takes little before it is read from."""
     with ExitStack() as stack:
         connection = stack.enter_context(socket.socket())
         if is_slow:
@@ -88,7 +88,7 @@ async def connected(port: int, *, is_slow: bool = False) -> AsyncIterator[RawCli
         stack.pop_all()
     reader, writer = await asyncio.open_connection(sock=connection, limit=4096 if is_slow else 2**16)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             yield RawClient(reader, writer)
     finally:
         writer.transport.abort()

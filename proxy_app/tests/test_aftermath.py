@@ -75,7 +75,7 @@ async def test_a_stream_that_tells_its_length_ends_for_the_client_too(
 
     provider.script = script
     sent = json.dumps(ASK | ({"stream_options": {"include_usage": True}} if asked else {})).encode()
-    async with asyncio.timeout(10), client.post("v1/chat/completions", data=sent) as answer:
+    async with asyncio.timeout(30), client.post("v1/chat/completions", data=sent) as answer:
         assert await answer.read() == (whole if asked else whole.replace(usage, b""))
 
 

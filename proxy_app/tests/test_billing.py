@@ -103,7 +103,7 @@ async def ask(client: Client, protocol: str = "anthropic", **changes: Any) -> An
 async def rows_of(gateway: Running, count: int) -> dict[str, Row]:
     """The rows by the ids that clients were told, once there are so many."""
     rows: list[Row] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(rows) < count:
             await asyncio.sleep(0.01)
             rows = await gateway.rows()
@@ -328,7 +328,7 @@ async def begin_and_leave(gateway: Running) -> None:
 
 async def leave(raw: RawClient, gateway: Running) -> None:
     raw.reset()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while gateway.front.connections:
             await asyncio.sleep(0.005)
 

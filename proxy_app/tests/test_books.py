@@ -167,7 +167,7 @@ async def test_one_that_waits_gets_what_another_releases(books: Books, control: 
     await asyncio.sleep(0.1)
     assert not waiting.done()
     await books.settle(a_row(a_hold("req_1", 10_000), 400))
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 30)
 
 
 async def test_fifty_at_once_over_two_proxies_never_spend_more_than_there_is(tmp_path: Path, control: Control) -> None:
@@ -188,7 +188,7 @@ async def test_idle_money_is_given_back_when_another_proxy_wants_it(
             await one.open(a_hold("req_1", 8000))
             await one.settle(a_row(a_hold("req_1", 8000), 400))
             assert one.standing.free >= 7600
-            await asyncio.wait_for(other.open(a_hold("req_2", 9000)), 10)
+            await asyncio.wait_for(other.open(a_hold("req_2", 9000)), 30)
             assert control.total_is_right()
         calls = len(control.calls_to("leases"))
         async with kept(tmp_path / "a", control) as one:
@@ -286,7 +286,7 @@ async def test_requests_go_on_while_the_lease_lasts(
     for n in range(1, 20):
         await spend(books, f"req_{n}", 1000, 100)
     with pytest.raises(LeaseUnavailable):
-        await asyncio.wait_for(books.open(a_hold("req_large", 9000)), 10)
+        await asyncio.wait_for(books.open(a_hold("req_large", 9000)), 30)
     assert books.standing.control_problem is not None
     assert books.standing.unposted_rows >= 19
     control.away = False
@@ -629,7 +629,7 @@ async def test_on_a_full_disk_nothing_is_begun_and_what_runs_is_settled(
             await books.open(a_hold("req_more", 100))
         assert books.standing.held == len(running) * 100
         for id_ in running:
-            await asyncio.wait_for(books.settle(a_row(a_hold(id_, 100), 10)), 5)
+            await asyncio.wait_for(books.settle(a_row(a_hold(id_, 100), 10)), 30)
         (tmp_path / "journal.new").rmdir()
         await eventually(lambda: books.standing.journal_problem is None)
         await spend(books, "req_later", 100, 10)

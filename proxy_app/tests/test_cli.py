@@ -102,7 +102,7 @@ def test_serve_with_a_ca_that_is_none(environment: dict[str, str], capsys: pytes
 
 def test_serve_on_a_port_that_is_taken(environment: dict[str, str], provider_port: int) -> None:
     Path(environment["CONFIG_PATH"]).write_text(json.dumps(config_document(port=provider_port)))
-    ended = subprocess.run([sys.executable, "-m", "goproxy.cli", "serve"], capture_output=True, text=True, timeout=10)
+    ended = subprocess.run([sys.executable, "-m", "goproxy.cli", "serve"], capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stderr) == (
         1,
         f"port {provider_port} cannot be listened on: Address already in use\n",
@@ -185,10 +185,10 @@ def test_the_backend_runs_and_leaves(environment: dict[str, str], tmp_path: Path
             pass
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/admin/v1/catalogue") as answer:
             assert json.load(answer)["upstreams"][0]["upstream"] == "openhands"
-        healthy = subprocess.run([*command, "healthcheck"], env=variables, timeout=10, check=False)
+        healthy = subprocess.run([*command, "healthcheck"], env=variables, timeout=30, check=False)
         assert healthy.returncode == 0
         backend.send_signal(signal.SIGTERM)
-        assert backend.wait(timeout=5) == 0
+        assert backend.wait(timeout=30) == 0
         assert [json.loads(line)["event"] for line in backend.stdout] == ["leaving", "left"]
 
 
@@ -251,7 +251,7 @@ def test_a_healthcheck_loads_no_web_framework() -> None:
         "import sys; from goproxy.cli import main; main(['healthcheck', 'http://127.0.0.1:1/']); "
         "sys.exit('aiohttp' in sys.modules or 'asyncio' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=10, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False).returncode == 0
 
 
 async def test_check_upstream(environment: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -98,11 +98,11 @@ async def test_keys_come_when_they_change(client: ControlClient, control: Contro
     assert (found.account, found.upstreams) == ("alice", None)
     assert await client.keys("i1", answer.snapshot.version, 0) is None
 
-    asking = asyncio.create_task(client.keys("i1", answer.snapshot.version, 25))
+    asking = asyncio.create_task(client.keys("i1", answer.snapshot.version, 45))
     await asyncio.sleep(0.02)
     assert not asking.done()
     await control.tell()
-    news = await asyncio.wait_for(asking, 10)
+    news = await asyncio.wait_for(asking, 30)
     assert news is not None
     assert news.snapshot.find(KEY) is None
     assert len(news.snapshot) == 0

@@ -91,7 +91,7 @@ class Client:
             return answer.status
 
     async def is_known(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not all(gateway.books.keys.find(self.key) for gateway in self._gateways):
                 await asyncio.sleep(0.005)
 

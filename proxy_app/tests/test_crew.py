@@ -50,7 +50,7 @@ async def readiness(port: int) -> tuple[int, dict[str, Any]]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not true():
             await asyncio.sleep(0.02)
 
@@ -61,7 +61,7 @@ async def crew(
 ) -> AsyncIterator[Serving]:
     async with serving(document | {"processes": processes}, backend, directory, **more) as served:
         await until(lambda: len(said(served, "listening")) == processes)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await readiness(served.port))[0] != 200:
                 await asyncio.sleep(0.02)
         yield served
@@ -77,7 +77,7 @@ def total(counted: dict[str, float], name: str) -> float:
 
 async def until_told(port: int, name: str, value: float) -> dict[str, float]:
     """The metrics, once each process has told the others how it stands."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while total(told := await metrics(port), name) != value:
             await asyncio.sleep(0.05)
     return told
@@ -154,7 +154,7 @@ async def test_a_rate_limit_holds_for_all_processes_together(
         assert 8 <= statuses.count(200) <= 8 + refilled
         assert set(statuses) == {200, 429}
         await backend.post(f"keys/{made['id']}/revoke", {})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while {401} != set(await asyncio.gather(*(_ask_as(key, served.port) for _ in range(16)))):
                 await asyncio.sleep(0.05)
 
@@ -182,7 +182,7 @@ async def test_two_crews_take_turns_and_sigterm_cuts_nothing(
         await wire.end_stream()
 
     async with AsyncExitStack() as stack:
-        old = await stack.enter_async_context(crew(document, backend, tmp_path / "old", grace=10))
+        old = await stack.enter_async_context(crew(document, backend, tmp_path / "old", grace=45))
         provider.script = slow
         raws = [await stack.enter_async_context(connected(old.port)) for _ in range(8)]
         for raw in raws:
@@ -202,7 +202,7 @@ async def test_two_crews_take_turns_and_sigterm_cuts_nothing(
         assert (await ask(new.port))[0] == 200
         go_on.set()
         assert [await raw.chunk() for raw in raws] == [b""] * 8
-        assert await asyncio.wait_for(old.process.wait(), 10) == 0
+        assert await asyncio.wait_for(old.process.wait(), 30) == 0
         rows = await rows_of(backend, 19)
         assert len({row["id"] for row in rows}) == len(provider.received) == 19
 

@@ -120,7 +120,7 @@ async def test_all_end_when_the_process_leaves(provider: Provider) -> None:
         draining = [asyncio.create_task(leaving.drain(answer, bytearray().extend)) for answer in (first, second)]
         await asyncio.sleep(0.02)
         leaving.stop()
-        assert await asyncio.wait_for(asyncio.gather(*draining), 10) == [DrainEnd.STOPPED] * 2
+        assert await asyncio.wait_for(asyncio.gather(*draining), 30) == [DrainEnd.STOPPED] * 2
         assert await leaving.drain(first, fed.extend) is DrainEnd.STOPPED
     assert not fed
     assert not leaving.may_start()

@@ -85,7 +85,7 @@ class Load:
         """Wait so long, and until so many more are answered."""
         before = self.answered
         await asyncio.sleep(seconds)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self.answered < before + at_least:
                 await asyncio.sleep(0.01)
 
@@ -191,7 +191,7 @@ async def test_a_journal_that_takes_nothing_refuses_before_the_upstream_is_asked
         assert got == b"".join(WHOLE), "what runs is not disturbed"
         limit_files(served, -1)
         provider.script = say_all
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await status_of(served) != 200:
                 await asyncio.sleep(0.1)
         rows = await rows_of(backend, 2)
@@ -236,7 +236,7 @@ async def test_a_proxy_that_is_killed_leaves_one_row_of_each_request(
     async with serving(document, backend, tmp_path) as served, AsyncExitStack() as connections:
         raws = [await connections.enter_async_context(connected(served.port)) for _ in kinds]
         await asyncio.gather(*(begin(kind, raw) for kind, raw in zip(kinds, raws, strict=True)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not is_noted():
                 await asyncio.sleep(0.05)
         served.process.kill()

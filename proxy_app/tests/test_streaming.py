@@ -86,7 +86,7 @@ async def test_each_event_arrives_before_the_next_is_sent(gateway: Running, prov
         await wire.begin_stream()
         for event in ANTHROPIC_EVENTS:
             await wire.chunk(event)
-            await asyncio.wait_for(taken.wait(), 10)  # nothing more before the client has this one
+            await asyncio.wait_for(taken.wait(), 30)  # nothing more before the client has this one
             taken.clear()
         await wire.end_stream()
 
@@ -105,7 +105,7 @@ async def test_the_head_arrives_before_the_first_event(gateway: Running, provide
 
     async def script(_: Received, wire: Wire) -> None:
         await wire.begin_stream()
-        await asyncio.wait_for(seen.wait(), 10)
+        await asyncio.wait_for(seen.wait(), 30)
         await wire.chunk(STREAM)
         await wire.end_stream()
 
@@ -122,7 +122,7 @@ async def test_streams_do_not_wait_for_each_other(client: aiohttp.ClientSession,
 
     async def script(_: Received, wire: Wire) -> None:
         await wire.begin_stream()
-        await asyncio.wait_for(together.wait(), 5)
+        await asyncio.wait_for(together.wait(), 30)
         await wire.chunk(STREAM)
         await wire.end_stream()
 

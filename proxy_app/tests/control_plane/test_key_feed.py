@@ -17,7 +17,7 @@ from tests.control_plane.conftest import on_sqlite
 
 async def waiting(backend: Backend, instance: str = "i1", after: int = 0, upstream: str = "openhands") -> Any:
     """A poll that has reached the backend and hangs there."""
-    poll = asyncio.create_task(backend.poll(instance, after, wait=20, upstream=upstream))
+    poll = asyncio.create_task(backend.poll(instance, after, wait=45, upstream=upstream))
     while not backend.plane.feed._waiting.get(instance):
         await asyncio.sleep(0.005)
         assert not poll.done(), await poll
@@ -26,7 +26,7 @@ async def waiting(backend: Backend, instance: str = "i1", after: int = 0, upstre
 
 async def told(poll: Any) -> Answer:
     """The answer to a poll, which must come when there is news, and not when the poll has waited as long as it may."""
-    answer: Answer = await asyncio.wait_for(poll, 10)
+    answer: Answer = await asyncio.wait_for(poll, 30)
     return answer
 
 

@@ -58,14 +58,14 @@ def running(environment: dict[str, str]) -> Iterator[list[Any]]:
         finally:
             backend.send_signal(signal.SIGTERM)
             lines += map(json.loads, backend.stdout)
-            assert backend.wait(timeout=10) == 0
+            assert backend.wait(timeout=30) == 0
 
 
 def ask(environment: dict[str, str], path: str, document: Any = None) -> Any:
     url = f"http://127.0.0.1:{environment['BACKEND_PORT']}{path}"
     body = None if document is None else json.dumps(document).encode()
     request = urllib.request.Request(url, body, {"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
 
