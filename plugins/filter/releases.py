@@ -28,8 +28,24 @@ def configurations(releases: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield json.loads(release["config"])
 
 
+def renamed(upstreams: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Domains that an upstream takes over from one that the inventory has no more, and both names."""
+    names = {upstream["name"] for upstream in upstreams}
+    former = {
+        config["domain"]: name
+        for name, releases in record.items()
+        if name not in names
+        for config in configurations({"current": releases.get("current", {})})
+    }
+    return [
+        {"domain": upstream["domain"], "former": former[upstream["domain"]], "name": upstream["name"]}
+        for upstream in upstreams
+        if upstream["domain"] in former
+    ]
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Any]:
-        return {"longest_timeouts": longest_timeouts}
+        return {"longest_timeouts": longest_timeouts, "renamed": renamed}
