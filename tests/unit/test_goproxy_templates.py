@@ -133,3 +133,9 @@ def test_all_that_compose_reads_as_text_is_text(odd: dict[str, Any]) -> None:
     for service in odd["compose"]["services"].values():
         for mapping in (service["labels"], service["environment"]):
             assert {type(text) for pair in mapping.items() for text in pair} == {str}
+
+
+def test_a_name_without_a_dot_is_asked_of_no_name_server_outside(odd: dict[str, Any]) -> None:
+    """Docker leaves out a search domain of ".", and keeps to itself what has fewer dots than a given ndots."""
+    for service in odd["compose"]["services"].values():
+        assert (service["dns_search"], service["dns_opt"]) == (["."], ["ndots:1"])
