@@ -443,6 +443,9 @@ def check_opening_credits(field: Field, accounts: Any) -> None:
 
 
 def check_database_url(field: Field) -> None:
+    """Empty is SQLite on the host."""
+    if field.value == "":
+        return
     right = "give postgresql://USER:PASSWORD@HOST:PORT/NAME, or leave it out for SQLite on the host"
     field = replace(field, secret=True)
     text = field.text(right)

@@ -800,6 +800,7 @@ SITE_ROWS: dict[str, Row] = {
         {"alice": -1},
         ["gateway_opening_credits: alice: is -1; give 0 to 1000000 US dollars"],
     ),
+    "database that is empty, which is SQLite": ((S, "gateway_database_url"), "", []),
     "database of another kind": (
         (S, "gateway_database_url"),
         "mysql://db/gateway",

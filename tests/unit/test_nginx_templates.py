@@ -45,6 +45,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "two": {"goproxy_upstreams": [OHMYGPT, OPENHANDS]},
     "two again": {"goproxy_upstreams": copy.deepcopy([OHMYGPT, OPENHANDS])},
     "slow": {"goproxy_upstreams": [OHMYGPT, SLOW]},
+    "patient": {
+        "goproxy_upstreams": [OHMYGPT, OPENHANDS],
+        "nginx_timeouts": {"openhands": {"connect": 10, "first_byte": 600, "idle": 130, "total": 9000}},
+    },
     "many": {"goproxy_upstreams": MANY},
     "debian 12": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_version": {"stderr": VERSION_12}},
     "no image yet": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_version": {"skipped": True}},
@@ -176,8 +180,15 @@ def test_goproxy_gives_up_before_nginx_does(trees: Trees, entry: dict[str, Any])
     assert directives(text, "client_max_body_size") == [f"{entry['max_body_mib']}m"]
 
 
+def test_nginx_waits_longer_where_the_proxy_that_runs_is_not_the_inventorys(trees: Trees) -> None:
+    reads = [
+        directives(trees["patient"][f"conf.d/{name}.conf"], "proxy_read_timeout") for name in ("openhands", "ohmygpt")
+    ]
+    assert reads == [["640s"], ["340s"]]
+
+
 def test_a_reload_lets_the_longest_stream_end(trees: Trees) -> None:
-    for scenario, longest in (("slow", 7200), ("two", 3600), ("none", 0)):
+    for scenario, longest in (("slow", 7200), ("patient", 9000), ("two", 3600), ("none", 0)):
         (seconds,) = directives(trees[scenario]["nginx.conf"], "worker_shutdown_timeout")
         assert int(seconds.removesuffix("s")) > longest
 

@@ -64,6 +64,14 @@ def test_no_process_can_gain_privileges(processes: list[dict[str, str]]) -> None
     assert {process["NoNewPrivs"] for process in processes} == {"1"}
 
 
+@pytest.mark.parametrize("service", ["goproxy-openhands", "goproxy-ohmygpt", "backend"])
+def test_a_name_without_a_dot_is_asked_of_no_name_server_outside(service: str, vps: Vps) -> None:
+    """While the backend is away, its name is nobody's: the host's search domains are not tried, nor its name servers."""
+    lines = vps.run("docker exec %s cat /etc/resolv.conf", service).splitlines()
+    assert [line for line in lines if line.startswith(("search", "domain"))] == []
+    assert [line for line in lines if line.startswith("options")] == ["options ndots:1"]
+
+
 def test_the_root_file_system_is_read_only(name: str, container: dict[str, Any], host: Host) -> None:
     """And writing is tried."""
     assert container["HostConfig"]["ReadonlyRootfs"] is True

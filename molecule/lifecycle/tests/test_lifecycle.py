@@ -167,6 +167,20 @@ def test_a_broken_file_changes_nothing_on_the_host(operator: Operator, vps: Vps,
 
 
 @pytest.mark.usefixtures("unnoticed")
+def test_another_name_for_the_same_domain_is_refused_and_both_are_named(operator: Operator, vps: Vps) -> None:
+    (operator.upstreams / "third.yml").unlink()
+    (operator.upstreams / "fourth.yml").write_text(FILE.replace("__third", "__fourth"))
+    before = vps.containers()
+    run = operator.run("site.yml")
+    (operator.upstreams / "fourth.yml").unlink()
+    assert run.code != 0
+    said = " ".join(run.output.split())
+    assert f"{THIRD} is served by third on this host, and by fourth in the inventory" in said
+    assert "-e goproxy_may_rename=true" in said
+    assert vps.containers() == before
+
+
+@pytest.mark.usefixtures("unnoticed")
 def test_an_edge_configuration_that_nginx_refuses_leaves_the_old_one(operator: Operator, vps: Vps, user: User) -> None:
     (operator.upstreams / "third.yml").write_text(FILE)
     before = files(vps, "/opt/trollllm/edge")

@@ -193,6 +193,27 @@ def test_a_configuration_that_leads_nowhere_is_not_let_in(operator: Operator, vp
     edit(operator.vault, "vault_operator_token: next-", "vault_operator_token: tg-")
 
 
+def test_one_that_is_not_rolled_out_keeps_no_other_waiting(operator: Operator, vps: Vps, across: Across) -> None:
+    """The whole of site.yml: the edge follows the other one, and goes on waiting for as long as the one that stays does."""
+    before = running(vps)
+    edit(operator.upstreams / "openhands.yml", "llm-proxy.app.all-hands.dev", "nobody.trollllm.xyz")
+    edit(operator.upstreams / "openhands.yml", "multiplier_band:", "timeouts: {first_byte: 100}\n  multiplier_band:")
+    edit(operator.upstreams / "ohmygpt.yml", "multiplier_band:", "timeouts: {first_byte: 400}\n  multiplier_band:")
+    run = across(lambda: operator.run("site.yml", "-e", "goproxy_ready_seconds=10"))
+    assert run.code != 0
+    said = " ".join(run.output.split())
+    assert "Not rolled out: goproxy-openhands." in said
+    assert said.index("https://chat2.trollllm.xyz") < said.index("goproxy-openhands: the new container did not become")
+    after = running(vps)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {"goproxy-ohmygpt"}
+    for name, seconds in (("openhands", 300), ("ohmygpt", 400)):
+        assert f"{seconds} s for the first byte" in vps.run(f"cat /opt/trollllm/edge/conf/conf.d/{name}.conf")
+    edit(operator.upstreams / "openhands.yml", "nobody.trollllm.xyz", "llm-proxy.app.all-hands.dev")
+    for name, seconds in (("openhands", 100), ("ohmygpt", 400)):
+        edit(operator.upstreams / f"{name}.yml", f"timeouts: {{first_byte: {seconds}}}\n  ", "")
+
+
 def test_another_folder_begins_no_other_ledger(operator: Operator, vps: Vps) -> None:
     before = running(vps)
     run = operator.run(DEPLOY, "-e", "gateway_dir=/srv/elsewhere")

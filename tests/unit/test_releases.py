@@ -1,0 +1,70 @@
+"""The inventory's upstreams, held against the releases of a host."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ansible_collections.trollllm.gateway.plugins.filter.releases import longest_timeouts, renamed
+
+TIMEOUTS = {"connect": 10, "first_byte": 60, "idle": 120, "total": 3600}
+
+
+def release(**timeouts: int) -> dict[str, Any]:
+    config = {"upstream": "openhands", "timeouts": TIMEOUTS | timeouts, "max_body_bytes": 1 << 29}
+    return {"image": "trollllm/goproxy:1", "config": json.dumps(config), "secrets": "s"}
+
+
+UPSTREAM = {"name": "openhands", "domain": "chat.trollllm.xyz", "timeouts": TIMEOUTS}
+
+
+@pytest.mark.parametrize(
+    ("record", "raised"),
+    [
+        ({}, {}),
+        ({"openhands": {"current": release()}}, {}),
+        ({"openhands": {"current": release(first_byte=600)}}, {"first_byte": 600}),  # its new one is not ready
+        ({"openhands": {"current": release(), "previous": release(first_byte=600)}}, {"first_byte": 600}),
+        (
+            {"openhands": {"current": release(idle=900), "previous": release(connect=30, total=60)}},
+            {"idle": 900, "connect": 30},
+        ),
+        ({"openhands": {"current": {"image": "old"}}, "backend": {"current": {"image": "old"}}}, {}),
+        ({"another": {"current": release(first_byte=600)}}, {}),
+    ],
+)
+def test_who_stands_before_a_proxy_waits_as_long_as_any_release_that_may_run(
+    record: dict[str, Any], raised: dict[str, int]
+) -> None:
+    assert longest_timeouts([UPSTREAM], record) == {"openhands": TIMEOUTS | raised}
+
+
+def test_a_timeout_that_the_former_release_did_not_know_is_the_inventorys() -> None:
+    former = {"image": "old", "config": json.dumps({"timeouts": {"first_byte": 600}})}
+    found = longest_timeouts([UPSTREAM], {"openhands": {"current": former}})
+    assert found["openhands"] == TIMEOUTS | {"first_byte": 600}
+
+
+@pytest.mark.parametrize(
+    ("names", "record", "found"),
+    [
+        ({"new": "chat"}, {"old": "chat"}, [("chat", "old", "new")]),
+        ({"new": "chat", "other": "chat2"}, {"old": "chat", "other": "chat2"}, [("chat", "old", "new")]),
+        ({"other": "chat"}, {"old": "chat", "other": "chat2"}, [("chat", "old", "other")]),  # it was there before
+        ({"old": "chat"}, {"old": "chat"}, []),
+        ({"new": "chat", "old": "chat2"}, {"old": "chat"}, []),  # the old one is there, too: no gap
+        ({"new": "chat3"}, {"old": "chat"}, []),  # one goes, one comes
+        ({"new": "chat"}, {}, []),
+    ],
+)
+def test_a_domain_that_goes_to_another_name_is_noticed(
+    names: dict[str, str], record: dict[str, str], found: list[tuple[str, str, str]]
+) -> None:
+    upstreams = [{"name": name, "domain": domain} for name, domain in names.items()]
+    releases: dict[str, Any] = {
+        name: {"current": {"config": json.dumps({"domain": domain})}} for name, domain in record.items()
+    }
+    releases["backend"] = {"current": {"image": "trollllm/goproxy:1"}}
+    assert [(each["domain"], each["former"], each["name"]) for each in renamed(upstreams, releases)] == found
