@@ -4,12 +4,17 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-SUDO := $(shell test "$$(id -u)" = 0 || echo 'sudo -E env HOME=/root PATH="$(PATH)"')
+# Ansible stops where the locale is one that this machine has not made, as over ssh to a fresh one.
+export LC_ALL := C.UTF-8
+SUDO := testkit/as_root.sh
 RESULTS := .cache/test-results
 TEST_WORLD := TESTKIT_NAME=gateway-test TESTKIT_NETWORK=198.18.78 TESTKIT_DIR="$(CURDIR)/.testkit"
 SCENARIOS := check_first default billing lifecycle
 
-.PHONY: help demo demo-down test lint unit molecule figures-billing bench docs lock collection clean bench-deploy torture
+.NOTPARALLEL:
+.PHONY: help demo demo-down test lint lint-yaml lint-python lint-proxy_app lint-ansible lint-syntax lint-docs \
+  unit unit-packages unit-proxy_app unit-collection unit-testkit molecule test-down \
+  figures-billing bench docs lock collection clean bench-deploy torture cache
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -32,68 +37,85 @@ demo-down: .venv/.installed
 	@$(SUDO) $(BIN)/ansible-playbook testkit/down.yml -i inventory/demo
 	@$(SUDO) testkit/engine.sh stop
 
-## make test         lint, unit tests, Molecule scenarios
-test: .venv/.installed
-	@rm -rf $(RESULTS) && mkdir -p $(RESULTS)
-	@code=0; $(MAKE) --no-print-directory lint unit molecule || code=1; \
-	$(BIN)/python tests/summary.py $(RESULTS) proxy_app unit testkit $(SCENARIOS:%=molecule-%) || code=1; \
-	exit $$code
+## make test         lint, unit tests, Molecule scenarios; what fails keeps nothing else from running
+test: .venv/.installed cache
+	@$(SUDO) rm -rf $(RESULTS) && mkdir -p $(RESULTS)
+	@$(MAKE) --no-print-directory -k lint || echo lint >>$(RESULTS)/failed
+	@$(MAKE) --no-print-directory -k unit || echo unit >>$(RESULTS)/failed
+	@$(MAKE) --no-print-directory molecule || echo molecule >>$(RESULTS)/failed
+	@$(BIN)/python tests/summary.py --failed "$$(cat $(RESULTS)/failed 2>/dev/null)" \
+	  $(RESULTS) proxy_app unit testkit $(SCENARIOS:%=molecule-%)
 
-## make lint         ansible-lint, yamllint, ruff, mypy, import contracts, docs up to date
-lint: .venv/.installed
+## make lint         ansible-lint, yamllint, ruff, mypy, import contracts, docs up to date; -k for all that there is
+lint: lint-yaml lint-python lint-proxy_app lint-ansible lint-syntax lint-docs
+
+lint-yaml: .venv/.installed
 	@echo "== lint"
 	@$(BIN)/yamllint --strict .
+
+lint-python: .venv/.installed
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
+
+lint-proxy_app: .venv/.installed
 	@cd proxy_app && ../$(BIN)/ruff check --quiet . && ../$(BIN)/ruff format --quiet --check .
 	@cd proxy_app && ../$(BIN)/mypy && ../$(BIN)/lint-imports --no-cache >/dev/null
+
+lint-ansible: .venv/.installed
 	@$(BIN)/ansible-lint --offline --profile production -q
+
+lint-syntax: .venv/.installed
 	@for inventory in demo example; do for playbook in site.yml playbooks/*.yml; do \
 	  $(BIN)/ansible-playbook --syntax-check -i inventory/$$inventory $$playbook >/dev/null || exit 1; \
 	done; done
+
+lint-docs: .venv/.installed
 	@$(BIN)/python docs/generate.py --check
 
 ## make unit         the tests that need no container
-unit: .venv/.installed
-	@mkdir -p $(RESULTS)
+unit: unit-proxy_app unit-collection unit-testkit
+
+unit-packages: .venv/.installed cache
 	@$(SUDO) testkit/packages.sh gcc libc6-dev nginx postgresql strace
+
+unit-proxy_app: unit-packages
 	@echo "== unit tests: proxy_app"
 	@cd proxy_app && ../$(BIN)/pytest -q -n 2 --dist loadfile --junitxml=../$(RESULTS)/proxy_app.xml
+
+unit-collection: unit-packages
 	@echo "== unit tests: collection"
 	@$(BIN)/pytest -q -n 2 tests/unit --junitxml=$(RESULTS)/unit.xml
+
+unit-testkit: .venv/.installed cache
 	@echo "== unit tests: testkit"
 	@cd testkit && ../$(BIN)/pytest -q tests --junitxml=../$(RESULTS)/testkit.xml
 
 ## make molecule     the Molecule scenarios; SCENARIOS=rollout for that one, which is in no other command
-molecule: .venv/.installed
-	@mkdir -p $(RESULTS)
+molecule: .venv/.installed cache
+	@$(SUDO) $(BIN)/python testkit/scenarios.py $(RESULTS) $(SCENARIOS)
+
+## make test-down    removes the test hosts, where a run that was killed has left them
+test-down: .venv/.installed
 	@$(SUDO) testkit/engine.sh
-	@code=0; for scenario in $(SCENARIOS); do \
-	  echo "== molecule test -s $$scenario"; \
-	  $(SUDO) rm -f $(RESULTS)/molecule-$$scenario.xml; \
-	  $(SUDO) $(BIN)/molecule test -s $$scenario || code=1; \
-	  $(BIN)/python tests/summary.py $(RESULTS) molecule-$$scenario || code=1; \
-	done; \
-	$(SUDO) env $(TEST_WORLD) $(BIN)/ansible-playbook testkit/down.yml -i inventory/demo; \
-	$(SUDO) testkit/engine.sh stop; \
-	exit $$code
+	@$(SUDO) env $(TEST_WORLD) $(BIN)/ansible-playbook testkit/down.yml -i inventory/demo
+	@$(SUDO) testkit/engine.sh stop
 
 ## make figures-billing   measures what is billed; SIZE=0.01 for a short run
-figures-billing: .venv/.installed
+figures-billing: .venv/.installed cache
 	@$(SUDO) testkit/packages.sh strace
 	@PYTHONPATH=proxy_app $(BIN)/python bench/billing.py --size $(or $(SIZE),1)
 
 ## make bench        measures the relay beside HAProxy, nginx and LiteLLM (half an hour); SIZE=quick ONLY=throughput for less
-bench: .venv/.installed
+bench: .venv/.installed cache
 	@$(SUDO) testkit/packages.sh gcc libc6-dev haproxy nginx
 	@$(BIN)/python bench/relay.py --size $(or $(SIZE),full) $(if $(ONLY),--only $(ONLY))
 
 ## make bench-deploy   measures what a run of site.yml costs with 2, 10 and 50 upstreams (about half an hour)
-bench-deploy: .venv/.installed
+bench-deploy: .venv/.installed cache
 	@$(SUDO) $(BIN)/python bench/deploy.py
 
 ## make torture      faults, kills, attacks and rollouts, and what held (hours); SIZE=0.01 ONLY=faults,kill9 for less
-torture: .venv/.installed
+torture: .venv/.installed cache
 	@$(SUDO) testkit/packages.sh faketime nginx strace
 	@$(SUDO) env PYTHONPATH=proxy_app:bench $(BIN)/python -m torture.run --size $(or $(SIZE),1) $(if $(ONLY),--only $(ONLY))
 
@@ -113,10 +135,16 @@ lock: .venv/.installed
 	    --custom-compile-command "make lock" $$file.in -o $$file.txt || exit 1; \
 	done
 
-## make clean        removes what the commands made in this folder
+## make clean        removes what the commands made in this folder; of the demo, make demo-down does
 clean:
+	@[ ! -d .testkit ] || $(MAKE) --no-print-directory test-down
 	$(SUDO) rm -rf .venv .cache .testkit dist
 
+# Root writes into it, too; it is the user's, who has to write his test results there.
+cache:
+	@mkdir -p $(RESULTS) 2>/dev/null && [ -w .cache ] && [ -w $(RESULTS) ] || \
+	  { $(SUDO) mkdir -p $(RESULTS) && $(SUDO) chown "$$(id -u):$$(id -g)" .cache $(RESULTS); }
+
 .venv/.installed: requirements-dev.txt testkit/venv.sh
-	@PYTHON=$(PYTHON) SUDO="$(SUDO)" testkit/venv.sh .venv requirements-dev.txt
+	@PYTHON="$(PYTHON)" testkit/venv.sh .venv requirements-dev.txt
 	@touch $@

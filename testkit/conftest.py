@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ import trustme
 
 MODELS = ["claude-opus-4-5-20251101", "gpt-5"]
 KEY = "sk-simulated-key"
+_NEVER_GIVEN = range(20_000, 32_768)
+"""Below the ports that Linux gives by itself."""
 
 
 @dataclass
@@ -68,10 +72,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (folder / "config.json").write_text(json.dumps(config))
     command = [sys.executable, "-m", "provider", "--config", str(folder / "config.json")]
     with subprocess.Popen(command, cwd=Path(__file__).parent) as process:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{control_port}", trust_env=False) as control:
-            _wait_for(control)
-            yield Running(port, folder / "ca.pem", control)
-        process.terminate()
+        try:
+            with httpx2.Client(base_url=f"http://127.0.0.1:{control_port}", trust_env=False) as control:
+                _wait_for(control, process)
+                yield Running(port, folder / "ca.pem", control)
+        finally:
+            process.terminate()  # Popen waits for its end
 
 
 @pytest.fixture
@@ -82,20 +88,23 @@ def provider(running: Running) -> Running:
     return running
 
 
-def _wait_for(control: httpx2.Client) -> None:
-    deadline = time.monotonic() + 10
+def _wait_for(control: httpx2.Client, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
     while True:
         try:
             control.get("/_requests")
             return
         except httpx2.ConnectError:
+            assert process.poll() is None, f"the provider ended with code {process.returncode}"
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free, and that no connection is given for its own end until somebody listens on it."""
+    while True:
+        port = secrets.choice(_NEVER_GIVEN)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

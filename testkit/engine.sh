@@ -3,13 +3,18 @@
 # here where no init system does it. `engine.sh stop` ends an engine that this script started, once it runs nothing.
 # Runs as root. Quick when all is in place.
 set -eu
+here=$(dirname "$0")
 pidfile=/run/gateway-testkit-dockerd.pid
 log=/var/log/gateway-testkit-dockerd.log
 
 say() { printf '  %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
 answers() { docker info >/dev/null 2>&1; }
-started_here() { [ -s "$pidfile" ] && kill -0 "$(cat "$pidfile")" 2>/dev/null; }
+
+# Whether a process lives and is that program: the number in a file that was left is somebody else's by now.
+is() { awk -v name="$1" '/^Name:/ {n = $2} /^State:/ {s = $2} END {exit !(n == name && s != "Z")}' "/proc/$2/status" 2>/dev/null; }
+named_by() { cat "$1" 2>/dev/null || true; }
+started_here() { is dockerd "$(named_by "$pidfile")"; }
 
 install_missing() {
     missing=""
@@ -21,12 +26,10 @@ install_missing() {
     command -v apt-get >/dev/null 2>&1 ||
         fail "this machine has no apt-get. Install a Docker engine and mmdebstrap by hand, then run make again."
     say "installing what is missing: $missing (about a minute)"
-    apt-get update -qq >/dev/null || fail "apt-get update failed: the package mirror must be reachable."
-    # From Debian 13 on the client is a package of its own.
-    case $missing in *docker.io*) [ -z "$(apt-cache search --names-only '^docker-cli$')" ] || missing="$missing docker-cli" ;; esac
     # shellcheck disable=SC2086  # a list of packages
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
-        fail "apt-get could not install $missing. Install them by hand, then run make again."
+    "$here/apt.sh" $missing
+    # From Debian 13 on the client is a package of its own.
+    command -v docker >/dev/null 2>&1 || "$here/apt.sh" docker-cli
 }
 
 start() {
@@ -36,6 +39,10 @@ start() {
         systemctl start docker || fail "systemctl start docker failed: see journalctl -u docker."
     else
         say "starting the Docker engine (no init system here; its log is $log)"
+        # With what one that was killed has left it would not start.
+        started_here || rm -f "$pidfile"
+        containerd=/run/docker/containerd/containerd.pid
+        is containerd "$(named_by "$containerd")" || rm -f "$containerd"
         setsid nohup dockerd --pidfile "$pidfile" >"$log" 2>&1 </dev/null &
     fi
     tries=0
@@ -47,12 +54,18 @@ start() {
 }
 
 stop() {
-    started_here || return 0
-    [ -z "$(docker ps --quiet)" ] || { say "the Docker engine stays: other containers run"; return 0; }
+    started_here || { rm -f "$pidfile"; return 0; }
+    running=$(docker ps --quiet) || { say "the Docker engine stays: it does not say what it runs"; return 0; }
+    [ -z "$running" ] || { say "the Docker engine stays: other containers run"; return 0; }
     pid=$(cat "$pidfile")
     say "stopping the Docker engine that was started here"
     kill "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+    tries=0
+    while is dockerd "$pid"; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 300 ] || fail "the Docker engine (process $pid) did not end within 60 s: see $log."
+        sleep 0.2
+    done
     ip link delete docker0 2>/dev/null || true   # absent when the engine made no bridge
     rm -f "$pidfile"
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Debian packages that tests use: packages.sh PACKAGE... Installs those that are missing, and says so.
+# Debian packages that tests use: packages.sh PACKAGE... Installs those that are missing, and says so. Runs as root.
 set -eu
+here=$(dirname "$0")
 
 missing=
 for package in "$@"; do
@@ -8,16 +9,22 @@ for package in "$@"; do
 done
 [ -n "$missing" ] || exit 0
 
-fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
-command -v apt-get >/dev/null 2>&1 || fail "the tests use$missing: install that, then run make again."
 echo "installing$missing"
-apt-get update -qq >/dev/null
 # No database is started for the host: the tests make their own.
 mkdir -p /etc/postgresql-common
 [ -e /etc/postgresql-common/createcluster.conf ] || echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
-# Nor is a server that a package brings: Debian asks this program before it starts one.
+# Nor is a server that a package brings: Debian asks this program before it starts one. It must not stay: with it, none
+# would ever be started. The shell runs the trap of EXIT after a signal only where the signal has one that exits; and
+# one that was killed has left it.
 policy=/usr/sbin/policy-rc.d
-[ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod 0755 "$policy"; trap 'rm -f "$policy"' EXIT; }
+mark="# of gateway-testkit, while it installs packages"
+if [ ! -e "$policy" ] || grep -qxF "$mark" "$policy"; then
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy"
+    chmod 0755 "$policy"
+fi
 # shellcheck disable=SC2086 # a list
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
-    fail "apt-get could not install$missing. Install that by hand, then run make again."
+"$here/apt.sh" $missing

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shlex
 import socket
 import ssl
 import sys
@@ -72,6 +73,7 @@ def main(path: Path) -> int:
     whole = [show(upstream, domain, connection) for upstream, domain in connection["domains"].items()]
     domain = next(iter(connection["domains"].values()))
     sudo = "" if os.geteuid() == 0 else "sudo "
+    authorities = shlex.quote(connection["ca"])
     port = connection["https"].rpartition(":")[2]
     dns_host, _, dns_port = connection["dns"].rpartition(":")
     provider = next(iter(connection["providers"].values()))
@@ -80,13 +82,13 @@ Running now: the VPS (container {connection["vps"]}) with its own Docker engine,
 authority and two simulated providers. Where everything is: {path}
 
 Try:
-  curl -N --cacert {connection["ca"]} --connect-to {domain}:443:127.0.0.1:{port} https://{domain}/v1/messages \\
+  curl -N --cacert {authorities} --connect-to {domain}:443:127.0.0.1:{port} https://{domain}/v1/messages \\
     -H 'x-api-key: {connection["api_key"]}' -H 'anthropic-version: 2023-06-01' \\
     -d '{{"model":"claude-sonnet-4-5","max_tokens":100,"stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}'
   curl {provider}/_requests                                    # what the provider got
   dig @{dns_host} -p {dns_port} {domain}
   {sudo}docker exec {connection["vps"]} docker ps
-  {sudo}.venv/bin/ansible-playbook playbooks/status.yml -i inventory/demo
+  {sudo}env LC_ALL=C.UTF-8 .venv/bin/ansible-playbook playbooks/status.yml -i inventory/demo
   make demo-down                                               # removes all of it""")
     return 0 if whole and all(whole) else 1
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# A virtual environment with the pinned packages: venv.sh DIRECTORY REQUIREMENTS. PYTHON and SUDO may be set.
+# A virtual environment with the pinned packages: venv.sh DIRECTORY REQUIREMENTS. PYTHON may be set.
 set -eu
+here=$(dirname "$0")
 venv=$1 requirements=$2 python=${PYTHON:-python3}
 
 say() { printf '%s\n' "$*"; }
@@ -12,9 +13,7 @@ command -v "$python" >/dev/null 2>&1 || fail "there is no $python. Install Pytho
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     command -v apt-get >/dev/null 2>&1 || fail "$python has no venv module. Install it, then run make again."
     say "installing python3-venv"
-    ${SUDO:-} apt-get update -qq >/dev/null
-    ${SUDO:-} env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null ||
-        fail "apt-get could not install python3-venv. Install it by hand, then run make again."
+    "$here/as_root.sh" "$here/apt.sh" python3-venv
 fi
 say "Installing the pinned Python packages into $venv (first time: about two minutes)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"

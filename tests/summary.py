@@ -1,12 +1,15 @@
 """Adds up what the test runs counted: the last lines of `make test`. Fails when a suite did not run, or ran no test.
 
-Usage: summary.py DIRECTORY SUITE...   reads DIRECTORY/SUITE.xml (JUnit) for each suite.
+Usage: summary.py [--failed PARTS] DIRECTORY SUITE...   reads DIRECTORY/SUITE.xml (JUnit) for each suite. PARTS: what
+of `make test` ended with an error, so that one which counts nothing (lint) is not overlooked.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree  # our own runs wrote these files
 
@@ -39,14 +42,16 @@ def failures(report: Path) -> list[str]:
     return told
 
 
-def main(directory: Path, suites: list[str]) -> int:
-    """Print a line per suite and the sum; 1 if a suite is missing, empty or red."""
+def main(directory: Path, suites: Sequence[str], failed_parts: Sequence[str] = ()) -> int:
+    """Print a line per suite and the sum; 1 if a suite is missing, empty or red, or a part of `make test` failed."""
     total: Counter[str] = Counter()
     missing = []
     for suite in suites:
         counts = count(directory / f"{suite}.xml")
         if not counts["passed"] + counts["failed"]:
             missing.append(suite)
+            print(f"  {suite:<22} did not run")
+            continue
         total.update(counts)
         print(f"  {suite:<22} {counts['passed']:>5} passed {counts['failed']:>3} failed {counts['skipped']:>3} skipped")
     for suite in suites:
@@ -54,9 +59,17 @@ def main(directory: Path, suites: list[str]) -> int:
             print(failure)
     for suite in missing:
         print(f"error: {suite} ran no test")
-    print(f"{total['passed']} passed, {total['failed'] + len(missing)} failed, {total['skipped']} skipped")
-    return 1 if missing or total["failed"] or not total["passed"] else 0
+    for part in failed_parts:
+        print(f"error: make {part} failed: see above")
+    not_run = f", {len(missing)} of {len(suites)} suites did not run" if missing else ""
+    print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped{not_run}")
+    return 1 if missing or failed_parts or total["failed"] or not total["passed"] else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--failed", default="", metavar="PARTS")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("suites", nargs="+", metavar="SUITE")
+    asked = parser.parse_args()
+    sys.exit(main(asked.directory, asked.suites, asked.failed.split()))

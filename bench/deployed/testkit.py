@@ -30,16 +30,28 @@ class Testkit:
         }
 
     def __enter__(self) -> Self:
-        subprocess.run([self.root / "testkit/engine.sh"], check=True, stdout=sys.stderr)
-        self._playbook("testkit/up.yml")
+        self._engine()
+        try:
+            self._playbook("testkit/up.yml")
+        except BaseException:
+            self._remove()  # what was made until then: nobody calls __exit__
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._keep:
+            self._remove()
+
+    def _remove(self) -> None:
+        try:
             self._playbook("testkit/down.yml")
-            subprocess.run([self.root / "testkit/engine.sh", "stop"], check=True, stdout=sys.stderr)
+        finally:
+            self._engine("stop")
+
+    def _engine(self, *verb: str) -> None:
+        subprocess.run([self.root / "testkit/engine.sh", *verb], check=True, stdout=sys.stderr)
 
     def _playbook(self, name: str) -> None:
         program = Path(sys.executable).with_name("ansible-playbook")

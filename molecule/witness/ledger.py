@@ -39,7 +39,7 @@ class Ledger:
                 return json.loads(told.stdout)
             time.sleep(0.3)
 
-    def row(self, request_id: str, timeout: float = 10) -> Row:
+    def row(self, request_id: str, timeout: float = 30) -> Row:
         """Give the row of a request, which the proxy posts soon after its end."""
         found: list[Row] = []
 
@@ -64,6 +64,12 @@ def wait_until(true: Callable[[], bool], timeout: float) -> None:
     while not true():
         assert time.monotonic() < deadline, f"not so within {timeout} s"
         time.sleep(0.2)
+
+
+def client_name(model: str) -> str:
+    """Give the name by which clients ask for a model of the price book."""
+    book = yaml.load((INVENTORY / "price_book.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    return str(book["goproxy_price_book"][model]["id"])
 
 
 def list_price(model: str) -> Mapping[str, Decimal]:

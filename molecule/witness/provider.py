@@ -41,13 +41,21 @@ class Provider:
 
     def received(self, match: str) -> Received:
         """Give the one request whose body holds `match`, once it has been answered."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while True:
-            found = [request for request in self.requests() if match in str(request["body"])]
+            found = self._found(match)
             if [request["ended"] is None for request in found] == [False] or time.monotonic() > deadline:
                 assert len(found) == 1, f"the provider received {len(found)} requests with {match}"
                 return found[0]
             time.sleep(0.05)
+
+    def so_far(self, match: str) -> Received:
+        """Give the one request whose body holds `match`, as far as it has been answered."""
+        (found,) = self._found(match)
+        return found
+
+    def _found(self, match: str) -> list[Received]:
+        return [request for request in self.requests() if match in str(request["body"])]
 
 
 def sent_by(received: Received) -> bytes:

@@ -131,7 +131,7 @@ class Folder:
     def make(self, found: os.stat_result | None) -> None:
         """The folder itself last: where this breaks off, the next run sees that it is not done."""
         if found is None:
-            os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
+            make_above(self.path)
             os.mkdir(self.path, 0o700)
         elif self.contents and self.changes_hands(found):
             for place, folders, files in os.walk(self.path):
@@ -142,6 +142,15 @@ class Folder:
 
     def own(self, path: str) -> None:
         os.lchown(path, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
+
+
+def make_above(path: str) -> None:
+    """What is above it, for everybody to pass through, whatever the umask."""
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        make_above(above)
+        os.mkdir(above, 0o700)
+        os.chmod(above, 0o755)  # noqa: S103  # the folder itself says who gets in
 
 
 def wanted(entry: Mapping[str, Any], check_mode: bool) -> Folder:

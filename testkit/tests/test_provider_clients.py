@@ -20,14 +20,14 @@ QUESTION = "how are you"
 @pytest.fixture
 def claude(provider: Running) -> anthropic.Anthropic:
     """Give Anthropic's client."""
-    transport = httpx2.Client(verify=ssl.create_default_context(cafile=provider.ca))
+    transport = httpx2.Client(verify=ssl.create_default_context(cafile=provider.ca), trust_env=False)
     return anthropic.Anthropic(api_key=KEY, base_url=provider.url, http_client=transport, max_retries=0)
 
 
 @pytest.fixture
 def gpt(provider: Running) -> openai.OpenAI:
     """Give OpenAI's client."""
-    transport = httpx2.Client(verify=ssl.create_default_context(cafile=provider.ca))
+    transport = httpx2.Client(verify=ssl.create_default_context(cafile=provider.ca), trust_env=False)
     return openai.OpenAI(api_key=KEY, base_url=f"{provider.url}/v1", http_client=transport, max_retries=0)
 
 
@@ -102,6 +102,7 @@ def test_the_record_holds_exactly_the_bytes_that_were_sent(provider: Running) ->
     asked = {"model": CLAUDE, "max_tokens": 50, "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
     headers = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
     trusted = ssl.create_default_context(cafile=provider.ca)
-    received = httpx2.post(f"{provider.url}/v1/messages", json=asked, headers=headers, verify=trusted).content
+    with httpx2.Client(verify=trusted, trust_env=False) as client:
+        received = client.post(f"{provider.url}/v1/messages", json=asked, headers=headers).content
     assert base64.b64decode(provider.requests()[0]["sent"]) == received
     assert provider.requests()[0]["body"] == asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,23 @@ def owners(folder: Path) -> set[int]:
     return {place.lstat().st_uid for place in (folder, *folder.rglob("*"))}
 
 
+@pytest.fixture(params=[0o022, 0o077], ids=["umask 022", "umask 077"])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a host's administrator has chosen for root."""
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
 def test_makes_all_folders_in_one_call_and_then_nothing(ansible: Ansible, tmp_path: Path) -> None:
-    wanted = [of(tmp_path / "new" / name, 18000 + number) for number, name in enumerate("abc")]
+    """The modes are those that were asked for, whatever the umask."""
+    wanted = [of(tmp_path / "new" / "deep" / name, 18000 + number) for number, name in enumerate("abc")]
     assert call(ansible, *wanted)["changed_files"] == [each["path"] for each in wanted]
-    found = (tmp_path / "new" / "b").stat()
+    found = (tmp_path / "new" / "deep" / "b").stat()
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o700, 18001, 18000)
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o755
+    for above in (tmp_path / "new", tmp_path / "new" / "deep"):
+        assert stat.S_IMODE(above.stat().st_mode) == 0o755
     again = call(ansible, *wanted)
     assert (again["changed"], again["changed_files"]) == (False, [])
 

@@ -53,4 +53,11 @@ def test_a_suite_that_did_not_run_or_ran_no_test_is_a_failure(tmp_path: Path) ->
     assert told.returncode == 1
     assert "error: empty ran no test" in told.stdout
     assert "error: absent ran no test" in told.stdout
-    assert told.stdout.splitlines()[-1] == "1 passed, 2 failed, 0 skipped"
+    assert told.stdout.splitlines()[-1] == "1 passed, 0 failed, 0 skipped, 2 of 3 suites did not run"
+
+
+def test_a_part_that_counts_nothing_is_not_overlooked(tmp_path: Path) -> None:
+    report(tmp_path, "unit", '<testcase classname="a" name="b"/>', tests=1)
+    told = summarise(tmp_path, "unit", "--failed", "lint")
+    assert told.returncode == 1
+    assert told.stdout.splitlines()[-2:] == ["error: make lint failed: see above", "1 passed, 0 failed, 0 skipped"]

@@ -17,9 +17,10 @@ PLACES = "/etc /opt /usr/local /var/lib /var/www /root/.config"
 
 
 def fingerprint(host: Host) -> str:
-    """Files with their contents, modes and owners, the installed packages, and the units."""
-    which = f"{PLACES} -xdev -type f -not -path '/var/lib/systemd/*'"
-    files = f"find {which} -printf '%p %m %U %G ' -exec sha256sum {{}} ';' 2>/dev/null | sort"
+    """Files with their contents, folders and links, modes and owners of all, the installed packages, and the units."""
+    which = f"{PLACES} -xdev -not -path '/var/lib/systemd/*'"
+    entries = "-printf '%y %p %m %U %G %l\\n' -type f -exec sha256sum {} ';'"
+    files = f"find {which} {entries} 2>/dev/null | sort"
     packages = host.check_output("dpkg-query --show")
     return str(host.run(files).stdout + packages + host.check_output("systemctl list-unit-files --no-legend"))
 

@@ -242,7 +242,7 @@ def test_postgresql_keeps_accounts_and_ledger_where_one_is_given(
 
     run = operator.succeed("playbooks/keys.yml", "-e", "account=dora", "-e", "credit=1")
     (key,) = re.findall(r"tg-[0-9A-Za-z]{49}", run.output)
-    wait_until(lambda: User(edge, key).ask("chat.trollllm.xyz", max_tokens=5).status_code == 200, 10)
+    wait_until(lambda: User(edge, key).ask("chat.trollllm.xyz", max_tokens=5).status_code == 200, 30)
     operator.succeed("playbooks/backup.yml", "-e", f"backup_dir={tmp_path}")
     (of_postgres,) = tmp_path.iterdir()
 
