@@ -402,10 +402,27 @@ async def test_a_query_that_is_none(backend: Backend, query: str) -> None:
 
 
 @on_sqlite
-@pytest.mark.parametrize("moment", ["2026-01-01", "2026-01-01T00:00:00", "0001-01-01T00:00:00+23:59", "x", 7])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2099-01-01",
+        "2099-01-01T00:00:00",
+        "2099-02-30T00:00:00Z",
+        "2099-01-01T00:00:00Z\n",
+        "0001-01-01T00:00:00+23:59",
+        "20990101000000",
+        "4070908800",
+        "x",
+        7,
+    ],
+)
 async def test_a_time_that_is_none(backend: Backend, moment: Any) -> None:
     await backend.account()
-    assert (await backend.ask("POST", "/admin/v1/accounts/alice/keys", json={"expires_at": moment})).status == 400
+    key = await backend.key()
+    for path, field in (("accounts/alice/keys", "expires_at"), (f"keys/{key['id']}/rotate", "old_expires_at")):
+        answer = await backend.ask("POST", f"/admin/v1/{path}", json={field: moment})
+        assert answer.status == 400
+        assert answer.error.startswith(f"{field}: {moment!r} is not a time of RFC 3339")
 
 
 @on_sqlite
