@@ -148,7 +148,7 @@ class Keys(Given):
 
 class Rotation(Taken):
     old_expires_at: Moment | None = None
-    """When the first key ends; null: when it is revoked."""
+    """When the first key ends, unless it ends before; null: when it would have ended anyway, or is revoked."""
 
 
 class OfAccount(Taken):

@@ -143,6 +143,25 @@ async def test_a_key_that_has_expired_is_not_told(backend: Backend) -> None:
     assert "2020-01-01T00:00:00.000Z is past" in past.error
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    ("own", "asked", "end"),
+    [
+        ("2098-01-01T00:00:00Z", "2099-01-01T00:00:00Z", "2098"),
+        ("2098-01-01T00:00:00Z", "2097-01-01T00:00:00Z", "2097"),
+        ("2098-01-01T00:00:00Z", None, "2098"),
+        (None, "2099-01-01T00:00:00Z", "2099"),
+    ],
+)
+async def test_rotating_does_not_lengthen_a_keys_life(
+    backend: Backend, own: str | None, asked: str | None, end: str
+) -> None:
+    await backend.account()
+    key = await backend.key(expires_at=own)
+    await backend.admin("POST", f"/keys/{key['id']}/rotate", {"old_expires_at": asked})
+    assert (await backend.admin("GET", f"/keys/{key['id']}"))["expires_at"] == f"{end}-01-01T00:00:00.000Z"
+
+
 async def test_the_same_credit_twice_is_one_credit(backend: Backend) -> None:
     await backend.account(dollars=0)
     first = await backend.grant("alice", 10, "invoice-1")
