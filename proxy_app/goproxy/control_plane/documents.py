@@ -274,6 +274,8 @@ class Row(Given):
     upstream_model: str | None
     adjustment_nanodollars: int
     """By rerating: what the request costs is the sum of both."""
+    adjusted_multiplier: str | None
+    """Of the last rerating that corrected it; null: none has."""
     instance: str
     received_at: str
 
