@@ -51,7 +51,7 @@ class Upkeep:
 
         Each row keeps its cost as it was settled, beside an adjustment. The difference goes to its wallets, each with
         a row of the ledger of its own. Applied twice, the second time finds nothing. The multiplier `as_billed` is the
-        row's own, or that of its last correction.
+        row's own, or that of its last correction; a row that was `unpriced` had none, and gets today's.
         """
         asked: documents.RerateAsked = call.body
         await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
@@ -145,11 +145,10 @@ class Upkeep:
         model = None if config is None else config.models_by_name.get(row.model)
         if model is None:
             return None
-        match multiplier:
-            case "as_billed":
-                return ledger.rerate(row, model.prices)
-            case "current":
-                return ledger.rerate(row, model.prices, model.billing_multiplier)
+        if multiplier == "as_billed" and "unpriced" not in row.flags:  # its 1 is no multiplier that anyone gave
+            return ledger.rerate(row, model.prices)
+        if multiplier in ("as_billed", "current"):
+            return ledger.rerate(row, model.prices, model.billing_multiplier)
         return ledger.rerate(row, model.prices, Decimal(multiplier))
 
     @contextmanager

@@ -284,6 +284,20 @@ async def test_rerating_keeps_the_multiplier_of_the_last_correction(backend: Bac
     assert (await backend.wallet("alice"))["balance_nanodollars"] == 4 * DOLLAR - 7
 
 
+@on_sqlite
+@pytest.mark.parametrize(("first", "cost"), [(None, 540), ("1", 500), ("1.2", 600)])
+async def test_rerating_what_was_settled_without_a_price(backend: Backend, first: str | None, cost: int) -> None:
+    """Its model had left the configuration, and is back."""
+    await backend.account()
+    unpriced: Any = {"prices": {"input": "0", "output": "0"}, "multiplier": "1", "flags": ("unpriced",)}
+    await backend.post("i1", row(1, cost=0, usage=Usage(input=1_000_000), **unpriced))
+    if first is not None:
+        await rerate(backend, multiplier=first, apply=True)
+    await rerate(backend, apply=True)
+    (kept,) = await listed(backend)
+    assert kept["adjustment_nanodollars"] == cost * DOLLAR // 100
+
+
 async def test_rerating_goes_through_all_pages(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "STEP", 50)
     await backend.account()
