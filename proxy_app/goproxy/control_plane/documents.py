@@ -16,6 +16,7 @@ from pydantic_core import PydanticKnownError
 from goproxy.control_plane.store import rows
 from goproxy.control_plane.store.database import written
 from goproxy.core.ledger import Settlement
+from goproxy.core.pricing import MULTIPLIER
 
 ACCOUNT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 KEY_ID = r"^key_[0-9a-f]{16}$"
@@ -26,7 +27,7 @@ _WALLET = r"^([A-Za-z0-9][A-Za-z0-9._@-]{0,63}(/[a-z0-9][a-z0-9-]{0,40})?|key:ke
 _ENTRY_ID = r"^[A-Za-z0-9._:-]{1,100}$"
 _DAY = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 _CURSOR = r"^[0-9TZ:.-]{24}~[!-~]{1,200}$"
-_DECIMAL = r"^[0-9]{1,6}(\.[0-9]{1,12})?$"
+_DECIMAL = f"^{MULTIPLIER}$"
 _MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 _LINE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 

@@ -18,6 +18,7 @@ from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Place
 from goproxy.core.ledger import Row
+from goproxy.core.pricing import MULTIPLIER
 from goproxy.core.usage import Usage
 
 MOST = 10**17
@@ -26,7 +27,6 @@ MOST = 10**17
 REQUEST = "request"
 """The kind of a row that is a request; the others are credits and have kinds of their own."""
 
-_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")
 _KINDS = tuple(Usage().to_json())
 _BY_DAY = (rows.c.day, rows.c.id)
 
@@ -110,8 +110,8 @@ def problem_of(row: Row, upstream: str) -> str | None:
         return "a wallet is named twice"
     if max(numbers) > MOST or row.status > 999:
         return "a number is too large"
-    if not _DECIMAL.fullmatch(row.multiplier):
-        return "multiplier is no decimal number"
+    if not re.fullmatch(MULTIPLIER, row.multiplier):
+        return "multiplier is no decimal number with at most 9 digits before the point and 18 after it"
     return None
 
 
