@@ -46,6 +46,7 @@ MOST_PROCESSES = 16
 DEFAULT_DISCONNECT = {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64}
 DISCONNECT_LIMITS = {"seconds": 3600, "max_mib": 1024, "concurrent": 10_000}
 POLICIES = ("drain", "abort")
+MULTIPLIER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")  # as goproxy has it in core/pricing.py
 PROTOCOLS = ("anthropic", "openai")
 TAKEN_PORTS = {80: "the edge", 443: "the edge", 8000: "the backend"}
 
@@ -404,6 +405,12 @@ class Reader:
             return None
         multiplier = fields["multiplier"].number("give the factor on the list price, like 1.08")
         if multiplier is None:
+            return None
+        if not MULTIPLIER.fullmatch(f"{abs(exact(multiplier)):f}"):
+            fields["multiplier"].report(
+                f"is {multiplier}, longer than the ledger takes",
+                "give at most 9 digits before the point and 18 after it",
+            )
             return None
         if band is not None and not exact(band[0]) <= exact(multiplier) <= exact(band[1]):
             fields["multiplier"].report(

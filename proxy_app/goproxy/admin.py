@@ -148,7 +148,7 @@ def _add_keys(verbs: Any) -> None:
     _verb(verbs, "revoke", _key_revoke, "let a key in no more").add_argument("key", metavar="KEY", help=_KEY_HELP)
     rotate = _verb(verbs, "rotate", _key_rotate, "make a second key like it, and show that once")
     rotate.add_argument("key", metavar="KEY", help=_KEY_HELP)
-    rotate.add_argument("--old-expires", metavar="TIME", help="when the first one ends")
+    rotate.add_argument("--old-expires", metavar="TIME", help="when the first one ends, unless it ends before")
 
 
 def _add_credits(verbs: Any) -> None:

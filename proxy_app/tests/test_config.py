@@ -146,6 +146,16 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
             "models[0].billing_multiplier: 1.2 is outside multiplier_band; expected a number from 1.06 to 1.08",
         ),
         ("models.0.billing_multiplier", 1.05, "models[0].billing_multiplier: 1.05 is outside multiplier_band"),
+        (
+            "models.0.billing_multiplier",
+            1e-19,
+            "models[0].billing_multiplier: 1E-19 is longer than the ledger takes; expected a number with at most 9",
+        ),
+        (
+            "models.0.billing_multiplier",
+            10**9,
+            "models[0].billing_multiplier: 1000000000 is longer than the ledger takes",
+        ),
         ("models.0.billing_multiplier", ..., "models[0].billing_multiplier: is missing; expected a number"),
         ("models.0.id", "has space", 'models[0].id: "has space" will not do; expected the id'),
         ("models.0.id_aliases", "x", 'models[0].id_aliases: "x" will not do; expected a list'),

@@ -9,10 +9,12 @@ from decimal import Decimal
 from pathlib import Path
 
 from ansible_collections.trollllm.gateway.plugins.filter.goproxy_config import api_keyring, goproxy_config
+from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import MULTIPLIER as WRITTEN_MULTIPLIER
 from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import check
 from goproxy.config import parse_config
 from goproxy.control_plane.declared import Declaration
 from goproxy.core.keys import digest
+from goproxy.core.pricing import MULTIPLIER
 from real_ansible import Ansible
 from sound_inventory import ALICE, BOB, Inventory
 
@@ -53,6 +55,10 @@ def test_the_config_of_an_upstream(inventory: Inventory) -> None:
         "disconnect": {"policy": "abort", "seconds": 120, "bytes": 16777216, "concurrent": 64},
         "wallet": "omg",
     }
+
+
+def test_the_proxy_and_the_inventory_take_the_same_multipliers() -> None:
+    assert WRITTEN_MULTIPLIER.pattern == MULTIPLIER
 
 
 def test_the_proxy_accepts_the_config_and_reads_the_same_numbers(inventory: Inventory) -> None:

@@ -183,6 +183,14 @@ UPSTREAM_ROWS: dict[str, Row] = {
             "give one inside it, or change multiplier_band"
         ],
     ),
+    "multiplier longer than a row has room for": (
+        (*U, "models", "opus", "multiplier"),
+        0.0010700000000000002,
+        [
+            "openhands: models.opus.multiplier: is 0.0010700000000000002, longer than the ledger takes; "
+            "give at most 9 digits before the point and 18 after it"
+        ],
+    ),
     "multiplier missing": (
         (*U, "models", "opus", "multiplier"),
         ...,
@@ -954,6 +962,7 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((*U, "domain"), "a.b.trollllm.xyz"),
         ((*U, "port"), 1024),
         ((*U, "port"), 65535),
+        ((*U, "models", "opus", "multiplier"), 1.0666666666666667),  # as a template may have computed it
         ((*U, "models", "opus", "multiplier"), 1.06),  # the band's ends belong to it
         ((*U, "multiplier_band"), [1, 2]),
         ((*U, "endpoints", "openai"), "https://192.168.1.1:8443/v1"),

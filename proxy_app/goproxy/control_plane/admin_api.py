@@ -196,8 +196,8 @@ class AdminApi:
     async def rotate_key(self, call: Call) -> documents.KeyShownOnce:
         """Make a second key that may do what the first one may.
 
-        Both are live until the first is revoked, or ends at `old_expires_at`. The second key's spending limit is what
-        the first one has left.
+        Both are live until the first is revoked, or ends: at `old_expires_at`, or by itself if that is before. The
+        second key's spending limit is what the first one has left.
         """
         rotation: documents.Rotation = call.body
         key, first, ends = new_key(), call.path["key"], documents.stored(rotation.old_expires_at)

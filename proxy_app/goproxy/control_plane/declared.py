@@ -133,8 +133,11 @@ def _apply_keys(connection: Connection, declared: list[DeclaredKey]) -> int:
             key_id = _id_of(entry.sha256)
             keys.create(connection, entry.account, entry.sha256, entry.prefix, key_id=key_id, origin=accounts.DECLARED)
             changes += 1
-        elif key["account"] != entry.account or key["revoked_by"] == _BY_DECLARATION:
-            changed: dict[str, str | None] = {"account": entry.account}
+        elif (key["account"], key["origin"]) != (entry.account, accounts.DECLARED) or key[
+            "revoked_by"
+        ] == _BY_DECLARATION:
+            # One that an operator made (by rotation, say) is the file's from now on, and ends when it leaves the file.
+            changed: dict[str, str | None] = {"account": entry.account, "origin": accounts.DECLARED}
             if key["revoked_by"] == _BY_DECLARATION:
                 changed |= {"revoked_at": None, "revoked_by": None}
             connection.execute(update(key_table).where(key_table.c.id == key["id"]).values(**changed))

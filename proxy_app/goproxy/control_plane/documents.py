@@ -5,14 +5,18 @@ Amounts are whole nano-dollars (10⁻⁹ USD), times RFC 3339 in UTC.
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic_core import PydanticKnownError
 
 from goproxy.control_plane.store import rows
 from goproxy.control_plane.store.database import written
 from goproxy.core.ledger import Settlement
+from goproxy.core.pricing import MULTIPLIER
 
 ACCOUNT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 KEY_ID = r"^key_[0-9a-f]{16}$"
@@ -23,7 +27,8 @@ _WALLET = r"^([A-Za-z0-9][A-Za-z0-9._@-]{0,63}(/[a-z0-9][a-z0-9-]{0,40})?|key:ke
 _ENTRY_ID = r"^[A-Za-z0-9._:-]{1,100}$"
 _DAY = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 _CURSOR = r"^[0-9TZ:.-]{24}~[!-~]{1,200}$"
-_DECIMAL = r"^[0-9]{1,6}(\.[0-9]{1,12})?$"
+_DECIMAL = f"^{MULTIPLIER}$"
+_MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 _LINE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
 MEANINGS = {
@@ -37,6 +42,7 @@ MEANINGS = {
     _DAY: "a day, such as 2026-11-23",
     _CURSOR: "`next` of the page before",
     _DECIMAL: "a decimal number, such as 1.08",
+    _MOMENT: "a time of RFC 3339 that can be, such as 2027-01-31T00:00:00Z",
     _LINE: "one line without control characters",
 }
 """What those who did not write it are told of a pattern."""
@@ -48,12 +54,12 @@ LINES = 10_000
 """Of one answer about usage."""
 
 
-def _storable(moment: datetime) -> datetime:
-    try:
-        moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("out of range") from None
-    return moment
+def _moment(value: Any) -> datetime:
+    """A time of RFC 3339 alone: pydantic would take digits, too, as seconds or milliseconds since 1970."""
+    with suppress(ValueError, OverflowError):
+        if isinstance(value, str) and re.fullmatch(_MOMENT, value):
+            return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    raise PydanticKnownError("string_pattern_mismatch", {"pattern": _MOMENT})
 
 
 AccountName = Annotated[str, StringConstraints(pattern=ACCOUNT)]
@@ -64,7 +70,7 @@ Upstream = Annotated[str, StringConstraints(pattern=_UPSTREAM)]
 ModelId = Annotated[str, StringConstraints(pattern=_MODEL)]
 Line = Annotated[str, StringConstraints(pattern=_LINE, max_length=200)]
 Day = Annotated[str, StringConstraints(pattern=_DAY)]
-Moment = Annotated[AwareDatetime, AfterValidator(_storable)]
+Moment = Annotated[datetime, PlainValidator(_moment, json_schema_input_type=AwareDatetime)]
 Nanodollars = Annotated[int, Field(ge=1, le=MOST_AT_ONCE)]
 PerMinute = Annotated[int, Field(ge=1, le=10**12)]
 Kind = Literal["request", "grant", "withdrawal", "opening", "limit", "rerate"]
@@ -143,7 +149,7 @@ class Keys(Given):
 
 class Rotation(Taken):
     old_expires_at: Moment | None = None
-    """When the first key ends; null: when it is revoked."""
+    """When the first key ends, unless it ends before; null: when it would have ended anyway, or is revoked."""
 
 
 class OfAccount(Taken):
@@ -269,6 +275,8 @@ class Row(Given):
     upstream_model: str | None
     adjustment_nanodollars: int
     """By rerating: what the request costs is the sum of both."""
+    adjusted_multiplier: str | None
+    """Of the last rerating that corrected it; null: none has."""
     instance: str
     received_at: str
 

@@ -50,7 +50,8 @@ class Upkeep:
         """Price rows again by the price book as it stands now; tell the differences, or apply them.
 
         Each row keeps its cost as it was settled, beside an adjustment. The difference goes to its wallets, each with
-        a row of the ledger of its own. Applied twice, the second time finds nothing.
+        a row of the ledger of its own. Applied twice, the second time finds nothing. The multiplier `as_billed` is the
+        row's own, or that of its last correction; a row that was `unpriced` had none, and gets today's.
         """
         asked: documents.RerateAsked = call.body
         await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
@@ -66,6 +67,7 @@ class Upkeep:
             corrections, unpriced = await asyncio.to_thread(rows.corrections_of, records, rated)
             if asked.apply:
                 corrections = await self._apply(corrections, rated)
+            corrections = [each for each in corrections if each.difference]
             told.rows += len(records)
             told.unpriced += unpriced
             told.differing += len(corrections)
@@ -143,11 +145,10 @@ class Upkeep:
         model = None if config is None else config.models_by_name.get(row.model)
         if model is None:
             return None
-        match multiplier:
-            case "as_billed":
-                return ledger.rerate(row, model.prices)
-            case "current":
-                return ledger.rerate(row, model.prices, model.billing_multiplier)
+        if multiplier == "as_billed" and "unpriced" not in row.flags:  # its 1 is no multiplier that anyone gave
+            return ledger.rerate(row, model.prices)
+        if multiplier in ("as_billed", "current"):
+            return ledger.rerate(row, model.prices, model.billing_multiplier)
         return ledger.rerate(row, model.prices, Decimal(multiplier))
 
     @contextmanager

@@ -30,6 +30,9 @@ KINDS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "r
 
 REQUIRED_PRICES = ("input", "output")
 
+MULTIPLIER = r"[0-9]{1,9}(\.[0-9]{1,18})?"
+"""A multiplier as `written`: a configuration has no other, and the control plane takes no row with another."""
+
 _INSTEAD = {
     "cache_write_1h": "cache_write_5m",
     "cache_write_5m": "input",

@@ -143,6 +143,25 @@ async def test_a_key_that_has_expired_is_not_told(backend: Backend) -> None:
     assert "2020-01-01T00:00:00.000Z is past" in past.error
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    ("own", "asked", "end"),
+    [
+        ("2098-01-01T00:00:00Z", "2099-01-01T00:00:00Z", "2098"),
+        ("2098-01-01T00:00:00Z", "2097-01-01T00:00:00Z", "2097"),
+        ("2098-01-01T00:00:00Z", None, "2098"),
+        (None, "2099-01-01T00:00:00Z", "2099"),
+    ],
+)
+async def test_rotating_does_not_lengthen_a_keys_life(
+    backend: Backend, own: str | None, asked: str | None, end: str
+) -> None:
+    await backend.account()
+    key = await backend.key(expires_at=own)
+    await backend.admin("POST", f"/keys/{key['id']}/rotate", {"old_expires_at": asked})
+    assert (await backend.admin("GET", f"/keys/{key['id']}"))["expires_at"] == f"{end}-01-01T00:00:00.000Z"
+
+
 async def test_the_same_credit_twice_is_one_credit(backend: Backend) -> None:
     await backend.account(dollars=0)
     first = await backend.grant("alice", 10, "invoice-1")
@@ -402,10 +421,27 @@ async def test_a_query_that_is_none(backend: Backend, query: str) -> None:
 
 
 @on_sqlite
-@pytest.mark.parametrize("moment", ["2026-01-01", "2026-01-01T00:00:00", "0001-01-01T00:00:00+23:59", "x", 7])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "2099-01-01",
+        "2099-01-01T00:00:00",
+        "2099-02-30T00:00:00Z",
+        "2099-01-01T00:00:00Z\n",
+        "0001-01-01T00:00:00+23:59",
+        "20990101000000",
+        "4070908800",
+        "x",
+        7,
+    ],
+)
 async def test_a_time_that_is_none(backend: Backend, moment: Any) -> None:
     await backend.account()
-    assert (await backend.ask("POST", "/admin/v1/accounts/alice/keys", json={"expires_at": moment})).status == 400
+    key = await backend.key()
+    for path, field in (("accounts/alice/keys", "expires_at"), (f"keys/{key['id']}/rotate", "old_expires_at")):
+        answer = await backend.ask("POST", f"/admin/v1/{path}", json={field: moment})
+        assert answer.status == 400
+        assert answer.error.startswith(f"{field}: {moment!r} is not a time of RFC 3339")
 
 
 @on_sqlite

@@ -258,6 +258,10 @@ TYPED_WRONG = {
     "a name with a space": (["account", "add", "Alice Smith"], "name: 'Alice Smith' is not an account's name: up to"),
     "the same in a path": (["account", "show", "Alice Smith"], "'Alice Smith' is not an account's name: up to"),
     "a day in words": (["rows", "--since", "yesterday"], "since: 'yesterday' is not a day, such as 2026-11-23"),
+    "digits for a time": (
+        ["key", "add", "alice", "--expires", "20270131000000"],
+        "expires_at: '20270131000000' is not a time of RFC 3339 that can be, such as 2027-01-31T00:00:00Z",
+    ),
     "a key that is none": (["key", "revoke", "laptop"], "'laptop' is not a key's id"),
     "more than there is": (
         ["credit", "withdraw", "alice", "99999"],

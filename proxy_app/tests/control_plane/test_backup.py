@@ -16,9 +16,10 @@ import pytest
 from sqlalchemy import Connection, select, text
 
 from goproxy.control_plane.store import accounts, backup, keys, rows
-from goproxy.control_plane.store.database import Database
+from goproxy.control_plane.store.database import Database, revisions
 from goproxy.control_plane.store.schema import metadata
 from goproxy.core.keys import digest, new_key
+from goproxy.core.usage import Usage
 from tests.control_plane.backend import DOLLAR, OPERATOR, Answer, Backend, row, running_backend
 from tests.control_plane.conftest import POSTGRESQL, SQLITE, on_sqlite
 from tests.control_plane.test_declared import entry, live, until
@@ -165,6 +166,12 @@ def lines_of(copy: bytes) -> list[bytes]:
 _BODY = 10
 """Of what gzip writes without a file's name. Its first three bits say how it is packed; all of them set is no way."""
 
+
+def newest() -> bytes:
+    """The revision of the tables, as a backup has it."""
+    return f'"{max(revisions())}"'.encode()
+
+
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "nothing": lambda _: b"",
     "something else": lambda _: b"hello",
@@ -175,7 +182,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "the last line gone": lambda copy: gzip.compress(b"".join(lines_of(copy)[:-1])),
     "a line gone": lambda copy: gzip.compress(b"".join(lines_of(copy)[:2] + lines_of(copy)[3:])),
     "a number changed": lambda copy: gzip.compress(b"".join(lines_of(copy)).replace(b"10000000000", b"90000000000")),
-    "a newer goproxy": lambda copy: gzip.compress(b"".join(lines_of(copy)).replace(b'"0002"', b'"9999"')),
+    "a newer goproxy": lambda copy: gzip.compress(b"".join(lines_of(copy)).replace(newest(), b'"9999"')),
 }
 
 
@@ -205,16 +212,31 @@ async def test_a_restore_that_fails_in_the_middle_changes_nothing(backend: Backe
 
 
 async def test_a_backup_of_an_older_goproxy_becomes_a_store_of_this_one(backend: Backend) -> None:
+    """What a correction was made with is taken from its credits, as they were before the row itself told."""
     await fill(backend)
-    before = backend.plane.database.transact("look", everything)
-    lines = lines_of(await taken(backend))
-    head = json.loads(lines[0]) | {"revision": "0001"}
-    old = _sealed([json.dumps(head).encode() + b"\n", *lines[1:-1]])
+    priced: dict[str, Any] = {"usage": Usage(input=1_000_000), "cost": 54 * DOLLAR // 10, "multiplier": "1.08"}
+    once, twice, back = (row(number, **priced) for number in (1001, 1002, 1003))
+    gone = row(1004, usage=Usage(input=1_000_000), cost=0, multiplier="1", flags=("unpriced",))
+    await backend.post("i1", once, twice, back, gone)
+    for multiplier in ("1.3", "1.2"):
+        await backend.admin("POST", "/rerate", {"multiplier": multiplier, "apply": True})
+    before = {each["id"]: each for each in (await backend.admin("GET", "/rows?kind=request"))["rows"]}
+    lines = []
+    for line in lines_of(await taken(backend))[1:-1]:
+        document = json.loads(line)
+        record = document["record"]
+        record.pop("adjusted_multiplier", None)
+        if record.get("row_id") in (back.id, gone.id) and "multiplier 1.2" in record["note"]:
+            record["note"] = record["note"].replace("1.2", "1.08" if record["row_id"] == back.id else "1")
+        lines.append(json.dumps(document).encode() + b"\n")
+    head = {"format": "goproxy backup 1", "revision": "0001", "made_at": "x"}
+    old = _sealed([json.dumps(head).encode() + b"\n", *lines])
     assert (await put_back(backend, old, "?replace=true")).status == 200
-    after = backend.plane.database.transact("look", everything)
-    assert after.pop("counters") != before.pop("counters")
-    assert after == before
     assert backend.plane.database.transact("compare", differences) == []
+    after = {each["id"]: each for each in (await backend.admin("GET", "/rows?kind=request"))["rows"]}
+    own = {row_id: document | {"adjusted_multiplier": None} for row_id, document in before.items()}
+    kept = {name: own[name] | {"adjusted_multiplier": "1.2"} for name in before.keys() - {back.id, gone.id}}
+    assert after == own | kept
 
 
 def _sealed(lines: list[bytes]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 import pytest
@@ -94,6 +95,23 @@ async def test_what_an_operator_made_is_not_touched(often: None, backend: Backen
     while ("alice", "a") in await live(backend):
         await asyncio.sleep(0.02)
     assert [each["id"] for each in (await backend.poll()).json["keys"]] == [key["id"]]
+
+
+async def test_an_operators_key_that_is_put_into_the_file_ends_when_it_leaves_it(often: None, backend: Backend) -> None:
+    """A rotation as docs/accounts.md has it, and a later change of the key in the vault."""
+    backend.declare(keys=[entry("alice", "a")])
+    await until(backend, ("alice", "a"))
+    (first,) = (await backend.admin("GET", "/keys"))["keys"]
+    second = await backend.admin("POST", f"/keys/{first['id']}/rotate", {})
+    rotated = entry("alice", "") | {"sha256": hashlib.sha256(second["key"].encode()).hexdigest()}
+    backend.declare(keys=[rotated])
+    await until(backend, ("alice", rotated["sha256"][0]))
+    assert (await backend.admin("GET", f"/keys/{second['id']}"))["origin"] == "declared"
+    backend.declare(keys=[third := entry("alice", "c")])
+    async with asyncio.timeout(10):
+        while [each["sha256"] for each in (await backend.poll()).json["keys"]] != [third["sha256"]]:
+            await asyncio.sleep(0.02)
+    assert (await backend.admin("GET", f"/keys/{second['id']}"))["revoked_by"] == "declaration"
 
 
 async def test_an_opening_credit_is_granted_once(often: None, backend: Backend, lines: Lines) -> None:

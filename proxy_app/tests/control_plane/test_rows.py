@@ -29,7 +29,7 @@ async def test_a_row_is_kept_as_it_was_posted(backend: Backend) -> None:
     assert Row.from_json(kept) == posted
     added = {name: kept[name] for name in kept.keys() - posted.to_json().keys()}
     assert added.pop("received_at").endswith("Z")
-    assert added == {"kind": "request", "instance": "i1", "adjustment_nanodollars": 0}
+    assert added == {"kind": "request", "instance": "i1", "adjustment_nanodollars": 0, "adjusted_multiplier": None}
 
 
 async def test_a_row_without_an_answer_is_kept_as_it_was_posted(backend: Backend) -> None:
@@ -259,9 +259,43 @@ async def test_rerating_with_another_multiplier(backend: Backend, multiplier: st
     await backend.post("i1", row(1, cost=54 * DOLLAR // 10, usage=Usage(input=1_000_000), multiplier="1.08"))
     done = await rerate(backend, multiplier=multiplier, apply=True, account="alice", model="claude-opus-4-5-20251101")
     assert done["difference_nanodollars"] == 5 * DOLLAR * cost // 100 - 54 * DOLLAR // 10
-    again = await rerate(backend, multiplier="as_billed", apply=True)
+    assert (await rerate(backend, apply=True))["differing"] == 0
+    again = await rerate(backend, multiplier="1.08", apply=True)
     assert again["difference_nanodollars"] == -done["difference_nanodollars"]
     assert (await backend.wallet("alice"))["balance_nanodollars"] == 10 * DOLLAR - 54 * DOLLAR // 10
+
+
+async def test_rerating_keeps_the_multiplier_of_the_last_correction(backend: Backend) -> None:
+    """Prices that are put right later do not undo it; nor is it lost where it makes no difference yet."""
+    await backend.account()
+    dear = row(1, cost=54 * DOLLAR // 10, usage=Usage(input=1_000_000), multiplier="1.08")
+    estimate: Any = {"settlement": Settlement.ESTIMATED, "flags": ("capped_at_hold",)}
+    capped = row(2, cost=7, usage=Usage(input=1_000_000), multiplier="1.08", hold_nanodollars=7, **estimate)
+    await backend.post("i1", dear, capped)
+    looked = await rerate(backend, multiplier="1.20")
+    done = await rerate(backend, multiplier="1.20", apply=True)
+    assert looked == done | {"applied": False}
+    assert (done["differing"], done["difference_nanodollars"]) == (1, 6 * DOLLAR // 10)
+    assert (await rerate(backend, apply=True))["difference_nanodollars"] == 0
+    kept = await listed(backend)
+    assert [(each["multiplier"], each["adjusted_multiplier"]) for each in kept] == [("1.08", "1.2")] * 2
+    (entry,) = (await backend.admin("GET", "/rows?kind=rerate"))["rows"]
+    assert entry["row_id"] == dear.id
+    assert (await backend.wallet("alice"))["balance_nanodollars"] == 4 * DOLLAR - 7
+
+
+@on_sqlite
+@pytest.mark.parametrize(("first", "cost"), [(None, 540), ("1", 500), ("1.2", 600)])
+async def test_rerating_what_was_settled_without_a_price(backend: Backend, first: str | None, cost: int) -> None:
+    """Its model had left the configuration, and is back."""
+    await backend.account()
+    unpriced: Any = {"prices": {"input": "0", "output": "0"}, "multiplier": "1", "flags": ("unpriced",)}
+    await backend.post("i1", row(1, cost=0, usage=Usage(input=1_000_000), **unpriced))
+    if first is not None:
+        await rerate(backend, multiplier=first, apply=True)
+    await rerate(backend, apply=True)
+    (kept,) = await listed(backend)
+    assert kept["adjustment_nanodollars"] == cost * DOLLAR // 100
 
 
 async def test_rerating_goes_through_all_pages(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

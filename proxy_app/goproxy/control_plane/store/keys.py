@@ -141,6 +141,8 @@ def rotate(
 ) -> dict[str, Any]:
     """Store a second key that may do what the first one may; the first lives on until it is revoked or expires.
 
+    It expires at `old_expires_at` at the latest: a rotation lengthens no key's life.
+
     Of a spending limit, the second key gets what the first has not spent; until the first is gone, each of them has
     that much.
 
@@ -166,7 +168,8 @@ def rotate(
         nanodollars=limit,
     )
     if old_expires_at is not None:
-        connection.execute(update(keys).where(keys.c.id == key_id).values(expires_at=old_expires_at))
+        ends = min(old_expires_at, old["expires_at"] or old_expires_at)  # as texts they sort by time
+        connection.execute(update(keys).where(keys.c.id == key_id).values(expires_at=ends))
     return create(connection, old["account"], sha256, shown, limits, name=old["name"], rotated_from=key_id)
 
 

@@ -1,4 +1,4 @@
-"""The ledger of requests: rows as the proxies post them, kept once each, and never changed but for their adjustment."""
+"""The ledger of requests: rows as the proxies post them, kept once each, and never changed but for their correction."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Place
 from goproxy.core.ledger import Row
+from goproxy.core.pricing import MULTIPLIER
 from goproxy.core.usage import Usage
 
 MOST = 10**17
@@ -26,7 +27,6 @@ MOST = 10**17
 REQUEST = "request"
 """The kind of a row that is a request; the others are credits and have kinds of their own."""
 
-_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")
 _KINDS = tuple(Usage().to_json())
 _BY_DAY = (rows.c.day, rows.c.id)
 
@@ -110,8 +110,8 @@ def problem_of(row: Row, upstream: str) -> str | None:
         return "a wallet is named twice"
     if max(numbers) > MOST or row.status > 999:
         return "a number is too large"
-    if not _DECIMAL.fullmatch(row.multiplier):
-        return "multiplier is no decimal number"
+    if not re.fullmatch(MULTIPLIER, row.multiplier):
+        return "multiplier is no decimal number with at most 9 digits before the point and 18 after it"
     return None
 
 
@@ -192,7 +192,7 @@ def booked(connection: Connection, chosen: Chosen, after: Place | None) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A row that costs something else by other prices."""
+    """A row that costs something else by other prices, or has another multiplier though it costs the same by it now."""
 
     row: Row
     """As it is by them."""
@@ -212,21 +212,22 @@ Rate = Callable[[Row], Row | None]
 
 
 def corrections_of(records: Iterable[RowMapping], rated: Rate) -> tuple[list[Correction], int]:
-    """Those of the rows that cost something else by other prices, and how many there are no prices for.
+    """Those of the rows that other prices or multipliers correct, and how many there are no prices for.
 
     Raises:
         Conflict: a price is beyond all measure.
     """
     corrections, unpriced = [], 0
     for record in records:
-        row = rated(read(record))
+        standing = _as_it_stands(record)
+        row = rated(standing)
         if row is None:
             unpriced += 1
             continue
         if row.cost_nanodollars > MOST:
             raise Conflict(f"by these prices row {row.id} costs more than can be")
         before = record["cost_nanodollars"] + record["adjustment_nanodollars"]
-        if row.cost_nanodollars != before:
+        if (row.cost_nanodollars, row.multiplier) != (before, standing.multiplier):
             corrections.append(Correction(row, before, row.cost_nanodollars - record["cost_nanodollars"]))
     return corrections, unpriced
 
@@ -255,6 +256,7 @@ def document(record: Any) -> dict[str, Any]:
         "kind": REQUEST,
         **read(record).to_json(),
         "adjustment_nanodollars": record["adjustment_nanodollars"],
+        "adjusted_multiplier": record["adjusted_multiplier"],
         "instance": record["instance"],
         "received_at": record["received_at"],
     }
@@ -273,6 +275,14 @@ def read(record: Any) -> Row:
     for name in ("wallets", "flags", "prices", "raw_usage"):
         kept[name] = None if kept[name] is None else json.loads(kept[name])
     return Row.from_json(kept)
+
+
+def _as_it_stands(record: Any) -> Row:
+    """A row with the multiplier of its last correction: that is what it is billed at, whatever it was posted with."""
+    row, multiplier = read(record), record["adjusted_multiplier"]
+    if multiplier is None:
+        return row
+    return replace(row, multiplier=multiplier, flags=tuple(flag for flag in row.flags if flag != "unpriced"))
 
 
 def _values(row: Row, instance: str, received_at: str) -> dict[str, Any]:
@@ -319,10 +329,22 @@ def _flagged(row: Row, no_accounts: set[str], no_wallets: set[str]) -> Row:
 
 def _correct(connection: Connection, corrections: Sequence[Correction]) -> None:
     """Write corrections down, and settle them with the wallets."""
-    adjust = update(rows).where(rows.c.id == bindparam("row_id")).values(adjustment_nanodollars=bindparam("adjustment"))
-    connection.execute(adjust, [{"row_id": each.row.id, "adjustment": each.adjustment} for each in corrections])
+    adjust = (
+        update(rows)
+        .where(rows.c.id == bindparam("row_id"))
+        .values(adjustment_nanodollars=bindparam("adjustment"), adjusted_multiplier=bindparam("multiplied"))
+    )
+    connection.execute(
+        adjust,
+        [
+            {"row_id": each.row.id, "adjustment": each.adjustment, "multiplied": each.row.multiplier}
+            for each in corrections
+        ],
+    )
     by_wallet: dict[str, list[wallets.Adjustment]] = {}
     for each in corrections:
+        if not each.difference:
+            continue
         row = each.row
         note = f"{row.model} by the prices of {row.price_version}, multiplier {row.multiplier}"
         for wallet in row.wallets:

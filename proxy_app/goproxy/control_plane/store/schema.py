@@ -132,6 +132,7 @@ rows = Table(
     Column("multiplier", _TEXT, nullable=False),
     Column("cost_nanodollars", BigInteger, nullable=False),  # as it was settled
     Column("adjustment_nanodollars", BigInteger, nullable=False),  # by rerating: what it costs is the sum of both
+    Column("adjusted_multiplier", _TEXT),  # of the last correction, which the next one keeps
     Column("received_bytes", BigInteger, nullable=False),
     Column("answered_bytes", BigInteger, nullable=False),
     Column("upstream_request_id", _TEXT),
