@@ -8,7 +8,7 @@ from typing import Any
 
 
 def longest_timeouts(upstreams: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By upstream, timeouts that are enough for the inventory, the release that runs, and the one a rollback brings back."""
+    """By upstream, timeouts that are enough for the inventory, what runs, and what a rollback brings back."""
     return {
         upstream["name"]: longest([upstream, *configurations(record.get(upstream["name"], {}))])
         for upstream in upstreams

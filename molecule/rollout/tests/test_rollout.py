@@ -194,7 +194,7 @@ def test_a_configuration_that_leads_nowhere_is_not_let_in(operator: Operator, vp
 
 
 def test_one_that_is_not_rolled_out_keeps_no_other_waiting(operator: Operator, vps: Vps, across: Across) -> None:
-    """The whole of site.yml: the edge follows the other one, and goes on waiting for as long as the one that stays does."""
+    """The whole of site.yml: the edge follows the other one, and waits on for as long as the one that stays."""
     before = running(vps)
     edit(operator.upstreams / "openhands.yml", "llm-proxy.app.all-hands.dev", "nobody.trollllm.xyz")
     edit(operator.upstreams / "openhands.yml", "multiplier_band:", "timeouts: {first_byte: 100}\n  multiplier_band:")
