@@ -1,0 +1,160 @@
+"""The edge's nginx with the tree that the role renders, on loopback: what the configuration does, not what it says.
+
+Without nginx these tests are skipped; the container around it is Molecule's.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trustme
+
+from real_ansible import REPOSITORY
+
+sys.path.append(str(REPOSITORY / "bench"))
+
+from relayed.edge import edge_tree, upstream  # noqa: E402
+from relayed.process import free_port  # noqa: E402
+
+NGINX = Path("/usr/sbin/nginx")
+DOMAINS = {"alpha": "alpha.example.org", "beta": "beta.example.org"}
+LIMIT = 5
+"""Requests that one address may have open."""
+
+pytestmark = pytest.mark.skipif(not NGINX.exists(), reason="there is no nginx here")
+
+
+class Proxy:
+    """Stands for a goproxy: answers each request with the same bytes, or not before it is told to."""
+
+    def __init__(self) -> None:
+        self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        self.asked = 0
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):  # a client that goes away
+            connection.recv(65536)
+            self.asked += 1
+            self.goes_on.wait(60)
+            connection.sendall(self.answer)
+
+    def close(self) -> None:
+        self.goes_on.set()
+        self._listener.close()
+
+
+@dataclass
+class Edge:
+    port: int
+    trust: Path
+    proxies: dict[str, Proxy]
+    process: subprocess.Popen[bytes]
+    log: Path
+    opened: ExitStack = field(default_factory=ExitStack)
+
+    def send(self, name: str, request: str, body: bytes = b"") -> ssl.SSLSocket:
+        """Send a request's lines to an upstream's domain."""
+        tcp = socket.create_connection(("127.0.0.1", self.port), 20)
+        context = ssl.create_default_context(cafile=str(self.trust))
+        tls = self.opened.enter_context(context.wrap_socket(tcp, server_hostname=DOMAINS[name]))
+        tls.sendall(f"{request}\r\nHost: {DOMAINS[name]}\r\nConnection: close\r\n\r\n".encode() + body)
+        return tls
+
+    def ask(self, name: str, request: str = "GET /v1/models HTTP/1.1", body: bytes = b"") -> bytes:
+        """All of the answer."""
+        with self.send(name, request, body) as tls:
+            return b"".join(iter(lambda: tls.recv(65536), b""))
+
+
+@contextmanager
+def running_edge(directory: Path, **variables: object) -> Iterator[Edge]:
+    authority = trustme.CA()
+    issued = authority.issue_cert(*DOMAINS.values())
+    trust, chain, key = directory / "ca.pem", directory / "fullchain.pem", directory / "privkey.pem"
+    authority.cert_pem.write_to_path(trust)
+    chain.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    proxies = {name: Proxy() for name in DOMAINS}
+    port = free_port()
+    home = directory / "edge"
+    upstreams = [upstream(name, DOMAINS[name], proxy.port) for name, proxy in proxies.items()]
+    for path, content in edge_tree(home, upstreams, port, chain, key, **variables).items():
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_text(content)
+    log = directory / "edge.log"
+    command = [str(NGINX), "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    edge = Edge(port, trust, proxies, process, log)
+    try:
+        wait_until(lambda: is_listening(port))
+        assert process.poll() is None, log.read_text()
+        yield edge
+    finally:
+        edge.opened.close()
+        for proxy in proxies.values():
+            proxy.close()
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    with running_edge(tmp_path_factory.mktemp("edge"), nginx_connections_per_address=LIMIT) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _as_new(edge: Edge) -> Iterator[None]:
+    usual = {name: proxy.answer for name, proxy in edge.proxies.items()}
+    yield
+    for name, proxy in edge.proxies.items():
+        proxy.answer = usual[name]
+        proxy.goes_on.set()
+    edge.opened.close()
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as tcp:
+        return tcp.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("length", [17_000, 100_000, 256 * 1024])
+def test_a_long_head_of_a_provider_is_passed_on(edge: Edge, length: int) -> None:
+    """Whatever goproxy takes: what it has paid for would be a 502 for the client."""
+    policy = f"Content-Security-Policy: {'x' * length}\r\n".encode()
+    edge.proxies["alpha"].answer = edge.proxies["alpha"].answer.replace(b"\r\n", b"\r\n" + policy, 1)
+    answer = edge.ask("alpha")
+    assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
+    assert policy in answer
+    assert answer.endswith(b"\r\n\r\nok")
