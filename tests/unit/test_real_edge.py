@@ -5,6 +5,9 @@ Without nginx these tests are skipped; the container around it is Molecule's.
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import socket
 import ssl
 import subprocess
@@ -72,7 +75,6 @@ class Edge:
     trust: Path
     proxies: dict[str, Proxy]
     process: subprocess.Popen[bytes]
-    log: Path
     opened: ExitStack = field(default_factory=ExitStack)
 
     def send(self, name: str, request: str, body: bytes = b"") -> ssl.SSLSocket:
@@ -89,8 +91,17 @@ class Edge:
             return b"".join(iter(lambda: tls.recv(65536), b""))
 
 
+def what_the_container_runs() -> list[str]:
+    """The image's command, with what is here instead of there."""
+    image = REPOSITORY / "roles/nginx/files/image"
+    (command,) = re.findall(r"^CMD (.*)$", (image / "Dockerfile").read_text(), re.MULTILINE)
+    places = {"nginx": str(NGINX), **{path.name: str(path) for path in image.iterdir()}}
+    return [places[word] for word in json.loads(command)]
+
+
 @contextmanager
-def running_edge(directory: Path, **variables: object) -> Iterator[Edge]:
+def running_edge(directory: Path, output: int = subprocess.DEVNULL, **variables: object) -> Iterator[Edge]:
+    """Run it, with two upstreams; `output` is where its log goes."""
     authority = trustme.CA()
     issued = authority.issue_cert(*DOMAINS.values())
     trust, chain, key = directory / "ca.pem", directory / "fullchain.pem", directory / "privkey.pem"
@@ -104,14 +115,12 @@ def running_edge(directory: Path, **variables: object) -> Iterator[Edge]:
     for path, content in edge_tree(home, upstreams, port, chain, key, **variables).items():
         (home / path).parent.mkdir(parents=True, exist_ok=True)
         (home / path).write_text(content)
-    log = directory / "edge.log"
-    command = [str(NGINX), "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    edge = Edge(port, trust, proxies, process, log)
+    command = [*what_the_container_runs(), "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
+    process = subprocess.Popen(command, stdout=output, stderr=output)
+    edge = Edge(port, trust, proxies, process)
     try:
-        wait_until(lambda: is_listening(port))
-        assert process.poll() is None, log.read_text()
+        wait_until(lambda: is_listening(port) or process.poll() is not None)
+        assert process.poll() is None
         yield edge
     finally:
         edge.opened.close()
@@ -158,3 +167,20 @@ def test_a_long_head_of_a_provider_is_passed_on(edge: Edge, length: int) -> None
     assert answer.startswith(b"HTTP/1.1 200 "), answer[:300]
     assert policy in answer
     assert answer.endswith(b"\r\n\r\nok")
+
+
+def test_a_log_that_nobody_reads_stops_no_request(tmp_path: Path) -> None:
+    """As while the Docker engine starts again. A pipe has room for some 170 lines."""
+    read_end, write_end = os.pipe()
+    with running_edge(tmp_path, output=write_end) as edge:
+        hanging = edge.proxies["beta"]
+        hanging.goes_on.clear()
+        stream = edge.send("beta", "GET /v1/models HTTP/1.1")
+        wait_until(lambda: hanging.asked == 1)
+        for _ in range(300):
+            assert edge.ask("alpha", "GET /elsewhere HTTP/1.1").startswith(b"HTTP/1.1 404 ")
+        hanging.goes_on.set()
+        assert stream.recv(65536).startswith(b"HTTP/1.1 200 ")
+        os.close(write_end)
+    with os.fdopen(read_end) as log:
+        assert '"status":' in log.read(), "what there was room for has been written"

@@ -27,6 +27,13 @@ def killed(upstream: Upstream, host: Host, vps: Vps) -> Iterator[Callable[[], No
     wait_until(lambda: vps.inspect(upstream.service)["State"]["Health"]["Status"] == "healthy", 60)
 
 
+@pytest.fixture
+def engine_stopped(host: Host) -> Iterator[Callable[[], None]]:
+    """Stop the Docker engine where it stands when called; afterwards it goes on."""
+    yield lambda: host.check_output("kill -STOP $(pidof dockerd)") and None
+    host.check_output("kill -CONT $(pidof dockerd)")
+
+
 def test_docker_kill_of_one_goproxy_leaves_every_request_on_the_other_untouched(
     upstream: Upstream, killed: Callable[[], None], user: User, vps: Vps, open_stream: Opener
 ) -> None:
@@ -74,6 +81,19 @@ def test_requests_that_hang_at_one_provider_leave_the_other_untouched(
     hanging = [open_stream(upstream.domain) for _ in range(10)]
     assert [user.ask(upstream.other.domain).status_code for _ in range(ROUNDS)] == [200] * ROUNDS
     for stream in hanging:
+        stream.assert_complete()
+
+
+def test_an_engine_that_does_not_answer_leaves_every_stream_untouched(
+    upstream: Upstream, user: User, open_stream: Opener, engine_stopped: Callable[[], None]
+) -> None:
+    """Nobody reads the edge's log meanwhile, and its pipe has room for some 170 lines. (New requests to an upstream have to
+    wait: the engine answers for the containers' names.)"""
+    streams = [open_stream(upstream.domain), open_stream(upstream.other.domain)]
+    engine_stopped()
+    assert [user.http.get(f"https://{upstream.domain}/").status_code for _ in range(400)] == [404] * 400
+    for stream in streams:
+        stream.wait_for_more()
         stream.assert_complete()
 
 
