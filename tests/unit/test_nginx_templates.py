@@ -51,6 +51,13 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "no ipv6": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_inet6": {"stat": {"exists": False}}},
     "ipv6 off": {"goproxy_upstreams": [OPENHANDS], "nginx_ipv6": "disabled"},
     "admin": {"goproxy_upstreams": [OPENHANDS], "nginx_admin_domain": "admin.trollllm.xyz"},
+    "large host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "128"}},
+    "small host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "1"}},
+    "many workers": {
+        "goproxy_upstreams": [OPENHANDS],
+        "__nginx_reg_cpus": {"stdout": "128"},
+        "nginx_workers": 20,
+    },
     "no limits": {
         "goproxy_upstreams": [OPENHANDS],
         "nginx_requests_per_second": 0,
@@ -180,6 +187,18 @@ def test_a_reload_lets_the_longest_stream_end(trees: Trees) -> None:
     for scenario, longest in (("slow", 7200), ("two", 3600), ("none", 0)):
         (seconds,) = directives(trees[scenario]["nginx.conf"], "worker_shutdown_timeout")
         assert int(seconds.removesuffix("s")) > longest
+
+
+@pytest.mark.parametrize(
+    ("scenario", "workers"), [("large host", 8), ("small host", 1), ("many workers", 20), ("two", 2)]
+)
+def test_many_reloads_leave_room_for_new_workers(
+    rendered: dict[str, dict[str, Any]], trees: Trees, scenario: str, workers: int
+) -> None:
+    """Old workers stay for an hour, and where a new one cannot begin, nginx has none: it ends the old ones all the same."""
+    assert directives(trees[scenario]["nginx.conf"], "worker_processes") == [str(workers)]
+    (service,) = yaml.safe_load(rendered[scenario]["compose"])["services"].values()
+    assert service["pids_limit"] >= 30 * workers
 
 
 def test_port_80_redirects_known_names_but_for_the_challenges(trees: Trees) -> None:
@@ -339,7 +358,6 @@ def test_the_container_can_do_nothing_but_serve(rendered: dict[str, dict[str, An
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"] == service["memswap_limit"] == DEFAULTS["nginx_memory_limit"]
-    assert service["pids_limit"] == DEFAULTS["nginx_pids_limit"]
     assert service["ulimits"] == {"core": 0}
     assert service["image"] == "trollllm/edge:0123456789ab"
     assert service["ports"] == ["80:80", "443:443"]

@@ -30,8 +30,8 @@ def killed(upstream: Upstream, host: Host, vps: Vps) -> Iterator[Callable[[], No
 @pytest.fixture
 def engine_stopped(host: Host) -> Iterator[Callable[[], None]]:
     """Stop the Docker engine where it stands when called; afterwards it goes on."""
-    yield lambda: host.check_output("kill -STOP $(pidof dockerd)") and None
-    host.check_output("kill -CONT $(pidof dockerd)")
+    yield lambda: host.check_output("kill -STOP $(systemctl show --property MainPID --value docker)") and None
+    host.check_output("kill -CONT $(systemctl show --property MainPID --value docker)")
 
 
 def test_docker_kill_of_one_goproxy_leaves_every_request_on_the_other_untouched(
