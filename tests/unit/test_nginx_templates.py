@@ -263,6 +263,12 @@ def test_ipv6_is_listened_on_where_there_is_one(trees: Trees, scenario: str) -> 
     ]
 
 
+def test_a_limit_that_is_reached_at_one_upstream_says_nothing_of_the_others(trees: Trees) -> None:
+    for name in ("limit_conn_zone", "limit_req_zone"):
+        (zone,) = directives(trees["two"]["nginx.conf"], name)
+        assert zone.startswith("$binary_remote_addr$server_name zone="), name
+
+
 def test_limits_can_be_switched_off(trees: Trees) -> None:
     limited, free = trees["one"]["conf.d/openhands.conf"], trees["no limits"]["conf.d/openhands.conf"]
     assert directives(limited, "limit_req")

@@ -169,6 +169,18 @@ def test_a_long_head_of_a_provider_is_passed_on(edge: Edge, length: int) -> None
     assert answer.endswith(b"\r\n\r\nok")
 
 
+def test_what_hangs_at_one_upstream_takes_no_request_from_the_others(edge: Edge) -> None:
+    """The limit of an address is reached at one domain, and is another at each."""
+    alpha = edge.proxies["alpha"]
+    alpha.goes_on.clear()
+    asked = alpha.asked
+    for _ in range(LIMIT):
+        edge.send("alpha", "GET /v1/models HTTP/1.1")
+    wait_until(lambda: alpha.asked == asked + LIMIT)
+    assert edge.ask("alpha").startswith(b"HTTP/1.1 429 ")
+    assert edge.ask("beta").startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_log_that_nobody_reads_stops_no_request(tmp_path: Path) -> None:
     """As while the Docker engine starts again. A pipe has room for some 170 lines."""
     read_end, write_end = os.pipe()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 
 import httpx2
 import pytest
 from testinfra.host import Host
+from witness.edge import Edge
 from witness.provider import Provider
 from witness.specification import Upstream
 from witness.stream import OpenStream
-from witness.user import User
+from witness.user import ANTHROPIC_PATH, User
 from witness.vps import Vps
 
 Providers = Mapping[str, Provider]
 Opener = Callable[[str], OpenStream]
 ROUNDS = 20
+OF_ONE_ADDRESS = 256
+"""Requests that the edge lets one client address have open."""
 
 
 @pytest.fixture
@@ -82,6 +86,23 @@ def test_requests_that_hang_at_one_provider_leave_the_other_untouched(
     assert [user.ask(upstream.other.domain).status_code for _ in range(ROUNDS)] == [200] * ROUNDS
     for stream in hanging:
         stream.assert_complete()
+
+
+def test_the_limit_of_an_address_at_one_upstream_leaves_the_other_untouched(
+    upstream: Upstream, edge: Edge, user: User, open_stream: Opener
+) -> None:
+    """All users here have one address, as those behind a company's. As many requests as it may have open, whose bodies do
+    not come, are at one domain; none of them is paid for."""
+    stream = open_stream(upstream.other.domain)
+    head = f"POST {ANTHROPIC_PATH} HTTP/1.1\r\nHost: {upstream.domain}\r\nContent-Length: 2\r\n\r\n"
+    with ExitStack() as opened:
+        for _ in range(OF_ONE_ADDRESS):
+            opened.enter_context(edge.begin(upstream.domain, head.encode()))
+            time.sleep(0.01)  # fewer in a second than it may send
+        assert user.ask(upstream.domain).status_code == 429
+        assert [user.ask(upstream.other.domain).status_code for _ in range(ROUNDS)] == [200] * ROUNDS
+        stream.assert_complete()
+    wait_until(lambda: user.ask(upstream.domain).status_code == 200, 20)
 
 
 def test_an_engine_that_does_not_answer_leaves_every_stream_untouched(
