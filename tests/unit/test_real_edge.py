@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,8 +100,10 @@ def what_the_container_runs() -> list[str]:
 
 
 @contextmanager
-def running_edge(directory: Path, output: int = subprocess.DEVNULL, **variables: object) -> Iterator[Edge]:
-    """Run it, with two upstreams; `output` is where its log goes."""
+def running_edge(
+    directory: Path, output: int = subprocess.DEVNULL, before: Sequence[str] = (), **variables: object
+) -> Iterator[Edge]:
+    """Run it, with two upstreams; `output` is where its log goes, `before` a command that runs it."""
     authority = trustme.CA()
     issued = authority.issue_cert(*DOMAINS.values())
     trust, chain, key = directory / "ca.pem", directory / "fullchain.pem", directory / "privkey.pem"
@@ -115,8 +117,9 @@ def running_edge(directory: Path, output: int = subprocess.DEVNULL, **variables:
     for path, content in edge_tree(home, upstreams, port, chain, key, **variables).items():
         (home / path).parent.mkdir(parents=True, exist_ok=True)
         (home / path).write_text(content)
-    command = [*what_the_container_runs(), "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
-    process = subprocess.Popen(command, stdout=output, stderr=output)
+    command = [*before, *what_the_container_runs(), "-p", str(home), "-c", str(home / "nginx.conf"), "-e", "stderr"]
+    # As they are, signals that Python ignores are ignored there: a file that is too large is an error of its write.
+    process = subprocess.Popen(command, stdout=output, stderr=output, restore_signals=False)
     edge = Edge(port, trust, proxies, process)
     try:
         wait_until(lambda: is_listening(port) or process.poll() is not None)
@@ -179,6 +182,17 @@ def test_what_hangs_at_one_upstream_takes_no_request_from_the_others(edge: Edge)
     wait_until(lambda: alpha.asked == asked + LIMIT)
     assert edge.ask("alpha").startswith(b"HTTP/1.1 429 ")
     assert edge.ask("beta").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_there_is_no_room_for_is_asked_for_again_in_json(tmp_path: Path) -> None:
+    """A limit of a file's size stands for a full nginx_temp_size: nginx's write fails."""
+    with running_edge(tmp_path, before=["prlimit", "--fsize=262144"]) as edge:
+        body = b"x" * 1024 * 1024
+        answer = edge.ask("alpha", f"POST /v1/messages HTTP/1.1\r\nContent-Length: {len(body)}", body)
+        assert answer.startswith(b"HTTP/1.1 503 "), answer[:300]
+        assert b"\r\nRetry-After: 2\r\n" in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "api_error"
+        assert edge.ask("alpha").startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_log_that_nobody_reads_stops_no_request(tmp_path: Path) -> None:
