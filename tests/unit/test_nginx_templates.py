@@ -365,6 +365,8 @@ def test_the_container_can_do_nothing_but_serve(rendered: dict[str, dict[str, An
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"] == service["memswap_limit"] == DEFAULTS["nginx_memory_limit"]
     assert service["ulimits"] == {"core": 0}
+    assert service["dns_opt"] == ["ndots:1"], "the name of a container that is away is asked of nobody outside"
+    assert service["dns"] == ["127.0.0.1"]
     assert service["image"] == "trollllm/edge:0123456789ab"
     assert service["ports"] == ["80:80", "443:443"]
     assert service["logging"]["options"]["max-size"]

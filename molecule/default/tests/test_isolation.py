@@ -11,7 +11,7 @@ import pytest
 from testinfra.host import Host
 from witness.edge import Edge
 from witness.provider import Provider
-from witness.specification import Upstream
+from witness.specification import EDGE, Upstream
 from witness.stream import OpenStream
 from witness.user import ANTHROPIC_PATH, User
 from witness.vps import Vps
@@ -52,6 +52,18 @@ def test_docker_kill_of_one_goproxy_leaves_every_request_on_the_other_untouched(
     assert [user.ask(other.domain).status_code for _ in range(ROUNDS)] == [200] * ROUNDS
     assert (vps.inspect(other.service)["Id"], vps.inspect(other.service)["State"]["StartedAt"]) == before
     stream.assert_complete()
+
+
+def test_the_name_of_a_container_that_is_away_is_asked_of_nobody_outside(
+    upstream: Upstream, killed: Callable[[], None], user: User, vps: Vps
+) -> None:
+    """The engine says at once that there is none, and would ask the host's name servers if it were not told otherwise."""
+    options = vps.run("docker exec %s cat /etc/resolv.conf", EDGE)
+    assert "ndots:1" in options
+    killed()
+    begun = time.monotonic()
+    assert user.ask(upstream.domain).status_code == 502
+    assert time.monotonic() - begun < 3
 
 
 def test_after_docker_kill_a_goproxy_that_is_back_serves_at_once(
