@@ -50,7 +50,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "no image yet": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_version": {"skipped": True}},
     "no ipv6": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_inet6": {"stat": {"exists": False}}},
     "ipv6 off": {"goproxy_upstreams": [OPENHANDS], "nginx_ipv6": "disabled"},
-    "admin": {"goproxy_upstreams": [OPENHANDS], "nginx_admin_domain": "admin.trollllm.xyz"},
+    "admin": {"goproxy_upstreams": [OPENHANDS], "nginx_admin_domain": "admin.trollllm.xyz", "nginx_admin_backend": "goproxy-backend:8111"},
     "large host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "128"}},
     "small host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "1"}},
     "many workers": {
@@ -281,6 +281,8 @@ def test_the_admin_api_is_reached_at_its_own_domain_only_and_is_off_by_default(t
     """Nothing of the backend but the admin API: not what the proxies ask, not its metrics."""
     assert "backend" not in whole(trees["two"])
     admin = trees["admin"]["servers/admin.conf"]
+    assert "http://goproxy-backend:8111;" in admin
+    assert "64m" in directives(admin, "client_max_body_size")
     assert directives(admin, "server_name") == ["admin.trollllm.xyz"]
     assert re.findall(r"location ([^{]*) \{", admin) == ["/admin/v1/", "= /admin/v1/catalogue", "/"]
     assert directives(admin, "limit_req") == ["zone=admin burst=20 nodelay"]
@@ -391,6 +393,7 @@ def test_only_directories_are_mounted_and_nothing_can_be_written(rendered: dict[
         ("400m", ""),
         ("1g", ""),
         ("50%", ""),
+        ("48m", "the admin API (64)"),
     ],
 )
 def test_a_body_that_can_never_fit_is_refused(ansible: Ansible, size: str, told: str) -> None:
@@ -399,6 +402,7 @@ def test_a_body_that_can_never_fit_is_refused(ansible: Ansible, size: str, told:
     sizes = {"as-large": 384, "huge": 400, "larger": 385, "usual": 32}
     upstreams = [{"name": name, "max_body_mib": mib} for name, mib in sizes.items()]
     given = {"set_fact": {"goproxy_upstreams": upstreams, "nginx_temp_size": size}}
+    given["set_fact"] |= {"nginx_admin_domain": "admin.example.org", "__nginx_admin_body_mib": 64}
     run = ansible.play([given, refuse])
     assert run.code == (2 if told else 0), run.output
     assert told in run.result.get("msg", "")

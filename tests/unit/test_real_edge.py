@@ -195,6 +195,12 @@ def test_a_body_that_there_is_no_room_for_is_asked_for_again_in_json(tmp_path: P
         assert edge.ask("alpha").startswith(b"HTTP/1.1 200 ")
 
 
+def test_an_http_of_another_version_is_refused_in_json(edge: Edge) -> None:
+    answer = edge.ask("alpha", "GET /v1/models HTTP/7.0")
+    assert answer.startswith(b"HTTP/1.1 400 "), answer[:300]
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_request"
+
+
 def test_a_log_that_nobody_reads_stops_no_request(tmp_path: Path) -> None:
     """As while the Docker engine starts again. A pipe has room for some 170 lines."""
     read_end, write_end = os.pipe()
