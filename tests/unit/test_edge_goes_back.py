@@ -1,6 +1,6 @@
 """A new edge that does not become healthy: the one of before starts again, with the configuration that it ran with.
 
-The role's own tasks run here; a script stands for Compose. It takes what the compose file says for what the container does.
+The role's own tasks run here. A script stands for Compose: it fails where the compose file says so.
 """
 
 from __future__ import annotations

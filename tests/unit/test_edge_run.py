@@ -53,7 +53,8 @@ def test_what_cannot_be_run_is_said() -> None:
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM])
 def test_signals_are_passed_on(tmp_path: Path, number: signal.Signals) -> None:
     """QUIT is what the engine stops the container with; this is its first process."""
-    script = f"trap 'echo heard; exit 3' {number.name.removeprefix('SIG')}; touch {tmp_path}/ready; while :; do sleep 0.1; done"
+    trap = f"trap 'echo heard; exit 3' {number.name.removeprefix('SIG')}"
+    script = f"{trap}; touch {tmp_path}/ready; while :; do sleep 0.1; done"
     with started(["sh", "-c", script]) as process:
         wait_for(tmp_path / "ready")
         process.send_signal(number)
@@ -75,7 +76,8 @@ def test_a_log_that_nobody_reads_stops_nobody_and_what_is_lost_is_counted(tmp_pa
         os.close(write_end)
         wait_for(tmp_path / "written")
         with os.fdopen(read_end) as log:
-            lines, lost = [], 0
+            lines: list[int] = []
+            lost = 0
             for line in log:
                 if line.startswith("{"):
                     told = json.loads(line)

@@ -50,7 +50,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "no image yet": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_version": {"skipped": True}},
     "no ipv6": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_inet6": {"stat": {"exists": False}}},
     "ipv6 off": {"goproxy_upstreams": [OPENHANDS], "nginx_ipv6": "disabled"},
-    "admin": {"goproxy_upstreams": [OPENHANDS], "nginx_admin_domain": "admin.trollllm.xyz", "nginx_admin_backend": "goproxy-backend:8111"},
+    "admin": {
+        "goproxy_upstreams": [OPENHANDS],
+        "nginx_admin_domain": "admin.trollllm.xyz",
+        "nginx_admin_backend": "goproxy-backend:8111",
+    },
     "large host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "128"}},
     "small host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "1"}},
     "many workers": {
@@ -195,7 +199,7 @@ def test_a_reload_lets_the_longest_stream_end(trees: Trees) -> None:
 def test_many_reloads_leave_room_for_new_workers(
     rendered: dict[str, dict[str, Any]], trees: Trees, scenario: str, workers: int
 ) -> None:
-    """Old workers stay for an hour, and where a new one cannot begin, nginx has none: it ends the old ones all the same."""
+    """Old workers stay for an hour, and where no new one can begin, nginx ends the old ones all the same."""
     assert directives(trees[scenario]["nginx.conf"], "worker_processes") == [str(workers)]
     (service,) = yaml.safe_load(rendered[scenario]["compose"])["services"].values()
     assert service["pids_limit"] >= 30 * workers
@@ -401,8 +405,8 @@ def test_a_body_that_can_never_fit_is_refused(ansible: Ansible, size: str, told:
     refuse = next(task for task in tasks if task["name"] == "Refuse bodies that the edge has no room for")
     sizes = {"as-large": 384, "huge": 400, "larger": 385, "usual": 32}
     upstreams = [{"name": name, "max_body_mib": mib} for name, mib in sizes.items()]
-    given = {"set_fact": {"goproxy_upstreams": upstreams, "nginx_temp_size": size}}
-    given["set_fact"] |= {"nginx_admin_domain": "admin.example.org", "__nginx_admin_body_mib": 64}
+    facts: dict[str, Any] = {"goproxy_upstreams": upstreams, "nginx_temp_size": size}
+    given = {"set_fact": facts | {"nginx_admin_domain": "admin.example.org", "__nginx_admin_body_mib": 64}}
     run = ansible.play([given, refuse])
     assert run.code == (2 if told else 0), run.output
     assert told in run.result.get("msg", "")

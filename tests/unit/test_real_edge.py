@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -26,8 +27,8 @@ from real_ansible import REPOSITORY
 
 sys.path.append(str(REPOSITORY / "bench"))
 
-from relayed.edge import edge_tree, upstream  # noqa: E402
-from relayed.process import free_port  # noqa: E402
+from relayed.edge import edge_tree, upstream
+from relayed.process import free_port
 
 NGINX = Path("/usr/sbin/nginx")
 DOMAINS = {"alpha": "alpha.example.org", "beta": "beta.example.org"}
@@ -101,7 +102,7 @@ def what_the_container_runs() -> list[str]:
 
 @contextmanager
 def running_edge(
-    directory: Path, output: int = subprocess.DEVNULL, before: Sequence[str] = (), **variables: object
+    directory: Path, output: int = subprocess.DEVNULL, before: Sequence[str] = (), **variables: Any
 ) -> Iterator[Edge]:
     """Run it, with two upstreams; `output` is where its log goes, `before` a command that runs it."""
     authority = trustme.CA()
