@@ -65,6 +65,12 @@ class Edge:
             tls.sendall(request)
             return b"".join(iter(lambda: tls.recv(65536), b""))
 
+    def begin(self, name: str, request: bytes) -> ssl.SSLSocket:
+        """Send raw bytes over TLS opened for `name`, and give the connection, which is open until it is closed."""
+        tls = self._tls(name, self.trust())
+        tls.sendall(request)
+        return tls
+
     def _tls(self, name: str | None, context: ssl.SSLContext) -> ssl.SSLSocket:
         address = self._connection.https
         tcp = socket.create_connection((address.host, address.port), TIMEOUT)

@@ -54,7 +54,18 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "no image yet": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_version": {"skipped": True}},
     "no ipv6": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_inet6": {"stat": {"exists": False}}},
     "ipv6 off": {"goproxy_upstreams": [OPENHANDS], "nginx_ipv6": "disabled"},
-    "admin": {"goproxy_upstreams": [OPENHANDS], "nginx_admin_domain": "admin.trollllm.xyz"},
+    "admin": {
+        "goproxy_upstreams": [OPENHANDS],
+        "nginx_admin_domain": "admin.trollllm.xyz",
+        "nginx_admin_backend": "goproxy-backend:8111",
+    },
+    "large host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "128"}},
+    "small host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "1"}},
+    "many workers": {
+        "goproxy_upstreams": [OPENHANDS],
+        "__nginx_reg_cpus": {"stdout": "128"},
+        "nginx_workers": 20,
+    },
     "no limits": {
         "goproxy_upstreams": [OPENHANDS],
         "nginx_requests_per_second": 0,
@@ -193,6 +204,18 @@ def test_a_reload_lets_the_longest_stream_end(trees: Trees) -> None:
         assert int(seconds.removesuffix("s")) > longest
 
 
+@pytest.mark.parametrize(
+    ("scenario", "workers"), [("large host", 8), ("small host", 1), ("many workers", 20), ("two", 2)]
+)
+def test_many_reloads_leave_room_for_new_workers(
+    rendered: dict[str, dict[str, Any]], trees: Trees, scenario: str, workers: int
+) -> None:
+    """Old workers stay for an hour, and where no new one can begin, nginx ends the old ones all the same."""
+    assert directives(trees[scenario]["nginx.conf"], "worker_processes") == [str(workers)]
+    (service,) = yaml.safe_load(rendered[scenario]["compose"])["services"].values()
+    assert service["pids_limit"] >= 30 * workers
+
+
 def test_port_80_redirects_known_names_but_for_the_challenges(trees: Trees) -> None:
     plain = trees["two"]["servers/plain.conf"]
     assert [name.split() for name in directives(plain, "server_name")] == [["chat2.trollllm.xyz", "chat.trollllm.xyz"]]
@@ -255,6 +278,12 @@ def test_ipv6_is_listened_on_where_there_is_one(trees: Trees, scenario: str) -> 
     ]
 
 
+def test_a_limit_that_is_reached_at_one_upstream_says_nothing_of_the_others(trees: Trees) -> None:
+    for name in ("limit_conn_zone", "limit_req_zone"):
+        (zone,) = directives(trees["two"]["nginx.conf"], name)
+        assert zone.startswith("$binary_remote_addr$server_name zone="), name
+
+
 def test_limits_can_be_switched_off(trees: Trees) -> None:
     limited, free = trees["one"]["conf.d/openhands.conf"], trees["no limits"]["conf.d/openhands.conf"]
     assert directives(limited, "limit_req")
@@ -267,6 +296,8 @@ def test_the_admin_api_is_reached_at_its_own_domain_only_and_is_off_by_default(t
     """Nothing of the backend but the admin API: not what the proxies ask, not its metrics."""
     assert "backend" not in whole(trees["two"])
     admin = trees["admin"]["servers/admin.conf"]
+    assert "http://goproxy-backend:8111;" in admin
+    assert "64m" in directives(admin, "client_max_body_size")
     assert directives(admin, "server_name") == ["admin.trollllm.xyz"]
     assert re.findall(r"location ([^{]*) \{", admin) == ["/admin/v1/", "= /admin/v1/catalogue", "/"]
     assert directives(admin, "limit_req") == ["zone=admin burst=20 nodelay"]
@@ -350,8 +381,9 @@ def test_the_container_can_do_nothing_but_serve(rendered: dict[str, dict[str, An
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"] == service["memswap_limit"] == DEFAULTS["nginx_memory_limit"]
-    assert service["pids_limit"] == DEFAULTS["nginx_pids_limit"]
     assert service["ulimits"] == {"core": 0}
+    assert service["dns_opt"] == ["ndots:1"], "the name of a container that is away is asked of nobody outside"
+    assert service["dns"] == ["127.0.0.1"]
     assert service["image"] == "trollllm/edge:0123456789ab"
     assert service["ports"] == ["80:80", "443:443"]
     assert service["logging"]["options"]["max-size"]
@@ -376,6 +408,7 @@ def test_only_directories_are_mounted_and_nothing_can_be_written(rendered: dict[
         ("400m", ""),
         ("1g", ""),
         ("50%", ""),
+        ("48m", "the admin API (64)"),
     ],
 )
 def test_a_body_that_can_never_fit_is_refused(ansible: Ansible, size: str, told: str) -> None:
@@ -383,7 +416,8 @@ def test_a_body_that_can_never_fit_is_refused(ansible: Ansible, size: str, told:
     refuse = next(task for task in tasks if task["name"] == "Refuse bodies that the edge has no room for")
     sizes = {"as-large": 384, "huge": 400, "larger": 385, "usual": 32}
     upstreams = [{"name": name, "max_body_mib": mib} for name, mib in sizes.items()]
-    given = {"set_fact": {"goproxy_upstreams": upstreams, "nginx_temp_size": size}}
+    facts: dict[str, Any] = {"goproxy_upstreams": upstreams, "nginx_temp_size": size}
+    given = {"set_fact": facts | {"nginx_admin_domain": "admin.example.org", "__nginx_admin_body_mib": 64}}
     run = ansible.play([given, refuse])
     assert run.code == (2 if told else 0), run.output
     assert told in run.result.get("msg", "")
