@@ -29,6 +29,7 @@ from relayed.generators import Generators, Load, Provider, Sample  # noqa: E402
 from relayed.page import BEGIN, END, page, pictures  # noqa: E402
 from relayed.process import CannotMeasure  # noqa: E402
 from relayed.results import Results  # noqa: E402
+from relayed.targets import Bench  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("gcc") is None, reason="the generators are compiled, and there is no gcc"),
@@ -208,6 +209,17 @@ def test_figures_are_ratios_to_what_ran_beside(tmp_path: Path) -> None:
     assert figures["relay.rss_after_load_ratio"] == 1.05
     assert figures["relay.first_event_added_ms_p50"] == 0
     assert missed == ["relay.streams_per_s_vs_litellm is 2.0 and must be at least 150"]
+
+
+@pytest.mark.parametrize(("refused", "problems"), [(1, 0), (2, 1), (100, 1)])
+def test_a_litellm_that_refuses_is_a_problem(tmp_path: Path, refused: int, problems: int) -> None:
+    """It may lose a few, and no more."""
+    nothing: Any = None
+    bench = Bench(nothing, nothing, tmp_path, tmp_path)
+    counted = dict.fromkeys(("lost_events", "disordered", "broken", "wrong", "unfinished", "events"), 0)
+    sample = {"all": counted | {"requests": 100, "refused": refused}, "provider": {"events": 0}}
+    bench._check("litellm", sample, Load(64, 1, 1), {})
+    assert len(bench.problems) == problems
 
 
 def test_a_whole_run_misses_what_it_has_not_measured(tmp_path: Path) -> None:
