@@ -49,7 +49,7 @@ _CALM = 40
 _FEW = 5
 """Honest requests during an attack: by fewer, nothing is said of how long they take."""
 
-_SLOWDOWN = 60.0
+_SLOWDOWN = 100.0
 """So many times as long as in calm may half of the honest requests take while an attack goes on. The attackers, their
 victims and the honest client share the same cores, so that some of it is the attackers' own work."""
 
