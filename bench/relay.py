@@ -10,7 +10,8 @@
 What is measured runs on core 0, provider and clients (and the goproxy's backend) on core 1. The goproxy runs as an
 operator runs it: keys, holds, a synced journal and its ledger, which is checked afterwards. Only when it is asked for:
 goproxy-2, two processes of which each may use both cores, so that all the rest takes from what it could do. Exit code
-1: a figure is not what it must be, an event was lost, or the ledger is wrong.
+1: a figure is not what it must be, or of a whole run is missing, an event was lost, the ledger is wrong, or a target
+was left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from billed.report import checked_out
 from performance import main as write_page
 from relayed.figures import compute
-from relayed.machine import describe, refuse_memory_disk
+from relayed.machine import QUIET, describe, refuse_memory_disk
 from relayed.measures import MEASURES, SIZES
 from relayed.peers import versions
 from relayed.process import CannotMeasure
@@ -37,7 +38,6 @@ from relayed.targets import CREW, NAMES, OTHER_CORE, running_bench, running_targ
 _ROOT = Path(__file__).parents[1]
 _CACHE = _ROOT / ".cache" / "bench"
 _OPEN_FILES = 10_000
-_QUIET = 0.5
 
 
 def main() -> int:
@@ -105,7 +105,7 @@ def _measure(scratch: Path, chosen: argparse.Namespace) -> int:
     if chosen.rounds:
         size = replace(size, rounds=chosen.rounds)
     results = Results(size=chosen.size, machine=describe(scratch), commit=checked_out())
-    if results.machine["load_before"] > _QUIET:
+    if results.machine["load_before"] > QUIET:
         load = results.machine["load_before"]
         print(f"the machine is not quiet (load average {load}): do not trust what follows", file=sys.stderr)
     with running_bench(scratch, _CACHE) as bench, running_targets(bench, chosen.targets or NAMES) as targets:
@@ -120,16 +120,22 @@ def _measure(scratch: Path, chosen: argparse.Namespace) -> int:
             results.seconds[name] = round(time.monotonic() - began, 1)
     results.losses, results.problems = bench.losses, bench.problems
     results.ledger = {name: sum(ledger[name] for ledger in bench.ledgers) for name in (bench.ledgers or [{}])[0]}
-    results.figures, missed = compute(results, _ROOT / "figures" / "deploy.json")
+    is_whole = not _cut_short(chosen)
+    results.figures, results.missed = compute(results, _ROOT / "figures" / "deploy.json", is_whole=is_whole)
     for name, value in results.figures.items():
         print(f"figure {name} {value}")
-    for problem in [*results.problems, *missed]:
+    for problem in [*results.problems, *results.missed]:
         print(f"error: {problem}", file=sys.stderr)
-    is_whole = chosen.size == "full" and not (chosen.only or chosen.targets or chosen.connections)
     results.write(chosen.output or (_ROOT / "figures" / "relay.json" if is_whole else _CACHE / "last.json"))
     if is_whole and not chosen.output:
         write_page([])
-    return 1 if results.problems or missed else 0
+    return 1 if results.problems or results.missed else 0
+
+
+def _cut_short(chosen: argparse.Namespace) -> bool:
+    """Whether it is less than all of it, in full: that is not what is published."""
+    less = (chosen.only, chosen.targets, chosen.connections, chosen.seconds, chosen.rounds)
+    return chosen.size != "full" or any(less)
 
 
 def _hold(scratch: Path, chosen: argparse.Namespace) -> int:

@@ -1,4 +1,8 @@
-"""One upstream crashes, hangs, is flooded or has no memory and no disk: what do clients of the other one feel?"""
+"""One upstream crashes, hangs, is flooded or has no memory and no disk: what do clients of the other one feel?
+
+A trouble that nobody has proves nothing: of each it is said by what it is felt at the upstream that has it, and the
+other one is asked when it is. What is not felt in time is no trouble, and the figures say so.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,16 @@ import itertools
 import logging
 import resource
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from torture.client import a_client
+from torture.client import End, a_client
 from torture.faults.hostile import Hostile, a_hostile_provider
 from torture.faults.kind import Turn
 from torture.neighbour import COST, Neighbour, a_good_provider, under_load
@@ -26,9 +32,10 @@ _TROUBLE = 100
 """Clients of the other one."""
 
 _PATIENCE = 600
-_TIMEOUTS = {"connect": 2, "first_byte": 20, "idle": 20, "total": 30}
+_FELT = 60
+"""Seconds in which a trouble must be felt."""
 
-Trouble = Callable[["_Site"], AbstractAsyncContextManager[None]]
+_TIMEOUTS = {"connect": 2, "first_byte": 20, "idle": 20, "total": 30}
 
 log = logging.getLogger("torture.isolation")
 
@@ -41,16 +48,52 @@ class _Site:
         self.hostile = hostile
         self.proxy: Proxy = stand.proxies["troubled"]
         self.numbers: Iterator[int] = itertools.count(1)
+        self.seen: Counter[str] = Counter()
+        """What clients got while this trouble lasts: `whole`, a status, how an answer ended, or `refused`."""
+        self.waiting = 0
+        """Clients that have asked, and have not got all of their answer."""
+        self.kills = 0
 
-    async def ask_on(self, pause: float = 0.0, padding: int = 0) -> None:
+    @property
+    def spoiled(self) -> int:
+        """Requests that were not answered as they should be."""
+        return self.seen.total() - self.seen["whole"]
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the process stands still."""
+        return Path(f"/proc/{self.proxy.daemon.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    async def ask_on(self, pause: float = 0.0) -> None:
         """One client that asks, whatever it gets."""
-        key = self.stand.keys["troubled"]
-        for number in self.numbers:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                async with a_client(self.proxy.port) as client:
-                    await client.ask(key, number, "anthropic", *(["X-Padding: " + "x" * padding] if padding else []))
-                    await client.seen()
+        while True:
+            try:
+                got = await self._ask(next(self.numbers))
+            except (OSError, asyncio.IncompleteReadError):
+                got = "refused"
+            self.seen[got] += 1
             await asyncio.sleep(pause)
+
+    async def _ask(self, number: int) -> str:
+        async with a_client(self.proxy.port) as client:
+            self.waiting += 1
+            try:
+                await client.ask(self.stand.keys["troubled"], number)
+                answer = await client.seen()
+            finally:
+                self.waiting -= 1
+        if answer.end is not End.WHOLE:
+            return f"{answer.end}"
+        return "whole" if answer.status == 200 else f"{answer.status}"
+
+    async def is_felt(self, trouble: Trouble) -> bool:
+        """Wait until it is, or for too long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FELT):
+                while not trouble.is_felt(self):
+                    await asyncio.sleep(0.02)
+                return True
+        return False
 
     @asynccontextmanager
     async def clients(self, count: int, pause: float = 0.0) -> AsyncIterator[None]:
@@ -67,11 +110,6 @@ class _Site:
         """A limit of the process; -1: none."""
         _, hard = resource.prlimit(self.proxy.daemon.pid, kind)
         resource.prlimit(self.proxy.daemon.pid, kind, (soft, hard))
-
-
-@asynccontextmanager
-async def _quiet(_: _Site) -> AsyncIterator[None]:
-    yield
 
 
 @asynccontextmanager
@@ -122,6 +160,7 @@ async def _paused(site: _Site) -> AsyncIterator[None]:
 async def _crashed(site: _Site) -> AsyncIterator[None]:
     async with site.clients(8, pause=0.1):
         await site.proxy.daemon.kill()
+        site.kills += 1
         try:
             yield
         finally:
@@ -133,6 +172,7 @@ async def _crashes_in_a_loop(site: _Site) -> AsyncIterator[None]:
     async def crash() -> None:
         while True:
             await site.proxy.daemon.kill()
+            site.kills += 1
             await site.proxy.daemon.start(is_ready=False)
             await asyncio.sleep(0.2)
 
@@ -167,16 +207,25 @@ async def _no_memory(site: _Site) -> AsyncIterator[None]:
     await site.proxy.daemon.start()
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What happens, and by what it is known that it does."""
+
+    happens: Callable[[_Site], AbstractAsyncContextManager[None]]
+    is_felt: Callable[[_Site], bool]
+
+
 TROUBLES: Mapping[str, Trouble] = {
-    "quiet": _quiet,
-    "provider stalls": _provider_stalls,
-    "provider sends garbage": _provider_sends_garbage,
-    "flooded": _flooded,
-    "paused": _paused,
-    "crashed": _crashed,
-    "crashes in a loop": _crashes_in_a_loop,
-    "no disk": _no_disk,
-    "no memory": _no_memory,
+    "provider stalls": Trouble(
+        _provider_stalls, lambda site: site.waiting == _TROUBLE and len(site.hostile.record) >= _TROUBLE
+    ),
+    "provider sends garbage": Trouble(_provider_sends_garbage, lambda site: site.spoiled >= 8),
+    "flooded": Trouble(_flooded, lambda site: site.seen["whole"] >= _TROUBLE),
+    "paused": Trouble(_paused, lambda site: site.is_stopped and site.waiting == 8),
+    "crashed": Trouble(_crashed, lambda site: site.kills == 1 and site.seen["refused"] >= 8),
+    "crashes in a loop": Trouble(_crashes_in_a_loop, lambda site: site.kills > 1 and site.seen["refused"] >= 8),
+    "no disk": Trouble(_no_disk, lambda site: site.seen["503"] >= 8),
+    "no memory": Trouble(_no_memory, lambda site: site.spoiled >= 8),
 }
 
 
@@ -195,17 +244,27 @@ async def _measure(count: int, scratch: Path) -> Mapping[str, int | float]:
             site = _Site(stand, hostile)
             port, key = stand.proxies["neighbour"].port, stand.keys["neighbour"]
             slowest: dict[str, float] = {}
+            felt = 0
             async with under_load(port, key, _CLIENTS, 0) as neighbour:
-                for trouble, make in TROUBLES.items():
+                each = count // (1 + len(TROUBLES))
+                quiet = await _until(neighbour, each)
+                for name, trouble in TROUBLES.items():
                     hostile.otherwise = hostile.whole
-                    async with make(site):
-                        slowest[trouble] = await _until(neighbour, count // len(TROUBLES))
+                    site.seen.clear()
+                    site.kills = 0
+                    async with trouble.happens(site):
+                        if await site.is_felt(trouble):
+                            felt += 1
+                        else:
+                            log.warning("%s: it was not felt; clients got %s", name, dict(site.seen))
+                        slowest[name] = await _until(neighbour, each)
                     hostile.hang_up()
             errors = [*neighbour.errors, *await _ledger(stand, neighbour)]
     for error in errors:
         log.warning("%s", error)
-    quiet = slowest.pop("quiet")
     return {
+        "isolation.troubles": len(TROUBLES),
+        "isolation.troubles_felt": felt,
         "isolation.requests": neighbour.requests,
         "isolation.errors": len(errors),
         "isolation.first_event_p99_ms_quiet": quiet,

@@ -40,6 +40,7 @@ MUST_BE_ZERO = {
     "rollout.lost_events",
     "rollout.gateway_errors",
     "faults.invariant_violations",
+    "faults.left_out",
     "isolation.errors",
     "kill9.ledger_difference_rows",
     "slow_readers.cut_streams",
@@ -54,7 +55,10 @@ MUST_BE_ZERO = {
     "ansible.cut_streams",
     "ansible.failed_requests",
 }
-MUST_BE_EQUAL = {"hardening.rules_proven_by_breaking": "hardening.rules"}
+MUST_BE_EQUAL = {
+    "hardening.rules_proven_by_breaking": "hardening.rules",
+    "isolation.troubles_felt": "isolation.troubles",
+}
 
 Measure = Callable[[float, Path], Mapping[str, int | float]]
 

@@ -3,6 +3,9 @@
 The secrets: the providers' keys, the proxies' tokens, the operator's token, clients' keys, a prompt and an answer. The
 places: what the processes write, answers to clients, metrics, command lines and environments, journals, the store (in
 which clients' keys and tokens stand as digests only), and what Ansible shows of a run in check mode.
+
+A search that looks at nothing finds nothing. So the provider gives its answers a marked id, which is no secret: it is
+kept with the row, and must be found in the proxy's journal and in the store, or the part cannot be measured.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,9 @@ _PATIENCE = 20.0
 _ANSWERS = 24
 """Rounds of the provider's faults at size 1."""
 
+_PLANTED_IN = ("backend/backend.sqlite3", "openhands/journal/journal-")
+"""Where the provider's id of an answer is kept: a file whose path begins so has it."""
+
 
 def _mark(kind: str) -> str:
     return f"MARK-{kind}-{secrets.token_hex(12)}"
@@ -45,8 +51,10 @@ class _FaultyProvider:
     usage object are kept in the ledger, so that neither holds a mark.
     """
 
-    def __init__(self, answer: str) -> None:
+    def __init__(self, answer: str, planted: str) -> None:
         self.answer = answer
+        self.planted = planted
+        """Its id of an answer: no secret."""
         self._turn = 0
 
     async def script(self, request: Received, wire: Wire) -> None:
@@ -56,7 +64,8 @@ class _FaultyProvider:
         error = json.dumps({"type": "error", "error": {"type": "odd", "message": self.answer}}).encode()
         match self._turn % 12:
             case 0:
-                await wire.whole(ANTHROPIC_MESSAGE | {"content": [{"type": "text", "text": self.answer}]})
+                message = ANTHROPIC_MESSAGE | {"content": [{"type": "text", "text": self.answer}]}
+                await wire.whole(message, 200, ("request-id", self.planted))
             case 1 | 2 | 3 | 4:
                 await wire.whole(error, (400, 401, 429, 500)[self._turn % 12 - 1])
             case 5:
@@ -199,11 +208,27 @@ def _kernels_view(deployment: Deployment) -> Iterator[tuple[str, str]]:
 
 
 def _kept(deployment: Deployment) -> Iterator[tuple[str, str]]:
-    """Journals and store, byte for byte, and whatever else a process left but the secrets' own files."""
+    """Journals and store, byte for byte, and every other file that is left, but for the secrets' own files and the
+    logs of the processes, which are places of their own.
+    """
+    looked_at = {process.log for process in deployment.processes.values()}
     for path in sorted(deployment.directory.rglob("*")):
-        is_own = "secrets" in path.parts or path.suffix in (".pem", ".log")
-        if path.is_file() and not is_own:
-            yield f"{path.relative_to(deployment.directory)}", path.read_bytes().decode("latin-1")
+        place = path.relative_to(deployment.directory)
+        is_own = len(place.parts) == 3 and place.parts[0] in DOMAINS and place.parts[1] == "secrets"
+        if path.is_file() and not is_own and path not in looked_at:
+            yield f"{place}", path.read_bytes().decode("latin-1")
+
+
+def _must_find(planted: str, places: Sequence[tuple[str, str]]) -> None:
+    """What is known to be in store and journals is found there.
+
+    Raises:
+        RuntimeError: it is not, so that it says nothing if no secret is found either.
+    """
+    found = [place for place, text in places if planted in text]
+    if missing := [begin for begin in _PLANTED_IN if not any(place.startswith(begin) for place in found)]:
+        searched = ", ".join(place for place, _ in places if not place.startswith("answer "))
+        raise RuntimeError(f"what was planted is not found in {', '.join(missing)}; searched were {searched}")
 
 
 def _ansible(scratch: Path) -> Iterator[tuple[str, str, list[str]]]:
@@ -236,7 +261,7 @@ def _ansible(scratch: Path) -> Iterator[tuple[str, str, list[str]]]:
 
 async def _search(size: float, scratch: Path) -> tuple[int, int]:
     """Drive, then search: how many places, and in how many something was found."""
-    prompt, answer = _mark("prompt"), _mark("answer")
+    prompt, answer, planted = _mark("prompt"), _mark("answer"), _mark("planted")
     credentials = Credentials(
         operator=_mark("operator"),
         upstream_keys={name: _mark(f"key-{name}") for name in DOMAINS},
@@ -244,7 +269,7 @@ async def _search(size: float, scratch: Path) -> tuple[int, int]:
     )
     provider: Provider
     async with running_provider() as provider:
-        provider.script = _FaultyProvider(answer).script
+        provider.script = _FaultyProvider(answer, planted).script
         with deployed(
             scratch / "deployment", provider.url.replace("localhost", "127.0.0.1"), credentials
         ) as deployment:
@@ -257,6 +282,7 @@ async def _search(size: float, scratch: Path) -> tuple[int, int]:
         # Once more when they have gone: what was buffered is written, and the journals are closed.
         places += [(f"log of {name}, ended", process.written()) for name, process in deployment.processes.items()]
         places += _kept(deployment)
+    _must_find(planted, places)
     found = 0
     for place, text in places:
         # A client is told what its provider answered; its own mistakes may be quoted back to it, its keys not.

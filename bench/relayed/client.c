@@ -120,9 +120,10 @@ static void break_off(Connection *connection)
     go_on(connection);
 }
 
+/* Only an answer that is one is counted and timed: a refusal is had sooner. */
 static void finish(Connection *connection)
 {
-    uint64_t now = now_ns();
+    uint64_t now = now_ns(), faults_before = all.wrong + all.refused;
     all.answers++;
     all.body_bytes += connection->body_bytes;
     if (connection->status != 200) {
@@ -137,7 +138,7 @@ static void finish(Connection *connection)
         if (connection->events > EVENTS || !connection->is_stopped)
             all.wrong++;
     }
-    if (is_measured(now)) {
+    if (is_measured(now) && all.wrong + all.refused == faults_before) {
         measured.answers++;
         take(&whole_answer, now - connection->asked);
         if (is_json)

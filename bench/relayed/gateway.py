@@ -18,7 +18,7 @@ from typing import Any
 
 from relayed.generators import Provider
 from relayed.process import Process, free_port, interpreter, running
-from relayed.web import get, is_ready, post
+from relayed.web import get, is_ready, metric, post
 
 PROXY_APP = Path(__file__).parents[2] / "proxy_app"
 _OPERATOR, _PROXY = "operator-token-of-the-measurements", "proxy-token-of-the-measurements"
@@ -49,6 +49,10 @@ class Gateway:
     keys: Path
     served: int = field(default=0)
     """Requests that it has had of the measurements."""
+
+    def backlog(self) -> int:
+        """Rows that are in its journal, and not in the ledger yet."""
+        return int(metric(self.port, "goproxy_journal_unposted_rows"))
 
     def settle(self, requests: int) -> float:
         """Wait until the ledger has so many more rows; the seconds that it took. What is missing then is missing."""

@@ -11,6 +11,9 @@ from typing import Any
 
 from relayed.process import CannotMeasure
 
+QUIET = 0.5
+"""The load average up to which nothing else was at work."""
+
 _SYNCS = 300
 _BLOCK = 4096
 _PACKAGES = ("aiohttp", "uvloop", "httptools")

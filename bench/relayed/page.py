@@ -8,7 +8,18 @@ from statistics import median
 from typing import Any
 
 from relayed.chart import Chart, shown
-from relayed.figures import MUST, cpu_per_answer_us, cpu_per_event_us, per_second, quantile_ms, select
+from relayed.figures import (
+    LATER,
+    MUST,
+    backlog_share,
+    cpu_per_answer_us,
+    cpu_per_event_us,
+    is_missed,
+    per_second,
+    quantile_ms,
+    select,
+)
+from relayed.machine import QUIET
 
 BEGIN, END = "<!-- results: begin (made from figures/relay.json by bench/performance.py) -->", "<!-- results: end -->"
 
@@ -102,16 +113,47 @@ def _machine(document: Document) -> Iterable[str]:
         f"cores of {machine['processor']}, Linux {machine['kernel']}; {of}. A sync of the journal's disk "
         f"({machine['file_system']}) takes {sync['p50']:.0f} µs (p50), {sync['p99']:.0f} µs (p99)."
     )
+    if (load := machine.get("load_before")) is not None:
+        quiet = (
+            "" if load <= QUIET else f", and up to {QUIET} is quiet: **something else was at work, do not trust these**"
+        )
+        yield f"The load average before was {load}{quiet}."
     yield ""
 
 
 def _figures(document: Document) -> Iterable[str]:
     yield "| figure | measured | asked for |"
     yield "|---|---:|---|"
-    for name, value in document["figures"].items():
-        bound = f"{MUST[name][0]} {_shown(MUST[name][1])}" if name in MUST else ""
-        yield f"| {name} | {_shown(value)} | {bound} |"
+    figures = document["figures"]
+    for name, value in figures.items():
+        missed = ": missed" if is_missed(name, value) else ""
+        yield f"| {name} | {_shown(value)} | {_bound(name)}{missed} |"
+    for name in dict.fromkeys([*MUST, *LATER]):
+        if name not in figures:
+            yield f"| {name} | not measured | {_bound(name)} |"
     yield ""
+    yield "`relay.first_event_added_ms_*` is what the first event takes more than **through nginx**; the table further"
+    yield "down says what it takes more than from the provider alone."
+    yield from _elsewhere(document)
+    yield ""
+
+
+def _bound(name: str) -> str:
+    return f"{MUST[name][0]} {_shown(MUST[name][1])}" if name in MUST else ""
+
+
+def _elsewhere(document: Document) -> Iterable[str]:
+    """Figures of `figures/` that this run has not measured itself."""
+    taken = [name for name in document["figures"] if name.startswith("deploy.")]
+    if not taken:
+        return
+    of = {
+        f"{(about['date'] or '?')[:10]}, commit `{(about['commit'] or 'unknown')[:12]}`"
+        for name, about in document.get("elsewhere", {}).items()
+        if name in taken
+    }
+    when = "; ".join(sorted(of)) or "of which commit is not known"
+    yield f"`deploy.*` is of another run ({when})."
 
 
 def _throughput(document: Document) -> Iterable[str]:
@@ -124,15 +166,22 @@ def _throughput(document: Document) -> Iterable[str]:
         yield ""
         yield f"{title}, by number of connections; then, at 64: CPU time of an answer, and how busy the two cores were:"
         yield ""
-        yield _line(["", *map(str, numbers), "µs CPU", "its core", "the other core"])
-        yield _rule(len(numbers) + 3)
+        yield _line(["", *map(str, numbers), "µs CPU", "its core", "the other core", "not posted", "posting"])
+        yield _rule(len(numbers) + 5)
         for name in _there(rows):
             of = select(rows, kind=kind, target=name)
             at_64 = select(of, connections=64)
             rates = [_cell(per_second(select(of, connections=number))) for number in numbers]
             busy = [_busy(at_64, core) for core in (0, 1)]
             own = _cell(cpu_per_answer_us(at_64))
-            yield _line([_NAMES[name], *rates, own, *(busy if name != "provider" else ["", busy[1]])])
+            yield _line([_NAMES[name], *rates, own, *(busy if name != "provider" else ["", busy[1]]), *_put_off(at_64)])
+    yield ""
+    yield "Answers per second are of a window of seconds, at whose end the goproxy has not posted all of its rows. *Not"
+    yield "posted*: so many of the go's rows the ledger did not have when the clients were done; *posting*: the seconds"
+    yield "that it took from then on. *µs CPU* is until the last row is posted: a million divided by it is what the"
+    yield "goproxy's core can take per second for ever, as far as the backend keeps up, which has the clients' core."
+    if not _has_whole(rows):
+        yield "These results are older: the others' µs CPU is of the window, and what was not posted was not measured."
     yield ""
 
 
@@ -143,7 +192,11 @@ def _events(document: Document) -> Iterable[str]:
     yield ""
     yield "![CPU time of an event](performance-events.svg)"
     yield ""
-    yield "CPU time of one event in µs, by number of streams, with the request's own cost shared out among its events:"
+    yield "CPU time of one event in µs, by number of streams, with the request's own cost shared out among its events,"
+    if _has_whole(rows):
+        yield "from the first request to the last row that is posted:"
+    else:
+        yield "in the window. **These results are older: what the goproxy posts after the window is left out:**"
     yield ""
     yield _line(["", *(f"{number:,} streams, {_pace(rows, number):.0f} ms" for number in numbers)])
     yield _rule(len(numbers))
@@ -160,16 +213,24 @@ def _first_event(document: Document) -> Iterable[str]:
     yield ""
     yield "![Time to the first event](performance-first-event.svg)"
     yield ""
+    counts = [row["first_us"]["count"] for row in rows if row["target"] != "litellm" and "count" in row["first_us"]]
     yield "64 streams, one event each 20 ms, in ms: from the request to the first event, what that is more than from"
-    yield "the provider alone, and how much longer than there the gaps between two events are."
+    yield "**the provider alone**, and how much longer than there the gaps between two events are."
+    if counts:
+        yield f"A round has {min(counts):,} first events or more, too few for a p99.9: the longest stands there."
     yield ""
-    yield _line(["", "first: p50", "p99", "p99.9", "added: p50", "p99", "p99.9", "gap added: p50", "p99", "p99.9"])
-    yield _rule(9)
+    yield _line(
+        [
+            *("", "first: p50", "p99", "longest", "more than the provider: p50", "p99"),
+            *("gap, more than the provider's: p50", "p99", "p99.9"),
+        ]
+    )
+    yield _rule(8)
     for name in _there(rows):
         of = select(rows, target=name)
-        cells = [_ms(quantile_ms(of, "first_us", which)) for which in ("p50", "p99", "p999")]
-        for timed in ("first_us", "gap_us"):
-            for which in ("p50", "p99", "p999"):
+        cells = [_ms(quantile_ms(of, "first_us", which)) for which in ("p50", "p99", "max")]
+        for timed, quantiles in (("first_us", ("p50", "p99")), ("gap_us", ("p50", "p99", "p999"))):
+            for which in quantiles:
                 one, other = quantile_ms(of, timed, which), quantile_ms(alone, timed, which)
                 cells.append("" if name == "provider" or one is None or other is None else _ms(one - other))
         yield _line([_NAMES[name], *cells])
@@ -236,6 +297,20 @@ def _correct(document: Document) -> Iterable[str]:
             f"The goproxy's ledger: {ledger['rows']:,} rows of {ledger['requests']:,} requests; the difference to "
             f"what they cost is {ledger['cost_difference_nanodollars']} nano-dollars."
         )
+
+
+def _has_whole(rows: Iterable[Row]) -> bool:
+    """Whether CPU time was counted until the rows were posted, and for all targets alike."""
+    return all("whole" in row for row in rows)
+
+
+def _put_off(rows: Sequence[Row]) -> list[str]:
+    """How much of the goproxy's work is not done when the clients are."""
+    if not rows or "settled" not in rows[0]:
+        return ["", ""]
+    share = backlog_share(rows)
+    after = median(row["settled"]["after_seconds"] for row in rows)
+    return ["not measured" if share is None else f"{100 * share:.0f} %", f"{after:.1f} s"]
 
 
 def _by_number(

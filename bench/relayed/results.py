@@ -25,6 +25,11 @@ class Results:
     """What all ledgers together have, and how far that is from what they should have."""
     losses: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    """Of the measuring."""
+    missed: list[str] = field(default_factory=list)
+    """What was measured, or should have been, and is not as it must be."""
+    elsewhere: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Figures that another run has measured: of which commit, and when."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:

@@ -29,6 +29,23 @@ def post(port: int, path: str, token: str, document: dict[str, Any]) -> Any:
     return _ask("POST", port, path, token, json.dumps(document))
 
 
+def metric(port: int, name: str) -> float:
+    """What a goproxy tells Prometheus under this name, over all its labels; 0 if it tells nothing.
+
+    Raises:
+        CannotMeasure: it does not answer.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+    try:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    except OSError as error:
+        raise CannotMeasure(f"GET /metrics at port {port}: {error!r}") from None
+    finally:
+        connection.close()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition(" ")[0].partition("{")[0] == name)
+
+
 def is_ready(port: int) -> bool:
     """Whether what is there says that it is ready."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ sys.path.insert(0, str(_ROOT / "bench"))
 
 from against import unpacked  # noqa: E402
 from performance import main as write_page  # noqa: E402
+from relay import _cut_short  # noqa: E402
 from relayed.figures import compute  # noqa: E402
 from relayed.generators import Generators, Load, Provider, Sample  # noqa: E402
 from relayed.page import BEGIN, END, page, pictures  # noqa: E402
 from relayed.process import CannotMeasure  # noqa: E402
 from relayed.results import Results  # noqa: E402
+from relayed.targets import Bench  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("gcc") is None, reason="the generators are compiled, and there is no gcc"),
@@ -129,8 +132,26 @@ def test_what_a_relay_spoils_is_noticed(
         assert found["lost_events"] > 0
 
 
+def test_a_refusal_is_no_answer(generators: Generators, tmp_path: Path) -> None:
+    """It is had sooner than an answer, and would make a relay that does nothing the fastest of all."""
+    with socket.create_server(("127.0.0.1", 0)) as relay:
+
+        def serve() -> None:
+            client, _ = relay.accept()
+            with client:
+                while client.recv(65536):
+                    client.sendall(_refused(b""))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        sample = _measure(generators, relay.getsockname()[1], tmp_path, Load(1, 0.2, 0))
+        thread.join()
+    assert sample["all"]["refused"] > 0
+    assert (sample["answers"], sample["answer_us"]) == (0, None)
+
+
 def _row(target: str, **fields: Any) -> dict[str, Any]:
-    timed = {"p50": 1000.0, "p90": 2000.0, "p99": 3000.0, "p999": 4000.0}
+    timed = {"p50": 1000.0, "p90": 2000.0, "p99": 3000.0, "p999": 4000.0, "max": 5000.0}
     row = {"target": target, "seconds": 1.0, "answers": 100, "events": 6600, "cores_busy": [1.0, 0.5], "round": 0}
     return row | {"cpu_seconds": {"target": 0.66}, "first_us": timed, "gap_us": timed} | fields
 
@@ -144,6 +165,7 @@ def _results() -> Results:
             "processor": "a processor",
             "kernel": "6",
             "python": "3.11",
+            "load_before": 1.5,
             "packages": {"uvloop": "1"},
             "file_system": "ext4",
             "fdatasync_us": {"p50": 200.0, "p99": 900.0},
@@ -189,6 +211,49 @@ def test_figures_are_ratios_to_what_ran_beside(tmp_path: Path) -> None:
     assert missed == ["relay.streams_per_s_vs_litellm is 2.0 and must be at least 150"]
 
 
+@pytest.mark.parametrize(("refused", "problems"), [(1, 0), (2, 1), (100, 1)])
+def test_a_litellm_that_refuses_is_a_problem(tmp_path: Path, refused: int, problems: int) -> None:
+    """It may lose a few, and no more."""
+    nothing: Any = None
+    bench = Bench(nothing, nothing, tmp_path, tmp_path)
+    counted = dict.fromkeys(("lost_events", "disordered", "broken", "wrong", "unfinished", "events"), 0)
+    sample = {"all": counted | {"requests": 100, "refused": refused}, "provider": {"events": 0}}
+    bench._check("litellm", sample, Load(64, 1, 1), {})
+    assert len(bench.problems) == problems
+
+
+def test_a_whole_run_misses_what_it_has_not_measured(tmp_path: Path) -> None:
+    results = _results()
+    results.measured["throughput"] = [row for row in results.measured["throughput"] if row["target"] != "litellm"]
+    del results.measured["memory"]
+    _, missed = compute(results, tmp_path / "none.json")
+    assert missed == []
+    _, missed = compute(results, tmp_path / "none.json", is_whole=True)
+    assert "relay.streams_per_s_vs_litellm was not measured and must be at least 150" in missed
+    assert "relay.rss_idle_mb was not measured and must be at most 64" in missed
+
+
+def test_what_is_posted_later_is_counted(tmp_path: Path) -> None:
+    """200 answers in the window, of 0.33 s of CPU; 300 in all, of 1.2 s, and 60 rows were not posted at the end."""
+    results = _results()
+    for row in (*results.measured["throughput"], *results.measured["paced"]):
+        if row["target"] == "goproxy":
+            row["whole"] = {"requests": 300, "events": 19_800, "cpu_seconds": {"target": 1.2}}
+            row["settled"] = {"requests": 300, "cpu_seconds": 1.2, "after_seconds": 3.0, "backlog": 60}
+    figures, _ = compute(results, tmp_path / "none.json")
+    assert figures["relay.streams_per_s_vs_nginx"] == 2
+    assert figures["relay.cpu_per_stream_vs_nginx"] == round(1.2 / 300 / (0.66 / 100), 3)
+    assert figures["relay.cpu_per_event_vs_nginx_300"] == round(1.2 / 19_800 / (0.66 / 6600), 3)
+    assert figures["relay.json_backlog_share"] == 0.2
+
+
+def test_a_run_that_is_cut_short_is_not_published() -> None:
+    whole = {"size": "full", "only": None, "targets": None, "connections": (), "seconds": None, "rounds": None}
+    assert not _cut_short(Namespace(**whole))
+    for name, value in {"size": "quick", "rounds": 1, "seconds": 1.0, "only": ["memory"]}.items():
+        assert _cut_short(Namespace(**whole | {name: value}))
+
+
 def test_what_is_not_as_it_must_be_is_named(tmp_path: Path) -> None:
     results = _results()
     results.losses["goproxy"] = 1
@@ -223,6 +288,9 @@ def test_a_page_is_made_and_then_agrees(tmp_path: Path, capsys: pytest.CaptureFi
     assert text.startswith("# Before\n")
     assert text.endswith("After.\n")
     assert "| relay.streams_per_s_vs_nginx | 2 | at least 0.45 |" in text
+    assert "| relay.streams_per_s_vs_litellm | 2 | at least 150: missed |" in text
+    assert "| relay.rss_idle_mb | 41 | at most 64 |" in text
+    assert "**something else was at work, do not trust these**" in text
     source.write_text(source.read_text().replace('"answers": 200', '"answers": 201'))
     capsys.readouterr()
     assert write_page(["--check"], tmp_path) == 1

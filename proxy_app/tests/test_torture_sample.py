@@ -35,6 +35,7 @@ def test_a_sample_of_the_torture(tmp_path: Path) -> None:
     figures = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("figure "))
     assert {name: str(value) for name, value in json.loads(output.read_text())["figures"].items()} == figures
     assert int(figures["isolation.requests"]) >= 400
+    assert figures["isolation.troubles_felt"] == figures["isolation.troubles"] == "8"
     assert int(figures["kill9.count"]) == 2
     assert float(figures["slow_readers.kib_per_stream"]) < 1024
     wrong = ("isolation.errors", "kill9.ledger_difference_rows")

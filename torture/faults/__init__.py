@@ -72,6 +72,7 @@ def measure(size: float, scratch: Path) -> Mapping[str, int | float]:
     return {
         "faults.kinds": found.kinds,
         "faults.injections": found.injections,
+        "faults.left_out": len(found.left_out),
         "faults.invariant_violations": len(found.violations),
     }
 

@@ -26,7 +26,9 @@ GRACE = 5
 
 _INTERRUPTED = Billed(("interrupted", "exact"), Charge.WITHIN_HOLD)
 _CUT_OFF = Billed(("estimated",), Charge.WITHIN_HOLD)
-_FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+_FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), Path("/usr/lib/faketime/libfaketime.so.1"))
+"""Debian's, of whatever architecture; another place, where there is none."""
+
 _RECOVERS = 15.0
 _IN_A_ROW = 40
 

@@ -48,7 +48,7 @@ class StoreFigures:
 
 
 @dataclass
-class _Told:
+class Told:
     """What the program said in all its lives."""
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def store_sweep(points: int, *, seed: int = 1) -> StoreFigures:
     """
     if shutil.which("strace") is None:
         raise NoStrace("strace is not installed; on Debian: apt-get install strace")
-    chance, figures, told = random.Random(seed), StoreFigures(), _Told()
+    chance, figures, told = random.Random(seed), StoreFigures(), Told()
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "backend.sqlite3"
         database = Database(f"sqlite:///{path}")
@@ -92,7 +92,7 @@ def store_sweep(points: int, *, seed: int = 1) -> StoreFigures:
             if was_killed:
                 figures.points += 1
                 figures.at[call] += 1
-            _look(path, told, figures)
+            look(path, told, figures)
             life += 1
     return figures
 
@@ -124,11 +124,14 @@ def _live(path: Path, life: int, lent: int, call: str, number: int) -> tuple[lis
     return whole, child.returncode == -signal.SIGKILL
 
 
-def _look(path: Path, told: _Told, figures: StoreFigures) -> None:
-    """Everything that was acknowledged is there once, and every wallet adds up."""
+def look(path: Path, told: Told, figures: StoreFigures) -> None:
+    """Everything that was acknowledged is there, and charged once.
+
+    The id is the store's primary key, so that no row can be there twice: what could be is its cost, and what each row
+    costs is known from the program, which says so before it posts it.
+    """
     with sqlite3.connect(path) as store:
-        stored = Counter(dict(store.execute("SELECT id, count(*) FROM ledger_rows GROUP BY id").fetchall()))
-        spent = store.execute("SELECT coalesce(sum(cost_nanodollars), 0) FROM ledger_rows").fetchone()[0]
+        stored = dict(store.execute("SELECT id, cost_nanodollars FROM ledger_rows").fetchall())
         (granted, spent_total), credits_ = (
             store.execute(
                 "SELECT coalesce(sum(granted_total), 0), coalesce(sum(spent_total), 0) FROM leases"
@@ -137,9 +140,17 @@ def _look(path: Path, told: _Told, figures: StoreFigures) -> None:
         )
     store.close()
     figures.lost += [id_ for id_ in sorted(told.accepted) if id_ not in stored]
-    figures.doubled += [id_ for id_, times in stored.items() if times > 1]
-    if spent != spent_total or granted < told.lent:
-        figures.unbalanced.append(f"rows cost {spent}, leases say {spent_total}; {granted} is lent of {told.lent} told")
+    costs = {id_: told.rows.get(id_) for id_ in stored}
+    figures.unbalanced += [
+        f"{id_} costs {stored[id_]}, and {cost} was posted" for id_, cost in costs.items() if cost != stored[id_]
+    ]
+    charged = sum(cost or 0 for cost in costs.values())
+    if spent_total > charged:
+        figures.doubled.append(f"{spent_total} is charged for rows of {charged}")
+    if spent_total < charged:
+        figures.lost.append(f"{spent_total} is charged for rows of {charged}")
+    if granted < told.lent:
+        figures.unbalanced.append(f"{granted} is lent of {told.lent} told")
     if credits_ is not None and credits_[0] < CREDIT * len(told.credited):
         figures.lost.append(f"credits are {credits_[0]}, {len(told.credited)} grants were acknowledged")
 

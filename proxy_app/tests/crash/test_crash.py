@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from goproxy.control_plane.store import accounts, rows
+from goproxy.control_plane.store.database import Database
+from tests.bookkeeping import a_hold, a_row
 from tests.crash.power_loss import fail_the_power, never_said_before_synced
 from tests.crash.promises import Promises, read
-from tests.crash.store_sweep import store_sweep
+from tests.crash.store_sweep import StoreFigures, Told, look, store_sweep
 from tests.crash.strace import Call, Run, traced
 from tests.crash.sweep import ROUNDS, sweep
 
@@ -28,6 +33,36 @@ def test_a_store_killed_at_any_system_call_has_what_it_acknowledged_once() -> No
     figures = store_sweep(9)
     assert not figures.broken, figures.broken
     assert (figures.points, set(figures.at)) == (9, {"pwrite64", "fdatasync", "ftruncate"})
+
+
+@pytest.mark.parametrize(
+    ("tampering", "found"),
+    [
+        ("UPDATE leases SET updated_at = ''", ([], [], [])),
+        ("UPDATE leases SET spent_total = 2 * spent_total", ([], ["80 is charged for rows of 40"], [])),
+        ("UPDATE leases SET spent_total = 0", (["0 is charged for rows of 40"], [], [])),
+        ("DELETE FROM ledger_rows", (["req_1"], ["40 is charged for rows of 0"], [])),
+        (
+            "UPDATE leases SET spent_total = 80; UPDATE ledger_rows SET cost_nanodollars = 80",
+            ([], ["80 is charged for rows of 40"], ["req_1 costs 80, and 40 was posted"]),
+        ),
+    ],
+)
+def test_what_a_store_charges_twice_is_noticed(
+    tmp_path: Path, tampering: str, found: tuple[list[str], list[str], list[str]]
+) -> None:
+    """The last of these would add up, but for what the program said that it posted."""
+    path, told, figures = tmp_path / "backend.sqlite3", Told(), StoreFigures()
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.transact("account", lambda store: accounts.create(store, "alice"))
+    database.transact("post", lambda store: rows.ingest(store, "i", "openhands", [a_row(a_hold("req_1", 100), 40)]))
+    database.close()
+    told.hear(["posting req_1 40", "accepted req_1 40"])
+    with closing(sqlite3.connect(path)) as store:
+        store.executescript(tampering)
+    look(path, told, figures)
+    assert (figures.lost, figures.doubled, figures.unbalanced) == found
 
 
 @pytest.fixture(scope="module")
