@@ -80,7 +80,7 @@ def config_document(**changes: Any) -> dict[str, Any]:
         ],
         "multiplier_band": [1.06, 1.08],
         "models": [OPUS],
-        "timeouts": {"connect": 2, "first_byte": 5, "idle": 5, "total": 20},
+        "timeouts": {"connect": 10, "first_byte": 20, "idle": 20, "total": 60},
         "max_body_bytes": 1048576,
     }
     return document | changes

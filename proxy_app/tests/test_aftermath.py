@@ -41,7 +41,7 @@ async def test_an_answer_that_never_begins_does_not_hold_up_the_leaving(
     await asyncio.sleep(0.1)
     began = time.monotonic()
     await gateway.gateway.aftermath.finish(0.2)
-    assert time.monotonic() - began < 4.5  # the answer that never begins has 5
+    assert time.monotonic() - began < 15  # the answer that never begins has 20
     (row,) = await gateway.rows()
     assert (row["settlement"], row["outcome"], row["status"]) == ("estimated", "client_gone", 0)
     await eventually(lambda: provider.open_connections == 0)

@@ -147,6 +147,7 @@ async def test_interim_answers_are_passed_over(provider: Provider, ask: Any, sta
 FLOODS = {
     "interim answers": b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
     "a header without end": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000,
+    "a header that ends too late": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: %b\r\n\r\n" % (b"x" * 265_000),
     "headers without end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000,
     "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",

@@ -288,6 +288,8 @@ class UpstreamConnection(asyncio.Protocol):
         if parser is None:  # nothing was asked for
             self.abort()
             return
+        if self._asker is not None:
+            self._head_bytes += len(data)
         try:
             parser.feed_data(data)
             if self._pieces and self._answer is not None:
@@ -301,10 +303,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail()
         except httptools.HttpParserError:
             self._fail()
-        if self._asker is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self._fail()
+        if self._asker is not None and self._head_bytes > HEAD_BYTES:
+            self._fail()
 
     def eof_received(self) -> None:
         """The upstream has said that it is done; over TLS by its farewell, which nobody on the way can forge."""
@@ -354,6 +354,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         asker = self._asker
         if asker is None or len(fields) > _HEADERS:
+            raise InvalidAnswer
+        if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > HEAD_BYTES:
             raise InvalidAnswer
         headers = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in fields]
         answer = self._answer = Answer(self, status, headers)
