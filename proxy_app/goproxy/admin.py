@@ -315,7 +315,7 @@ def _retire(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 
 def _rerate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     asked = {name: value for name, value in _choice(chosen).items() if value is not None}
-    done = api.post("/rerate", asked | {"multiplier": chosen.multiplier, "apply": chosen.apply})
+    done = api.post("/rerate", asked | {"multiplier": chosen.multiplier, "apply": chosen.apply}, seconds=None)
     text = table(done["differences"], ("id", "account", "before_nanodollars", "after_nanodollars"))
     sums = f"{done['rows']} rows, {done['differing']} differ by {amount(done['difference_nanodollars'])} USD"
     unpriced = f", {done['unpriced']} have no price today" if done["unpriced"] else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from decimal import Decimal
 from functools import partial
@@ -22,6 +22,7 @@ from goproxy.control_plane.store import backup, rows
 from goproxy.core import ledger
 from goproxy.core.reconcile import Booked, InvalidExport, read_export, reconcile
 from goproxy.core.usage import Usage
+from goproxy.observe import log
 
 GZIP = "application/gzip"
 
@@ -124,18 +125,26 @@ class Upkeep:
     async def restore_backup(self, call: Call) -> documents.Restored:
         """Put a backup in the place of what is stored. What the inventory declares is applied to it at once.
 
-        Refused when there is something stored already, unless `replace` is true.
+        Refused when there is something stored already, unless `replace` is true. Once the whole backup has come, it is
+        restored whether somebody waits for the answer or not.
         """
         asked: documents.RestoreAsked = call.query
-        with self._spool() as file:
+        with ExitStack() as spooled:
+            file = spooled.enter_context(self._spool())
             async for piece in asking.pieces_of_body(call.request, _BACKUP_LIMIT):
                 with _room():
                     await asyncio.to_thread(file.write, piece)
             with _room():
                 file.flush()
+            # The file goes with the work: closed by a client that leaves, it would be a damaged backup.
+            return await self._plane.see_through(self._restore(file, spooled.pop_all(), replace=asked.replace))
+
+    async def _restore(self, file: IO[bytes], spooled: ExitStack, *, replace: bool) -> documents.Restored:
+        with spooled:
             file.seek(0)
             records = await asyncio.to_thread(backup.check, file)
-            await self._plane.restore(lambda store: backup.restore(store, file, replace=asked.replace))
+            await self._plane.restore(lambda store: backup.restore(store, file, replace=replace))
+        log("restored a backup", records=records)
         return documents.Restored(records=records)
 
     def _rated(self, row: ledger.Row, multiplier: str) -> ledger.Row | None:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from aiohttp import web
 from goproxy.cli import main
 from goproxy.control_plane.admin_api import AdminApi
 from goproxy.control_plane.documents import MEANINGS
+from goproxy.control_plane.store import backup
 from goproxy.core.keys import is_well_formed
 from goproxy.core.pricing import dollars
 from goproxy.tables import amount, nanodollars, table
@@ -140,6 +142,27 @@ async def test_backup_and_restore(backend: Backend, admin: Admin, tmp_path: Path
     assert (await backend.admin("GET", "/accounts"))["accounts"][0]["name"] == "alice"
     unnamed = await admin("backup", ".")
     assert (unnamed.code, unnamed.err.count("\n")) == (1, 1)
+
+
+async def test_a_backup_and_a_restore_may_take_as_long_as_they_need(
+    backend: Backend, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command waits for in silence is bounded; not the work on a store of any size."""
+    await backend.account()
+    file = str(tmp_path / "backup")
+    monkeypatch.setattr("goproxy.admin_client._SECONDS", 0.2)
+    for module, name in ((backup, "dump"), (backup, "check")):
+        monkeypatch.setattr(module, name, taking_its_time(getattr(module, name)))
+    assert (await admin("backup", file)).err == ""
+    assert (await admin("restore", file, "--replace")).err == ""
+
+
+def taking_its_time(work: Callable[..., Any]) -> Callable[..., Any]:
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.5)
+        return work(*args)
+
+    return slowly
 
 
 @pytest.fixture
