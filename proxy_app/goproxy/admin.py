@@ -328,17 +328,23 @@ def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     media_type = "application/json" if chosen.file.suffix == ".json" else "text/csv"
     with _opened(chosen.file) as file:
         found = api.send("/reconcile", file, media_type, query)
-    lines = [f"matched     {found['matched']}", f"differing   {len(found['differing'])}"]
-    lines += [
-        f"  {each['request_id']}: ledger {each['ledger']}, export {each['export']}" for each in found["differing"]
-    ]
+    left_out = found["left_out"]
+    lines = [f"matched     {found['matched']}"]
     for name, meaning in (
+        ("differing", "in both, and counted otherwise"),
         ("missing", "in the export, not in the ledger"),
         ("extra", "in the ledger, not in the export"),
         ("unnamed", "rows without a request id of the provider"),
     ):
-        lines += [f"{name:<11} {len(found[name])}  ({meaning})", *(f"  {each}" for each in found[name])]
+        lines += [f"{name:<11} {len(found[name]) + left_out[name]}  ({meaning})", *map(_difference, found[name])]
+        lines += [f"  and {left_out[name]} more: choose fewer days to see them"] if left_out[name] else []
     return found, "\n".join(lines)
+
+
+def _difference(each: Any) -> str:
+    if isinstance(each, str):
+        return f"  {each}"
+    return f"  {each['request_id']}: ledger {each['ledger']}, export {each['export']}"
 
 
 def _backup(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:

@@ -370,7 +370,16 @@ class RowDifference(Given):
     export: dict[str, int]
 
 
+class LeftOut(Given):
+    differing: int
+    missing: int
+    extra: int
+    unnamed: int
+
+
 class Reconciled(Given):
+    """How ledger and export agree: of each list the first thousand."""
+
     matched: int
     differing: list[RowDifference]
     missing: list[str]
@@ -379,6 +388,8 @@ class Reconciled(Given):
     """In the ledger, not in the export."""
     unnamed: list[str]
     """Our ids of rows that carry no request id of the provider."""
+    left_out: LeftOut
+    """How many more there are of each list; to see them, choose fewer days."""
     ledger_tokens: dict[str, int]
     export_tokens: dict[str, int]
 

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from decimal import Decimal
 from functools import partial
 from typing import IO
@@ -20,7 +20,7 @@ from goproxy.control_plane.operations import Call
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import backup, rows
 from goproxy.core import ledger
-from goproxy.core.reconcile import Booked, InvalidExport, read_export, reconcile
+from goproxy.core.reconcile import Booked, ExportLine, InvalidExport, read_export, reconcile
 from goproxy.core.usage import Usage
 from goproxy.observe import log
 
@@ -35,6 +35,10 @@ _RECONCILED_ROWS = 200_000
 _BACKUP_LIMIT = 64 * 1024**3
 _PIECE = 256 * 1024
 _SHOWN = 100
+"""Differences that a rerating tells."""
+
+_LISTED = 1000
+"""The same of a reconciliation, in each of its lists: nobody reads more, and the event loop would write it out."""
 
 _AT_ONCE = 500
 """Rows whose corrections are written in one transaction."""
@@ -102,7 +106,7 @@ class Upkeep:
             found += map(_booked, records)
             if len(found) > _RECONCILED_ROWS:
                 raise Refusal(400, f"these are more than {_RECONCILED_ROWS} rows: choose fewer days")
-        return documents.Reconciled.model_validate(asdict(await asyncio.to_thread(reconcile, found, export)))
+        return await asyncio.to_thread(_reconciled, found, export)
 
     async def make_backup(self, call: Call) -> web.StreamResponse:
         """A copy of the whole store, as gzipped lines of JSON.
@@ -182,6 +186,13 @@ def _room() -> Iterator[None]:
 def _booked(record: RowMapping) -> Booked:
     usage = Usage(**{kind: record[kind] for kind in Usage().to_json()})
     return Booked(record["id"], record["upstream_request_id"], usage)
+
+
+def _reconciled(found: Sequence[Booked], export: Sequence[ExportLine]) -> documents.Reconciled:
+    whole = reconcile(found, export)
+    listed = {name: getattr(whole, name)[:_LISTED] for name in documents.LeftOut.model_fields}
+    left_out = {name: len(getattr(whole, name)) - len(shown) for name, shown in listed.items()}
+    return documents.Reconciled.model_validate(asdict(replace(whole, **listed)) | {"left_out": left_out})
 
 
 def _rerated(correction: rows.Correction) -> documents.RowRerated:

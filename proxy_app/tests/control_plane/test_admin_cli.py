@@ -129,6 +129,24 @@ async def test_rerating_and_reconciling(backend: Backend, admin: Admin, tmp_path
     assert (missing.code, missing.out) == (1, "")
 
 
+async def test_of_many_differences_the_first_are_told_and_the_rest_counted(
+    backend: Backend, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written out in full, some hundred thousand of them kept the event loop from everything else for seconds."""
+    monkeypatch.setattr("goproxy.control_plane.upkeep._LISTED", 2, raising=False)
+    await backend.account()
+    await backend.post("i1", *(row(number) for number in range(5)))
+    export = tmp_path / "export.csv"
+    lines = [f"up_{number},1" for number in (0, 1, 2, 7, 8, 9)]
+    export.write_text("\n".join(["request_id,output", *lines]))
+    found = (await admin("--json", "reconcile", str(export), "--upstream", "openhands")).json
+    assert [len(found[name]) for name in ("differing", "missing", "extra")] == [2, 2, 2]
+    assert found["left_out"] == {"differing": 1, "missing": 1, "extra": 0, "unnamed": 0}
+    told = (await admin("reconcile", str(export), "--upstream", "openhands")).out.splitlines()
+    assert told[1].startswith("differing   3 ")
+    assert told[4] == "  and 1 more: choose fewer days to see them"
+
+
 async def test_backup_and_restore(backend: Backend, admin: Admin, tmp_path: Path) -> None:
     await backend.account()
     file = tmp_path / "backup.jsonl.gz"

@@ -291,6 +291,7 @@ async def test_a_ledger_is_held_against_the_providers_record(backend: Backend) -
             "missing": ["up_9"],
             "extra": ["up_3"],
             "unnamed": [row(4).id],
+            "left_out": {"differing": 0, "missing": 0, "extra": 0, "unnamed": 0},
             "ledger_tokens": {"input": 36, "output": 28},
             "export_tokens": {"input": 19, "output": 16},
         }
