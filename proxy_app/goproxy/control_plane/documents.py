@@ -5,10 +5,10 @@ Amounts are whole nano-dollars (10⁻⁹ USD), times RFC 3339 in UTC.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from goproxy.control_plane.store import rows
 from goproxy.control_plane.store.database import written
@@ -23,7 +23,7 @@ _WALLET = r"^([A-Za-z0-9][A-Za-z0-9._@-]{0,63}(/[a-z0-9][a-z0-9-]{0,40})?|key:ke
 _ENTRY_ID = r"^[A-Za-z0-9._:-]{1,100}$"
 _DAY = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 _CURSOR = r"^[0-9TZ:.-]{24}~[!-~]{1,200}$"
-_DECIMAL = r"^[0-9]{1,6}(\.[0-9]{1,12})?$"
+_MULTIPLIER = r"^(as_billed|current|[0-9]{1,6}(\.[0-9]{1,12})?)$"
 _LINE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
 MEANINGS = {
@@ -36,7 +36,7 @@ MEANINGS = {
     _ENTRY_ID: "an id: up to 100 letters, digits, '.', '_', ':' and '-'",
     _DAY: "a day, such as 2026-11-23",
     _CURSOR: "`next` of the page before",
-    _DECIMAL: "a decimal number, such as 1.08",
+    _MULTIPLIER: "`as_billed`, `current`, or a decimal number such as 1.08",
     _LINE: "one line without control characters",
 }
 """What those who did not write it are told of a pattern."""
@@ -56,6 +56,14 @@ def _storable(moment: datetime) -> datetime:
     return moment
 
 
+def _in_the_calendar(day: str) -> str:
+    try:
+        date.fromisoformat(day)
+    except ValueError:
+        raise ValueError(f"{day!r} is not {MEANINGS[_DAY]}: that month is shorter") from None
+    return day
+
+
 AccountName = Annotated[str, StringConstraints(pattern=ACCOUNT)]
 KeyId = Annotated[str, StringConstraints(pattern=KEY_ID)]
 Instance = Annotated[str, StringConstraints(pattern=INSTANCE)]
@@ -63,7 +71,7 @@ WalletId = Annotated[str, StringConstraints(pattern=_WALLET)]
 Upstream = Annotated[str, StringConstraints(pattern=_UPSTREAM)]
 ModelId = Annotated[str, StringConstraints(pattern=_MODEL)]
 Line = Annotated[str, StringConstraints(pattern=_LINE, max_length=200)]
-Day = Annotated[str, StringConstraints(pattern=_DAY)]
+Day = Annotated[str, StringConstraints(pattern=_DAY), AfterValidator(_in_the_calendar)]
 Moment = Annotated[AwareDatetime, AfterValidator(_storable)]
 Nanodollars = Annotated[int, Field(ge=1, le=MOST_AT_ONCE)]
 PerMinute = Annotated[int, Field(ge=1, le=10**12)]
@@ -193,16 +201,27 @@ class Credit(Given):
     received_at: str
 
 
-class Chosen(Taken):
-    """Which rows; days are the first and the last one, in UTC."""
+class Days(Taken):
+    """The first and the last day, in UTC."""
+
+    since: Day | None = None
+    until: Day | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise ValueError(f"since {self.since} is after until {self.until}")
+        return self
+
+
+class Chosen(Days):
+    """Which rows."""
 
     account: AccountName | None = None
     key: KeyId | None = None
     upstream: Upstream | None = None
     model: ModelId | None = None
     settlement: Settlement | None = None
-    since: Day | None = None
-    until: Day | None = None
 
     @property
     def chosen(self) -> rows.Chosen:
@@ -333,7 +352,7 @@ class Retired(Given):
 class RerateAsked(Chosen):
     """Rows to be priced again, by the price book as it stands now and the price version of the row's own day."""
 
-    multiplier: Literal["as_billed", "current"] | Annotated[str, StringConstraints(pattern=_DECIMAL)] = "as_billed"
+    multiplier: Annotated[str, StringConstraints(pattern=_MULTIPLIER)] = "as_billed"
     apply: bool = False
     """Write the differences down, and settle them with the wallets; else only tell them."""
 
@@ -357,10 +376,8 @@ class Rerated(Given):
     """The first hundred."""
 
 
-class ReconcileAsked(Taken):
+class ReconcileAsked(Days):
     upstream: Upstream
-    since: Day | None = None
-    until: Day | None = None
 
 
 class RowDifference(Given):

@@ -299,6 +299,26 @@ TYPED_WRONG = {
     "a name with a space": (["account", "add", "Alice Smith"], "name: 'Alice Smith' is not an account's name: up to"),
     "the same in a path": (["account", "show", "Alice Smith"], "'Alice Smith' is not an account's name: up to"),
     "a day in words": (["rows", "--since", "yesterday"], "since: 'yesterday' is not a day, such as 2026-11-23"),
+    "a day that there is not": (["usage", "--since", "2026-02-31"], "since: '2026-02-31' is not a day, such as"),
+    **{
+        f"days the wrong way round for {arguments[0]}": (
+            [*arguments, "--since", "2026-12-01", "--until", "2026-11-30"],
+            "since 2026-12-01 is after until 2026-11-30",
+        )
+        for arguments in (["usage"], ["rows"], ["rerate"], ["reconcile", "--upstream", "openhands", "/dev/null"])
+    },
+    "a number too small": (
+        ["key", "add", "alice", "--requests-per-minute", "0"],
+        "requests_per_minute: 0 is too small: expected 1 or more",
+    ),
+    "a number too large": (["rows", "--limit", "5000"], "limit: 5000 is too large: expected 1000 or less"),
+    "an axis that is none": (["usage", "--by", "foo"], "by: 'foo' is not one of 'account', 'key', 'upstream', 'model'"),
+    "a kind that is none": (["rows", "--kind", "foo"], "kind: 'foo' is not one of 'request', 'grant',"),
+    "a settlement that is none": (["rows", "--settlement", "foo"], "settlement: 'foo' is not one of 'exact', "),
+    "a multiplier that is none": (
+        ["rerate", "--multiplier", "x"],
+        "multiplier: 'x' is not `as_billed`, `current`, or a decimal number such as 1.08 (status 400)",
+    ),
     "a key that is none": (["key", "revoke", "laptop"], "'laptop' is not a key's id"),
     "more than there is": (
         ["credit", "withdraw", "alice", "99999"],
