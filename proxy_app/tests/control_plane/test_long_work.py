@@ -323,7 +323,10 @@ REPORTS: dict[str, tuple[str, str]] = {
 
 async def ask_for(backend: Backend, report: str) -> Answer:
     method, path = REPORTS[report]
-    bodies: dict[str, dict[str, Any]] = {"reconcile": {"data": b"request_id,input\n"}, "rerate": {"json": {}}}
+    bodies: dict[str, dict[str, Any]] = {
+        "reconcile": {"data": b"request_id,input\nup_none,1\n"},
+        "rerate": {"json": {}},
+    }
     return await backend.ask(method, f"/admin/v1{path}", **bodies.get(report, {}))
 
 
