@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from goproxy.admin_client import AdminClient, AdminError, read_token
+from goproxy.admin_client import AdminClient, AdminError, AnswerLost, read_token
 from goproxy.core.keys import PREFIX
 from goproxy.tables import amount, nanodollars, table
 
@@ -269,7 +269,7 @@ def _credit(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     }
     try:
         made = api.post("/credits", new)
-    except AdminError as problem:
+    except AnswerLost as problem:
         raise AdminError(f"{problem}; trying again with --id {new['id']} cannot do it twice") from None
     return made, table([made], _CREDIT)
 

@@ -23,6 +23,10 @@ class AdminError(Exception):
     """What was asked was not done; the text says why."""
 
 
+class AnswerLost(AdminError):
+    """Whether it was done is not known; the text says why."""
+
+
 class AdminClient:
     """The admin API at a URL, with the operator's token."""
 
@@ -83,7 +87,7 @@ class AdminClient:
         try:
             return json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise AdminError(f"{path}: no answer that can be read: {error}") from None
+            raise AnswerLost(f"{path}: no answer that can be read: {error}") from None
         finally:
             connection.close()
 
@@ -112,10 +116,12 @@ class AdminClient:
             refusal = answer.read(64 * 1024)
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: of a name that is none
             connection.close()
-            raise AdminError(f"{self._url.geturl()}: no answer: {error}") from None
+            raise AnswerLost(f"{self._url.geturl()}: no answer: {error}") from None
         connection.close()
         if 300 <= answer.status < 400:
             raise AdminError(f"{self._url.geturl()}: {_redirection(answer)}")
+        if answer.status >= 500:  # from the backend, or from what stands before it and did not hear its answer
+            raise AnswerLost(_told(answer.status, refusal))
         raise AdminError(_told(answer.status, refusal))
 
     def _connection(self) -> http.client.HTTPConnection:
