@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from goproxy.admin_client import AdminClient, AdminError, read_token
+from goproxy.admin_client import AdminClient, AdminError, AnswerLost, read_token
 from goproxy.core.keys import PREFIX
 from goproxy.tables import amount, nanodollars, table
 
@@ -269,7 +269,7 @@ def _credit(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     }
     try:
         made = api.post("/credits", new)
-    except AdminError as problem:
+    except AnswerLost as problem:
         raise AdminError(f"{problem}; trying again with --id {new['id']} cannot do it twice") from None
     return made, table([made], _CREDIT)
 
@@ -315,7 +315,7 @@ def _retire(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 
 def _rerate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     asked = {name: value for name, value in _choice(chosen).items() if value is not None}
-    done = api.post("/rerate", asked | {"multiplier": chosen.multiplier, "apply": chosen.apply})
+    done = api.post("/rerate", asked | {"multiplier": chosen.multiplier, "apply": chosen.apply}, seconds=None)
     text = table(done["differences"], ("id", "account", "before_nanodollars", "after_nanodollars"))
     sums = f"{done['rows']} rows, {done['differing']} differ by {amount(done['difference_nanodollars'])} USD"
     unpriced = f", {done['unpriced']} have no price today" if done["unpriced"] else ""
@@ -328,17 +328,23 @@ def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     media_type = "application/json" if chosen.file.suffix == ".json" else "text/csv"
     with _opened(chosen.file) as file:
         found = api.send("/reconcile", file, media_type, query)
-    lines = [f"matched     {found['matched']}", f"differing   {len(found['differing'])}"]
-    lines += [
-        f"  {each['request_id']}: ledger {each['ledger']}, export {each['export']}" for each in found["differing"]
-    ]
+    left_out = found["left_out"]
+    lines = [f"matched     {found['matched']}"]
     for name, meaning in (
+        ("differing", "in both, and counted otherwise"),
         ("missing", "in the export, not in the ledger"),
         ("extra", "in the ledger, not in the export"),
         ("unnamed", "rows without a request id of the provider"),
     ):
-        lines += [f"{name:<11} {len(found[name])}  ({meaning})", *(f"  {each}" for each in found[name])]
+        lines += [f"{name:<11} {len(found[name]) + left_out[name]}  ({meaning})", *map(_difference, found[name])]
+        lines += [f"  and {left_out[name]} more: choose fewer days to see them"] if left_out[name] else []
     return found, "\n".join(lines)
+
+
+def _difference(each: Any) -> str:
+    if isinstance(each, str):
+        return f"  {each}"
+    return f"  {each['request_id']}: ledger {each['ledger']}, export {each['export']}"
 
 
 def _backup(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,18 @@ from typing import IO, Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 _SECONDS = 600.0
-"""For an answer: a backup of a large store takes its time."""
+"""For an answer, but not of what takes as long as the store is large: see `AdminClient.send`."""
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+"""A host that has gone without a word is given up after a minute and a half, however long its answer may take."""
 
 
 class AdminError(Exception):
     """What was asked was not done; the text says why."""
+
+
+class AnswerLost(AdminError):
+    """Whether it was done is not known; the text says why."""
 
 
 class AdminClient:
@@ -37,18 +45,24 @@ class AdminClient:
         """Ask for a document."""
         return self._document("GET", path, query)
 
-    def post(self, path: str, document: Any = None, query: Mapping[str, Any] | None = None) -> Any:
-        """Have something done; the answer's document."""
+    def post(
+        self,
+        path: str,
+        document: Any = None,
+        query: Mapping[str, Any] | None = None,
+        seconds: float | None = _SECONDS,
+    ) -> Any:
+        """Have something done; the answer's document. `seconds` is for it to come, None: whenever it does."""
         body = None if document is None else json.dumps(document).encode()
-        return self._document("POST", path, query, body, "application/json")
+        return self._document("POST", path, query, body, "application/json", seconds)
 
     def send(self, path: str, file: IO[bytes], media_type: str, query: Mapping[str, Any]) -> Any:
-        """Send a file; the answer's document."""
-        return self._document("POST", path, query, file, media_type)
+        """Send a file; the answer's document, whenever it comes: what is done with a file may be hours of work."""
+        return self._document("POST", path, query, file, media_type, None)
 
     def receive(self, path: str, file: IO[bytes], media_type: str) -> None:
-        """Fetch what is no document."""
-        connection, answer = self._ask("GET", path, None, None, None)
+        """Fetch what is no document, whenever it comes."""
+        connection, answer = self._ask("GET", path, None, None, None, None)
         try:
             if (given := answer.headers.get_content_type()) != media_type:
                 raise AdminError(f"{self._url.geturl()}: not the backend: its answer is {given}, not {media_type}")
@@ -67,12 +81,13 @@ class AdminClient:
         query: Mapping[str, Any] | None,
         body: bytes | IO[bytes] | None = None,
         media_type: str | None = None,
+        seconds: float | None = _SECONDS,
     ) -> Any:
-        connection, answer = self._ask(method, path, query, body, media_type)
+        connection, answer = self._ask(method, path, query, body, media_type, seconds)
         try:
             return json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise AdminError(f"{path}: no answer that can be read: {error}") from None
+            raise AnswerLost(f"{path}: no answer that can be read: {error}") from None
         finally:
             connection.close()
 
@@ -83,6 +98,7 @@ class AdminClient:
         query: Mapping[str, Any] | None,
         body: bytes | IO[bytes] | None,
         media_type: str | None,
+        seconds: float | None,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         asked = {name: value for name, value in (query or {}).items() if value is not None}
         target = f"{self._url.path.rstrip('/')}/admin/v1{path}" + (f"?{urlencode(asked)}" if asked else "")
@@ -91,6 +107,8 @@ class AdminClient:
             headers["Content-Type"] = media_type
         connection = self._connection()
         try:
+            connection.connect()
+            _keep_alive(connection.sock, seconds)
             connection.request(method, target, body, headers)
             answer = connection.getresponse()
             if 200 <= answer.status < 300:
@@ -98,10 +116,12 @@ class AdminClient:
             refusal = answer.read(64 * 1024)
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # UnicodeError: of a name that is none
             connection.close()
-            raise AdminError(f"{self._url.geturl()}: no answer: {error}") from None
+            raise AnswerLost(f"{self._url.geturl()}: no answer: {error}") from None
         connection.close()
         if 300 <= answer.status < 400:
             raise AdminError(f"{self._url.geturl()}: {_redirection(answer)}")
+        if answer.status >= 500:  # from the backend, or from what stands before it and did not hear its answer
+            raise AnswerLost(_told(answer.status, refusal))
         raise AdminError(_told(answer.status, refusal))
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -109,6 +129,14 @@ class AdminClient:
         if self._url.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=ssl.create_default_context())
         return http.client.HTTPConnection(host, port, timeout=_SECONDS)
+
+
+def _keep_alive(connected: socket.socket, seconds: float | None) -> None:
+    connected.settimeout(seconds)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):  # not everywhere that an operator may sit
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def backend_url(text: str) -> SplitResult:

@@ -126,15 +126,30 @@ def unknown(value: Any, pattern: str) -> str:
 
 
 def _told(where: str, error: ValidationError) -> str:
-    said = [
-        f"{'.'.join(str(part)[:_SHOWN] for part in mistake['loc']) or where}: {_meaning(mistake)}"
-        for mistake in error.errors(include_url=False)
-    ]
+    said = [f"{_place(mistake) or where}: {_meaning(mistake)}" for mistake in error.errors(include_url=False)]
     more = f"; and {len(said) - _TOLD} more" if len(said) > _TOLD else ""
     return "; ".join(said[:_TOLD]) + more
 
 
+def _place(mistake: ErrorDetails) -> str:
+    """The field; of a list's item, whose value is told, the list's: on a command line nobody has counted them."""
+    *parts, last = mistake["loc"] or ("",)
+    return ".".join(str(part)[:_SHOWN] for part in (*parts, *([last] if isinstance(last, str) else [])))
+
+
 def _meaning(mistake: ErrorDetails) -> str:
-    if mistake["type"] == "string_pattern_mismatch":
-        return unknown(mistake["input"], mistake["ctx"]["pattern"])
+    value, told = repr(mistake["input"])[:_SHOWN], mistake.get("ctx", {})
+    match mistake["type"]:
+        case "string_pattern_mismatch":
+            return unknown(mistake["input"], told["pattern"])
+        case "greater_than_equal":
+            return f"{value} is too small: expected {told['ge']} or more"
+        case "less_than_equal":
+            return f"{value} is too large: expected {told['le']} or less"
+        case "literal_error" | "enum":
+            return f"{value} is not one of {told['expected']}"
+        case "int_type":
+            return f"{value} is not a whole number"
+        case "value_error":
+            return str(told["error"])
     return mistake["msg"]

@@ -7,10 +7,19 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticKnownError
 
 from goproxy.control_plane.store import rows
@@ -27,7 +36,7 @@ _WALLET = r"^([A-Za-z0-9][A-Za-z0-9._@-]{0,63}(/[a-z0-9][a-z0-9-]{0,40})?|key:ke
 _ENTRY_ID = r"^[A-Za-z0-9._:-]{1,100}$"
 _DAY = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 _CURSOR = r"^[0-9TZ:.-]{24}~[!-~]{1,200}$"
-_DECIMAL = f"^{MULTIPLIER}$"
+_MULTIPLIER = f"^(as_billed|current|{MULTIPLIER})$"
 _MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 _LINE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 
@@ -41,7 +50,7 @@ MEANINGS = {
     _ENTRY_ID: "an id: up to 100 letters, digits, '.', '_', ':' and '-'",
     _DAY: "a day, such as 2026-11-23",
     _CURSOR: "`next` of the page before",
-    _DECIMAL: "a decimal number, such as 1.08",
+    _MULTIPLIER: "`as_billed`, `current`, or a decimal number such as 1.08",
     _MOMENT: "a time of RFC 3339 that can be, such as 2027-01-31T00:00:00Z",
     _LINE: "one line without control characters",
 }
@@ -62,6 +71,14 @@ def _moment(value: Any) -> datetime:
     raise PydanticKnownError("string_pattern_mismatch", {"pattern": _MOMENT})
 
 
+def _in_the_calendar(day: str) -> str:
+    try:
+        date.fromisoformat(day)
+    except ValueError:
+        raise ValueError(f"{day!r} is not {MEANINGS[_DAY]}: that month is shorter") from None
+    return day
+
+
 AccountName = Annotated[str, StringConstraints(pattern=ACCOUNT)]
 KeyId = Annotated[str, StringConstraints(pattern=KEY_ID)]
 Instance = Annotated[str, StringConstraints(pattern=INSTANCE)]
@@ -69,7 +86,7 @@ WalletId = Annotated[str, StringConstraints(pattern=_WALLET)]
 Upstream = Annotated[str, StringConstraints(pattern=_UPSTREAM)]
 ModelId = Annotated[str, StringConstraints(pattern=_MODEL)]
 Line = Annotated[str, StringConstraints(pattern=_LINE, max_length=200)]
-Day = Annotated[str, StringConstraints(pattern=_DAY)]
+Day = Annotated[str, StringConstraints(pattern=_DAY), AfterValidator(_in_the_calendar)]
 Moment = Annotated[datetime, PlainValidator(_moment, json_schema_input_type=AwareDatetime)]
 Nanodollars = Annotated[int, Field(ge=1, le=MOST_AT_ONCE)]
 PerMinute = Annotated[int, Field(ge=1, le=10**12)]
@@ -199,16 +216,27 @@ class Credit(Given):
     received_at: str
 
 
-class Chosen(Taken):
-    """Which rows; days are the first and the last one, in UTC."""
+class Days(Taken):
+    """The first and the last day, in UTC."""
+
+    since: Day | None = None
+    until: Day | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise ValueError(f"since {self.since} is after until {self.until}")
+        return self
+
+
+class Chosen(Days):
+    """Which rows."""
 
     account: AccountName | None = None
     key: KeyId | None = None
     upstream: Upstream | None = None
     model: ModelId | None = None
     settlement: Settlement | None = None
-    since: Day | None = None
-    until: Day | None = None
 
     @property
     def chosen(self) -> rows.Chosen:
@@ -341,7 +369,7 @@ class Retired(Given):
 class RerateAsked(Chosen):
     """Rows to be priced again, by the price book as it stands now and the price version of the row's own day."""
 
-    multiplier: Literal["as_billed", "current"] | Annotated[str, StringConstraints(pattern=_DECIMAL)] = "as_billed"
+    multiplier: Annotated[str, StringConstraints(pattern=_MULTIPLIER)] = "as_billed"
     apply: bool = False
     """Write the differences down, and settle them with the wallets; else only tell them."""
 
@@ -365,10 +393,8 @@ class Rerated(Given):
     """The first hundred."""
 
 
-class ReconcileAsked(Taken):
+class ReconcileAsked(Days):
     upstream: Upstream
-    since: Day | None = None
-    until: Day | None = None
 
 
 class RowDifference(Given):
@@ -378,7 +404,16 @@ class RowDifference(Given):
     export: dict[str, int]
 
 
+class LeftOut(Given):
+    differing: int
+    missing: int
+    extra: int
+    unnamed: int
+
+
 class Reconciled(Given):
+    """How ledger and export agree: of each list the first thousand."""
+
     matched: int
     differing: list[RowDifference]
     missing: list[str]
@@ -387,6 +422,8 @@ class Reconciled(Given):
     """In the ledger, not in the export."""
     unnamed: list[str]
     """Our ids of rows that carry no request id of the provider."""
+    left_out: LeftOut
+    """How many more there are of each list; to see them, choose fewer days."""
     ledger_tokens: dict[str, int]
     export_tokens: dict[str, int]
 

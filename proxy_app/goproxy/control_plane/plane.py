@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 from sqlalchemy import Connection
@@ -65,10 +65,20 @@ class ControlPlane:
         )
         return store + declared
 
-    async def change_keys(self, name: str, change: Callable[[Connection], T]) -> T:
-        """Change something that the set of live keys depends on, and tell every proxy.
+    async def see_through(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something to its end, even when the one who asked for it is gone."""
+        task = asyncio.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        try:
+            await asyncio.wait([task])  # which leaves it alone when it is cancelled itself
+        except asyncio.CancelledError:
+            task.add_done_callback(_tell_of_failure)
+            raise
+        return task.result()
 
-        That goes on to its end, even when the one who asked for it is gone.
+    async def change_keys(self, name: str, change: Callable[[Connection], T]) -> T:
+        """Change something that the set of live keys depends on, and tell every proxy; to the end (`see_through`).
 
         Raises:
             StoreUnavailable: it cannot be done now.
@@ -82,10 +92,7 @@ class ControlPlane:
             self.feed.publish(snapshot)
             return result
 
-        task = asyncio.create_task(both())
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        return await self.see_through(both())
 
     async def restore(self, put_back: Callable[[Connection], None]) -> None:
         """Put another store in the place of what is stored, bring it to what is declared, and tell every proxy.
@@ -180,3 +187,8 @@ class ControlPlane:
             await asyncio.to_thread(self.database.close)
 
         return context
+
+
+def _tell_of_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log("what nobody waited for any more failed", level=logging.ERROR, **told(error))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, replace
 from decimal import Decimal
 from functools import partial
 from typing import IO
@@ -20,8 +20,9 @@ from goproxy.control_plane.operations import Call
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import backup, rows
 from goproxy.core import ledger
-from goproxy.core.reconcile import Booked, InvalidExport, read_export, reconcile
+from goproxy.core.reconcile import Booked, ExportLine, InvalidExport, read_export, reconcile
 from goproxy.core.usage import Usage
+from goproxy.observe import log
 
 GZIP = "application/gzip"
 
@@ -34,6 +35,10 @@ _RECONCILED_ROWS = 200_000
 _BACKUP_LIMIT = 64 * 1024**3
 _PIECE = 256 * 1024
 _SHOWN = 100
+"""Differences that a rerating tells."""
+
+_LISTED = 1000
+"""The same of a reconciliation, in each of its lists: nobody reads more, and the event loop would write it out."""
 
 _AT_ONCE = 500
 """Rows whose corrections are written in one transaction."""
@@ -103,7 +108,7 @@ class Upkeep:
             found += map(_booked, records)
             if len(found) > _RECONCILED_ROWS:
                 raise Refusal(400, f"these are more than {_RECONCILED_ROWS} rows: choose fewer days")
-        return documents.Reconciled.model_validate(asdict(await asyncio.to_thread(reconcile, found, export)))
+        return await asyncio.to_thread(_reconciled, found, export)
 
     async def make_backup(self, call: Call) -> web.StreamResponse:
         """A copy of the whole store, as gzipped lines of JSON.
@@ -126,18 +131,26 @@ class Upkeep:
     async def restore_backup(self, call: Call) -> documents.Restored:
         """Put a backup in the place of what is stored. What the inventory declares is applied to it at once.
 
-        Refused when there is something stored already, unless `replace` is true.
+        Refused when there is something stored already, unless `replace` is true. Once the whole backup has come, it is
+        restored whether somebody waits for the answer or not.
         """
         asked: documents.RestoreAsked = call.query
-        with self._spool() as file:
+        with ExitStack() as spooled:
+            file = spooled.enter_context(self._spool())
             async for piece in asking.pieces_of_body(call.request, _BACKUP_LIMIT):
                 with _room():
                     await asyncio.to_thread(file.write, piece)
             with _room():
                 file.flush()
+            # The file goes with the work: closed by a client that leaves, it would be a damaged backup.
+            return await self._plane.see_through(self._restore(file, spooled.pop_all(), replace=asked.replace))
+
+    async def _restore(self, file: IO[bytes], spooled: ExitStack, *, replace: bool) -> documents.Restored:
+        with spooled:
             file.seek(0)
             records = await asyncio.to_thread(backup.check, file)
-            await self._plane.restore(lambda store: backup.restore(store, file, replace=asked.replace))
+            await self._plane.restore(lambda store: backup.restore(store, file, replace=replace))
+        log("restored a backup", records=records)
         return documents.Restored(records=records)
 
     def _rated(self, row: ledger.Row, multiplier: str) -> ledger.Row | None:
@@ -174,6 +187,13 @@ def _room() -> Iterator[None]:
 def _booked(record: RowMapping) -> Booked:
     usage = Usage(**{kind: record[kind] for kind in Usage().to_json()})
     return Booked(record["id"], record["upstream_request_id"], usage)
+
+
+def _reconciled(found: Sequence[Booked], export: Sequence[ExportLine]) -> documents.Reconciled:
+    whole = reconcile(found, export)
+    listed = {name: getattr(whole, name)[:_LISTED] for name in documents.LeftOut.model_fields}
+    left_out = {name: len(getattr(whole, name)) - len(shown) for name, shown in listed.items()}
+    return documents.Reconciled.model_validate(asdict(replace(whole, **listed)) | {"left_out": left_out})
 
 
 def _rerated(correction: rows.Correction) -> documents.RowRerated:

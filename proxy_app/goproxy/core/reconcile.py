@@ -151,7 +151,7 @@ def read_export(data: bytes) -> list[ExportLine]:
     that Anthropic and OpenAI give them. Other columns are passed over.
 
     Raises:
-        InvalidExport: it is neither, or a line has no request id or something that is no count of tokens.
+        InvalidExport: it is neither, it has no lines, or one has no request id or something that is no count of tokens.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -163,6 +163,8 @@ def read_export(data: bytes) -> list[ExportLine]:
         if number > _MOST_LINES:
             raise InvalidExport(f"it has more than {_MOST_LINES} lines: choose fewer days")
         lines.append(_line(record, number))
+    if not lines:  # of a file that is another one, or was not written: everything would be extra
+        raise InvalidExport("it has no lines")
     return lines
 
 
@@ -188,7 +190,11 @@ def _json_records(text: str) -> list[Any]:
 
 def _csv_records(text: str) -> Iterator[Any]:
     try:
-        yield from csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = reader.fieldnames
+        if columns and not {*columns} & {*_ID_COLUMNS}:
+            raise InvalidExport(f"it has no column {' or '.join(_ID_COLUMNS)}")
+        yield from reader
     except csv.Error as error:
         raise InvalidExport(f"it is not valid CSV: {error}") from None
 

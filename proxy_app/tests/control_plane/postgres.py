@@ -1,4 +1,5 @@
-"""A real PostgreSQL (Debian's package) for as long as the tests run: on a Unix socket, in a directory of its own."""
+"""A real PostgreSQL (Debian's package) for as long as the tests run: on a Unix socket in a directory of its own, and
+on a port of this machine alone, for what holds of TCP only."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.process import free_port
+
 _SETTINGS = {
-    "listen_addresses": "",
+    "listen_addresses": "127.0.0.1",
     "fsync": "off",  # nothing of a test outlives a power loss
     "full_page_writes": "off",
     "max_connections": "30",
@@ -30,9 +33,10 @@ _SETTINGS = {
 class Postgres:
     """A running server."""
 
-    def __init__(self, socket_directory: Path, user: str) -> None:
-        self._parameters = f"host={socket_directory} user={user}"
-        self._address = f"{user}@/{{name}}?host={socket_directory}"
+    def __init__(self, socket_directory: Path, port: int, user: str) -> None:
+        self._parameters = f"host={socket_directory} port={port} user={user}"
+        self._address = f"{user}@/{{name}}?host={socket_directory}&port={port}"
+        self._by_tcp = f"postgresql://{user}@127.0.0.1:{port}"
         self._names = (f"test_{number}" for number in count())
 
     def connect(self, name: str = "postgres") -> psycopg.Connection[Any]:
@@ -45,6 +49,10 @@ class Postgres:
         with self.connect() as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return f"postgresql://{self._address.format(name=name)}"
+
+    def by_tcp(self, url: str) -> str:
+        """The URL of the same database, by TCP."""
+        return f"{self._by_tcp}/{name_of(url)}"
 
 
 def name_of(url: str) -> str:
@@ -68,16 +76,17 @@ def running_postgres() -> Iterator[Postgres]:
     # A language whose order of letters is not that of their code points: the store must not depend on it.
     language = ["--encoding=UTF8", "--locale-provider=icu", "--icu-locale=en-US", "--locale=C.UTF-8"]
     initdb: list[str | Path] = [programs[-1] / "initdb", "-D", data, "-U", owner, "-A", "trust", "--no-sync", *language]
+    port = free_port()
     settings = " ".join(f"-c {name}='{value}'" for name, value in _SETTINGS.items())
     ctl: list[str | Path] = [programs[-1] / "pg_ctl", "-D", data, "-w", "-s"]
-    start: list[str | Path] = [*ctl, "-l", directory / "log", "-o", f"-k {directory} {settings}", "start"]
+    start: list[str | Path] = [*ctl, "-l", directory / "log", "-o", f"-k {directory} -p {port} {settings}", "start"]
     try:
         for command in (initdb, start):
             done = subprocess.run(command, **as_owner, capture_output=True, text=True, check=False)
             if done.returncode:
                 log = directory / "log"
                 pytest.fail(f"{command[0]} failed:\n{done.stderr}{log.read_text() if log.exists() else ''}")
-        yield Postgres(directory, owner)
+        yield Postgres(directory, port, owner)
     finally:
         subprocess.run([*ctl, "-m", "immediate", "stop"], **as_owner, capture_output=True, check=False)
         shutil.rmtree(directory, ignore_errors=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from aiohttp import web
 from goproxy.cli import main
 from goproxy.control_plane.admin_api import AdminApi
 from goproxy.control_plane.documents import MEANINGS
+from goproxy.control_plane.store import backup
 from goproxy.core.keys import is_well_formed
 from goproxy.core.pricing import dollars
 from goproxy.tables import amount, nanodollars, table
@@ -127,6 +130,24 @@ async def test_rerating_and_reconciling(backend: Backend, admin: Admin, tmp_path
     assert (missing.code, missing.out) == (1, "")
 
 
+async def test_of_many_differences_the_first_are_told_and_the_rest_counted(
+    backend: Backend, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written out in full, some hundred thousand of them kept the event loop from everything else for seconds."""
+    monkeypatch.setattr("goproxy.control_plane.upkeep._LISTED", 2, raising=False)
+    await backend.account()
+    await backend.post("i1", *(row(number) for number in range(5)))
+    export = tmp_path / "export.csv"
+    lines = [f"up_{number},1" for number in (0, 1, 2, 7, 8, 9)]
+    export.write_text("\n".join(["request_id,output", *lines]))
+    found = (await admin("--json", "reconcile", str(export), "--upstream", "openhands")).json
+    assert [len(found[name]) for name in ("differing", "missing", "extra")] == [2, 2, 2]
+    assert found["left_out"] == {"differing": 1, "missing": 1, "extra": 0, "unnamed": 0}
+    told = (await admin("reconcile", str(export), "--upstream", "openhands")).out.splitlines()
+    assert told[1].startswith("differing   3 ")
+    assert told[4] == "  and 1 more: choose fewer days to see them"
+
+
 async def test_backup_and_restore(backend: Backend, admin: Admin, tmp_path: Path) -> None:
     await backend.account()
     file = tmp_path / "backup.jsonl.gz"
@@ -140,6 +161,46 @@ async def test_backup_and_restore(backend: Backend, admin: Admin, tmp_path: Path
     assert (await backend.admin("GET", "/accounts"))["accounts"][0]["name"] == "alice"
     unnamed = await admin("backup", ".")
     assert (unnamed.code, unnamed.err.count("\n")) == (1, 1)
+
+
+async def test_a_backup_and_a_restore_may_take_as_long_as_they_need(
+    backend: Backend, admin: Admin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command waits for in silence is bounded; not the work on a store of any size."""
+    await backend.account()
+    file = str(tmp_path / "backup")
+    monkeypatch.setattr("goproxy.admin_client._SECONDS", 0.2)
+    for module, name in ((backup, "dump"), (backup, "check")):
+        monkeypatch.setattr(module, name, taking_its_time(getattr(module, name)))
+    assert (await admin("backup", file)).err == ""
+    assert (await admin("restore", file, "--replace")).err == ""
+
+
+def taking_its_time(work: Callable[..., Any]) -> Callable[..., Any]:
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.5)
+        return work(*args)
+
+    return slowly
+
+
+async def test_a_file_that_is_no_backup_is_called_that(backend: Backend, admin: Admin, tmp_path: Path) -> None:
+    await backend.account()
+    file = tmp_path / "file"
+    for content in (b"", b"a-host\n", gzip.compress(b"\x00\xff a tar, say\n"), gzip.compress(b"{}\n")):
+        file.write_bytes(content)
+        assert "this is no backup of goproxy (status 400)" in (await admin("restore", str(file), "--replace")).err
+    whole = tmp_path / "whole"
+    assert (await admin("backup", str(whole))).code == 0
+    file.write_bytes(whole.read_bytes()[:-20])
+    assert "damaged or was cut short" in (await admin("restore", str(file), "--replace")).err
+
+
+async def test_the_refusal_of_a_wallet_that_nobody_pays_from_names_the_flag(backend: Backend, admin: Admin) -> None:
+    await backend.account()
+    refused = await admin("credit", "grant", "alice/none", "1")
+    assert "With `force` (`--force`) it begins all the same" in refused.err
+    assert (await admin("credit", "grant", "alice/none", "1", "--force")).code == 0
 
 
 @pytest.fixture
@@ -208,8 +269,9 @@ async def test_what_is_refused_is_one_line(backend: Backend, admin: Admin, monke
     assert (refused.code, refused.out, refused.err.count("\n")) == (1, "", 1)
     assert "status 404" in refused.err
     failed = await admin("credit", "grant", "nobody", "1")
-    assert "trying again with --id grant_" in failed.err
+    assert "trying again" not in failed.err  # it would be refused again
     monkeypatch.setenv("BACKEND_URL", "http://127.0.0.1:1")
+    assert "trying again with --id grant_" in (await admin("credit", "grant", "nobody", "1")).err
     assert "no answer" in (await admin("account", "list")).err
     monkeypatch.setenv("BACKEND_URL", "ftp://x")
     assert "expected the backend's URL" in (await admin("account", "list")).err
@@ -261,6 +323,26 @@ TYPED_WRONG = {
     "digits for a time": (
         ["key", "add", "alice", "--expires", "20270131000000"],
         "expires_at: '20270131000000' is not a time of RFC 3339 that can be, such as 2027-01-31T00:00:00Z",
+    ),
+    "a day that there is not": (["usage", "--since", "2026-02-31"], "since: '2026-02-31' is not a day, such as"),
+    **{
+        f"days the wrong way round for {arguments[0]}": (
+            [*arguments, "--since", "2026-12-01", "--until", "2026-11-30"],
+            "since 2026-12-01 is after until 2026-11-30",
+        )
+        for arguments in (["usage"], ["rows"], ["rerate"], ["reconcile", "--upstream", "openhands", "/dev/null"])
+    },
+    "a number too small": (
+        ["key", "add", "alice", "--requests-per-minute", "0"],
+        "requests_per_minute: 0 is too small: expected 1 or more",
+    ),
+    "a number too large": (["rows", "--limit", "5000"], "limit: 5000 is too large: expected 1000 or less"),
+    "an axis that is none": (["usage", "--by", "foo"], "by: 'foo' is not one of 'account', 'key', 'upstream', 'model'"),
+    "a kind that is none": (["rows", "--kind", "foo"], "kind: 'foo' is not one of 'request', 'grant',"),
+    "a settlement that is none": (["rows", "--settlement", "foo"], "settlement: 'foo' is not one of 'exact', "),
+    "a multiplier that is none": (
+        ["rerate", "--multiplier", "x"],
+        "multiplier: 'x' is not `as_billed`, `current`, or a decimal number such as 1.08 (status 400)",
     ),
     "a key that is none": (["key", "revoke", "laptop"], "'laptop' is not a key's id"),
     "more than there is": (

@@ -24,6 +24,7 @@ from goproxy.control_plane.store.database import Database
 from goproxy.control_plane.store.rows import Chosen
 from goproxy.control_plane.store.worker import Leaving, Worker
 from goproxy.core.ledger import Row, Settlement
+from tests.conftest import Lines
 from tests.control_plane.backend import DOLLAR, OPERATOR, Answer, Backend, row
 from tests.control_plane.conftest import on_sqlite
 
@@ -234,6 +235,51 @@ async def test_a_copy_that_nobody_waits_for_is_given_up(
     assert len(gzip.decompress(await back_up(backend)).splitlines()) > 200
 
 
+async def test_a_restore_goes_on_to_its_end_though_nobody_waits_for_it(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, lines: Lines, eventually: Callable[..., Any]
+) -> None:
+    await fill(backend, 10)
+    copy = await back_up(backend)
+    await backend.account("bob")
+    gate, check = Gate(), backup.check
+
+    def slow(file: Any) -> dict[str, int]:
+        gate.wait()
+        return check(file)
+
+    monkeypatch.setattr(backup, "check", slow)
+    asked = asyncio.create_task(put_back(backend, copy))
+    async with gate.held():
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.sleep(0.2)  # for the backend to see that its client is gone
+    await eventually(lambda: bool(lines.all("restored a backup")))
+    assert [each["name"] for each in (await backend.admin("GET", "/accounts"))["accounts"]] == ["alice"]
+    assert (await backend.admin("GET", "/usage"))["usage"][0]["requests"] == 10
+
+
+async def put_back(backend: Backend, copy: bytes) -> Answer:
+    return await backend.ask("POST", "/admin/v1/restore?replace=true", data=io.BytesIO(copy))
+
+
+async def test_a_restore_that_fails_when_nobody_waits_for_it_is_a_line_in_the_log(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, lines: Lines, eventually: Callable[..., Any]
+) -> None:
+    gate = Gate()
+
+    def fail(_: Any) -> dict[str, int]:
+        gate.wait()
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(backup, "check", fail)
+    asked = asyncio.create_task(put_back(backend, b"anything"))
+    async with gate.held():
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.sleep(0.2)
+    await eventually(lambda: bool(lines.all("what nobody waited for any more failed")))
+
+
 def test_what_a_killed_process_left_of_a_copy_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / "copy-abc").mkdir()
     (tmp_path / "copy-abc" / "store.sqlite3").write_text("half of it")
@@ -277,7 +323,10 @@ REPORTS: dict[str, tuple[str, str]] = {
 
 async def ask_for(backend: Backend, report: str) -> Answer:
     method, path = REPORTS[report]
-    bodies: dict[str, dict[str, Any]] = {"reconcile": {"data": b"request_id,input\n"}, "rerate": {"json": {}}}
+    bodies: dict[str, dict[str, Any]] = {
+        "reconcile": {"data": b"request_id,input\nup_none,1\n"},
+        "rerate": {"json": {}},
+    }
     return await backend.ask(method, f"/admin/v1{path}", **bodies.get(report, {}))
 
 

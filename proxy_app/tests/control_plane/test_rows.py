@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
-from goproxy.control_plane.store import walk
+from goproxy.control_plane.store import accounts, usage, walk, wallets
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.control_plane.backend import DOLLAR, OPERATOR, PROXY, Backend, row
@@ -325,6 +326,7 @@ async def test_a_ledger_is_held_against_the_providers_record(backend: Backend) -
             "missing": ["up_9"],
             "extra": ["up_3"],
             "unnamed": [row(4).id],
+            "left_out": {"differing": 0, "missing": 0, "extra": 0, "unnamed": 0},
             "ledger_tokens": {"input": 36, "output": 28},
             "export_tokens": {"input": 19, "output": 16},
         }
@@ -339,8 +341,7 @@ ALONE = '[{"request_id": "\\ud800", "input": 1}]'
 async def test_an_export_that_cannot_be_read(backend: Backend, export: str) -> None:
     body = export.encode("utf-8", "surrogatepass")
     answer = await backend.ask("POST", "/admin/v1/reconcile?upstream=openhands", data=body)
-    assert answer.status in (200, 400), answer.text  # an empty file is an export of nothing
-    assert (answer.status == 200) == (not body)
+    assert answer.status == 400, answer.text
 
 
 async def test_a_page_may_end_at_any_id_that_is_kept(backend: Backend) -> None:
@@ -349,3 +350,25 @@ async def test_a_page_may_end_at_any_id_that_is_kept(backend: Backend) -> None:
     first = await backend.admin("GET", "/rows?limit=2")
     second = await backend.admin("GET", "/rows", params={"limit": "2", "before": first["next"]})
     assert [each["id"] for each in first["rows"] + second["rows"]] == [f"a~{number}|}}~" for number in (2, 1, 0)]
+
+
+async def test_sums_may_be_larger_than_what_the_database_adds_up(backend: Backend) -> None:
+    """SQLite's own sum ends with an error at 64 bits: the metrics said that the store was gone."""
+    names, most = [f"account-{number}" for number in range(100)], 10**17
+
+    def fill(store: Connection) -> None:
+        for name in names:
+            accounts.create(store, name)
+            wallets.credit(store, f"grant-{name}", name, "grant", most)
+        wallets.adjust(store, names[0], [wallets.Adjustment("row", -2 * most - 7, "below 0")])
+
+    await backend.plane.database.run("fill", fill)
+    changes: dict[str, Any] = {"cost": most, "usage": Usage(input=most - 1), "key_id": "key"}
+    await backend.post("i1", *(row(n, account=name, wallets=(name,), **changes) for n, name in enumerate(names)))
+    await backend.plane.count()
+    totals = await backend.plane.database.read("count", usage.totals)
+    assert totals.balance == -2 * most - 7
+    assert totals.held == {"openhands": 0}
+    assert "goproxy_store_available 1" in backend.plane.metrics.text()
+    (line,) = (await backend.admin("GET", "/usage"))["usage"]
+    assert (line["requests"], line["cost_nanodollars"], line["input"]) == (100, 100 * most, 100 * (most - 1))

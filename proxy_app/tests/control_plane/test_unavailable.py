@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, exc, select
 
+from goproxy.control_plane.store import accounts, engine, wallets
 from goproxy.control_plane.store import database as module
-from goproxy.control_plane.store import engine
-from goproxy.control_plane.store.database import Database
+from goproxy.control_plane.store.database import Database, StoreUnavailable
 from tests.conftest import Lines
 from tests.control_plane.backend import DOLLAR, PROXY, Answer, Backend, row, running_backend
 from tests.control_plane.conftest import on_postgresql, on_sqlite
@@ -120,6 +122,44 @@ async def test_a_server_that_drops_every_connection_is_found_again(
         drop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
         assert connection.execute(drop, [name_of(url)]).rowcount >= 1
     assert await backend.wallet("alice")
+
+
+@on_postgresql
+def test_a_backend_that_stops_in_the_middle_does_not_keep_its_locks(
+    url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose machine froze: nothing of it is heard, and its connection stays."""
+    monkeypatch.setattr(engine, "IDLE_SECONDS", 0.3, raising=False)
+    database.transact("fill", lambda store: accounts.create(store, "alice"))
+    stopped = engine.to_write(engine.known_url(url))
+    held = stopped.connect()
+    driver: Any = held.connection.driver_connection
+    wallets.load(held, "alice")
+
+    def grant() -> bool:
+        with suppress(StoreUnavailable):
+            database.transact("grant", lambda store: wallets.credit(store, "g", "alice", "grant", DOLLAR))
+            return True
+        return False
+
+    assert any(grant() for _ in range(10))
+    with pytest.raises(exc.DBAPIError, match="idle-in-transaction timeout"):
+        held.execute(select(1))
+    driver.close()
+    held.close()
+    stopped.dispose()
+
+
+@on_postgresql
+def test_the_server_gives_up_a_backend_whose_machine_is_gone(url: str, postgres: Postgres) -> None:
+    opened = Database(postgres.by_tcp(url))
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+
+    def settings(store: Connection) -> list[str]:
+        return [store.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names]
+
+    assert opened.transact("look", settings) == ["5", "2", "3", "10000"]
+    opened.close()
 
 
 async def test_a_database_that_is_gone_at_the_next_start_is_one_clear_error(tmp_path: Path) -> None:

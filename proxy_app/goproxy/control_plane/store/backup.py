@@ -24,6 +24,7 @@ from goproxy.control_plane.store.schema import metadata
 _FORMAT = "goproxy backup 1"
 _BATCH = 500
 _LONGEST_LINE = 64 * 1024 * 1024
+_OTHER = "this is no backup of goproxy"
 
 
 class UnusableBackup(Exception):
@@ -60,7 +61,7 @@ def check(file: IO[bytes]) -> dict[str, int]:
     lines = _lines(file)
     head = next(lines, {})
     if head.get("format") != _FORMAT:
-        raise UnusableBackup("this is no backup of goproxy")
+        raise UnusableBackup(_OTHER)
     if head.get("revision") not in database.revisions():
         raise UnusableBackup("a newer goproxy made this backup")
     counts: Counter[str] = Counter()
@@ -110,15 +111,19 @@ def _precious() -> list[Table]:
 
 def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
     seen = hashlib.sha256()
+    is_one = False
     try:
         with gzip.open(file, "rb") as packed:
             while line := packed.readline(_LONGEST_LINE):
                 content = json.loads(line)
+                is_one = True
                 if not isinstance(content, dict):
                     break
                 if "end" in content and content.get("sha256") != seen.hexdigest():
                     break
                 seen.update(line)
                 yield content
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error):
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as problem:
+        if not is_one and isinstance(problem, (gzip.BadGzipFile, ValueError)):  # not packed, or no JSON
+            raise UnusableBackup(_OTHER) from None
         raise UnusableBackup("the backup is damaged or was cut short") from None

@@ -30,6 +30,17 @@ _POSTGRESQL = {
 }
 """A server that has gone without a word is given up in seconds, not in the kernel's quarter of an hour."""
 
+IDLE_SECONDS = 60.0
+"""How long the server waits for a transaction to go on. A backend pauses for its own work only, not for others'."""
+
+_GIVEN_UP = (
+    "SET tcp_keepalives_idle = 5",
+    "SET tcp_keepalives_interval = 2",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = 10000",
+)
+"""The same the other way round: a backend that has gone leaves its locks in seconds, not in the server's two hours."""
+
 
 class UnusableStore(Exception):
     """The database cannot be used at all; the text says why."""
@@ -100,7 +111,11 @@ def _sqlite(url: URL, connections: int, begin: str, *pragmas: str) -> Engine:
 
 def _postgresql(url: URL, *more: str) -> Engine:
     engine = create_engine(url, connect_args=_POSTGRESQL, pool_pre_ping=True)
-    event.listen(engine, "connect", _preparing(f"SET lock_timeout = '{LOCK_SECONDS}s'", *more))
+    waits = (
+        f"SET lock_timeout = '{LOCK_SECONDS}s'",
+        f"SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'",
+    )
+    event.listen(engine, "connect", _preparing(*waits, *_GIVEN_UP, *more))
     return engine
 
 

@@ -141,7 +141,7 @@ def retire(connection: Connection, instance: str, listening_since: str | None) -
         raise Conflict(
             f"instance {instance} may live, and spend what it was lent: it was heard of at {found.last_seen}, and this "
             f"backend listens since {listening_since}. It can be retired when it has been silent for "
-            f"{SILENT_FOR.seconds // 60} minutes, or at once with `force` by who knows that it is gone"
+            f"{SILENT_FOR.seconds // 60} minutes, or at once with `force` (`--force`) by who knows that it is gone"
         )
     connection.execute(update(instances).where(instances.c.id == instance).values(retired_at=now()))
     returned = {}

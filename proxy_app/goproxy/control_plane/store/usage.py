@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, select
 
 from goproxy.control_plane.store.rows import Chosen
 from goproxy.control_plane.store.schema import accounts, instances, leases, wallets
@@ -17,7 +17,10 @@ AXES = {"account": "account", "key": "key_id", "upstream": "upstream", "model": 
 """What can be summed up by, and its column."""
 
 _TOKENS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "reasoning")
-_SUMS = ("requests", *_TOKENS, "cost_nanodollars")
+_SUMMED = (*_TOKENS, "cost_nanodollars")
+_SUMS = ("requests", *_SUMMED)
+
+_HALF = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,9 @@ def step(
     looked_at, conditions, end = chosen.step(connection, after)
     column = looked_at.c
     axes = [column[AXES[axis]].label(axis) for axis in by]
-    sums = [func.sum(column[kind]).label(kind) for kind in _TOKENS]
-    cost = func.sum(column.cost_nanodollars + column.adjustment_nanodollars).label("cost_nanodollars")
-    query = select(*axes, func.count().label("requests"), *sums, cost).select_from(looked_at).where(*conditions)
+    sums = [part for kind in _TOKENS for part in _sum(column[kind], kind)]
+    sums += _sum(column.cost_nanodollars + column.adjustment_nanodollars, "cost_nanodollars")
+    query = select(*axes, func.count().label("requests"), *sums).select_from(looked_at).where(*conditions)
     return connection.execute(query.group_by(*axes)).mappings().all(), end
 
 
@@ -58,8 +61,9 @@ class Summary:
         """Add the lines of a step."""
         for line in lines:
             sums = self._lines.setdefault(tuple(line[axis] for axis in self._by), Counter())
-            for name in _SUMS:
-                sums[name] += int(line[name] or 0)
+            sums["requests"] += line["requests"]
+            for name in _SUMMED:
+                sums[name] += _summed(line, name)
         if len(self._lines) > 2 * self._limit:
             self._cut()
 
@@ -82,16 +86,31 @@ class Summary:
 def totals(connection: Connection) -> Totals:
     """The sums over everything. A key's spending limit is no money of its own: its wallet is left out."""
     of_accounts = wallets.c.key_id.is_(None)
-    credited = connection.execute(select(func.sum(wallets.c.credits)).where(of_accounts)).scalar()
+    credited = connection.execute(select(*_sum(wallets.c.credits, "credits")).where(of_accounts)).mappings().one()
     lent = connection.execute(
-        select(instances.c.upstream, func.sum(leases.c.granted_total), func.sum(leases.c.spent_total))
+        select(
+            instances.c.upstream,
+            *_sum(leases.c.granted_total, "granted"),
+            *_sum(leases.c.spent_total, "spent"),
+        )
         .join(instances, instances.c.id == leases.c.instance)
         .join(wallets, wallets.c.id == leases.c.wallet)
         .where(of_accounts)
         .group_by(instances.c.upstream)
-    ).all()
+    ).mappings()
+    loans = {each["upstream"]: (_summed(each, "granted"), _summed(each, "spent")) for each in lent}
     return Totals(
         accounts=connection.execute(select(func.count()).select_from(accounts)).scalar_one(),
-        balance=int(credited or 0) - sum(int(granted) for _, granted, _ in lent),
-        held={upstream: int(granted) - int(spent) for upstream, granted, spent in lent},
+        balance=_summed(credited, "credits") - sum(granted for granted, _ in loans.values()),
+        held={upstream: granted - spent for upstream, (granted, spent) in loans.items()},
     )
+
+
+def _sum(column: ColumnElement[int], name: str) -> list[ColumnElement[int]]:
+    """The sum of a column, in two: SQLite's own is an error from 64 bits on, which a hundred wallets can come to."""
+    return [func.sum(column // _HALF).label(f"{name}_high"), func.sum(column % _HALF).label(f"{name}_low")]
+
+
+def _summed(record: RowMapping, name: str) -> int:
+    """What both parts of a sum come to; of nothing: 0."""
+    return int(record[f"{name}_high"] or 0) * _HALF + int(record[f"{name}_low"] or 0)

@@ -107,7 +107,7 @@ def settle_in(connection: Connection, wallet: str, names: Collection[str] | None
         known = ", ".join(f"{account}/{each}" for each in sorted(names)) or "none but the accounts' own"
         raise NotFound(
             f"there is no wallet {wallet!r}, and no upstream would pay from it; those that would be: {known}. "
-            "With `force` it begins all the same"
+            "With `force` (`--force`) it begins all the same"
         )
     ensure(connection, wallet, account=account)
 
