@@ -34,7 +34,7 @@ def test_a_configuration_is_read() -> None:
     assert config.endpoints["anthropic"].base_url == "https://llm-proxy.app.all-hands.dev/v1/messages"
     assert config.multiplier_band == (Decimal("1.06"), Decimal("1.08"))
     assert config.models_by_name["claude-opus-4-5"] is config.models_by_name["claude-opus-4-5-20251101"]
-    assert (config.timeouts.connect, config.timeouts.total, config.max_body_bytes) == (2, 20, 1048576)
+    assert (config.timeouts.connect, config.timeouts.total, config.max_body_bytes) == (10, 60, 1048576)
 
 
 def test_money_is_read_without_floats() -> None:
@@ -174,8 +174,8 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
         (f"{TIER}.up_to_prompt_tokens", 200000, "models[0].prices[0].tiers: up_to_prompt_tokens [200000] do not cover"),
         ("timeouts", ..., "timeouts: is missing; expected an object"),
         ("timeouts.idle", 0, "timeouts.idle: 0 is not above 0; expected a number of seconds"),
-        ("timeouts.idle", 21, "timeouts.idle: 21 is longer than total; expected at most 20 s, or a longer total"),
-        ("timeouts.connect", 6, "timeouts.connect: 6 is longer than first_byte"),
+        ("timeouts.idle", 61, "timeouts.idle: 61 is longer than total; expected at most 60 s, or a longer total"),
+        ("timeouts.connect", 21, "timeouts.connect: 21 is longer than first_byte"),
         ("max_body_bytes", 1.5, 'max_body_bytes: "1.5" will not do; expected a whole number'),
         ("models.0.context_tokens", 0, "models[0].context_tokens: 0 will not do; expected a whole number from 1 to"),
         ("models.0.context_tokens", None, "models[0].context_tokens: null will not do; expected a whole number"),
