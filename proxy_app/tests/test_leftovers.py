@@ -43,8 +43,8 @@ async def others() -> AsyncIterator[list[object]]:
 
 def of_requests() -> list[object]:
     """What is there of requests."""
-    kinds = RequestRecord | Admitted | Exchange | Answer | Client
-    return [each for each in gc.get_objects() if isinstance(each, kinds)]
+    kinds = {RequestRecord, Admitted, Exchange, Answer, Client}
+    return [each for each in gc.get_objects() if type(each) in kinds]  # of a million: quicker than isinstance
 
 
 async def streams(_: Received, wire: Wire) -> None:

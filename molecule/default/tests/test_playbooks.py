@@ -10,7 +10,7 @@ import json
 import pytest
 from witness.connection import Connection
 from witness.playbook import Operator
-from witness.specification import EDGE, Upstream
+from witness.specification import EDGE, OPENHANDS
 from witness.user import User
 from witness.vps import Vps
 
@@ -76,12 +76,12 @@ def test_validate_needs_no_host(operator: Operator) -> None:
 
 
 def test_an_edge_that_does_not_become_healthy_makes_way_for_the_one_of_before(
-    operator: Operator, vps: Vps, user: User, upstream: Upstream
+    operator: Operator, vps: Vps, user: User
 ) -> None:
     """No nginx starts in 6 MB. What was written for it is gone again: a look sees no change."""
     run = operator.run("site.yml", "-e", "nginx_memory_limit=6m")
     assert run.code != 0
     assert "The edge of before serves again" in run.output, run.output
     assert vps.inspect(EDGE)["State"]["Health"]["Status"] == "healthy"
-    assert user.ask(upstream.domain).status_code == 200
+    assert user.ask(OPENHANDS.domain).status_code == 200
     assert operator.succeed("site.yml", "--check").changed == 0
