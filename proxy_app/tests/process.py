@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -16,6 +17,9 @@ from typing import Any
 
 from tests.backend import Backend, proxy_token
 from tests.gateway import UPSTREAM_SECRET
+from tests.raw import connected
+
+_NOTED = re.compile(rb'"kind":"progress","id":"([^"]+)"')
 
 _NEVER_GIVEN = range(20_000, 32_768)
 """Below the ports that Linux gives by itself."""
@@ -76,11 +80,19 @@ async def serving(
         await process.wait()
 
 
-def noted(served: Path) -> int:
-    """Of how many running streams the journal in the directory of a `serving` has the usage so far."""
-    return sum(
-        each.read_bytes().count(b'"kind":"progress"') for each in (served / "journal").rglob("*") if each.is_file()
-    )
+async def listens(port: int) -> bool:
+    """Whether it accepts a connection."""
+    try:
+        async with connected(port):
+            return True
+    except ConnectionError:
+        return False
+
+
+def noted(served: Path) -> set[str]:
+    """The requests of which the journal in the directory of a `serving` has the usage while they ran."""
+    files = [each for each in (served / "journal").rglob("*") if each.is_file()]
+    return {id_.decode() for each in files for id_ in _NOTED.findall(each.read_bytes())}
 
 
 def free_port() -> int:

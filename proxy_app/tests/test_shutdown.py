@@ -21,7 +21,7 @@ from goproxy.hosting import host
 from tests.backend import Backend
 from tests.conftest import Lines
 from tests.gateway import Running, running_gateway
-from tests.process import serving
+from tests.process import listens, serving
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
 from tests.raw import connected
 
@@ -66,14 +66,6 @@ async def test_what_outlasts_the_grace_period_is_cut_and_told_so(
     await eventually(lambda: provider.open_connections == 0)
 
 
-async def _listens(port: int) -> bool:
-    try:
-        async with connected(port):
-            return True
-    except ConnectionError:
-        return False
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_process_that_is_told_to_leave_finishes_its_streams(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path, number: signal.Signals
@@ -93,7 +85,7 @@ async def test_a_process_that_is_told_to_leave_finishes_its_streams(
         await raw.head()
         assert await raw.chunk() == ANTHROPIC_EVENTS[0]
         served.process.send_signal(number)
-        while await _listens(served.port):
+        while await listens(served.port):
             await asyncio.sleep(0.01)
         go_on.set()
         assert [await raw.chunk(), await raw.chunk()] == [ANTHROPIC_EVENTS[1], b""]
