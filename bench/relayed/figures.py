@@ -52,7 +52,7 @@ def cpu_per_answer_us(rows: Iterable[Row], name: str = "target") -> float | None
     def cost(row: Row) -> float:
         if whole := row.get("whole"):
             return _each_us(whole["cpu_seconds"][name], whole["requests"])
-        settled = row.get("settled") if name == "target" else None
+        settled = row.get("settled") if name == "target" else None  # of older results
         if settled:
             return _each_us(settled["cpu_seconds"], settled["requests"])
         return _each_us(row["cpu_seconds"][name], row["answers"])
@@ -76,7 +76,7 @@ def cpu_per_event_us(rows: Iterable[Row], name: str = "target") -> float | None:
 def backlog_share(rows: Iterable[Row]) -> float | None:
     """Of the requests of a go of the goproxy, how many had no row in the ledger when the clients were done."""
     rows = [row for row in rows if row.get("settled", {}).get("backlog") is not None]
-    return _median(rows, lambda row: row["settled"]["backlog"] / max(1, row["settled"]["requests"]))
+    return _median(rows, lambda row: row["settled"]["backlog"] / max(1, row["whole"]["requests"]))
 
 
 def quantile_ms(rows: Iterable[Row], of: str, which: str) -> float | None:

@@ -181,9 +181,8 @@ def _cost(sample: Row, number: int) -> float:
 def _settled(sample: Row) -> str:
     if "settled" not in sample:
         return ""
-    settled = sample["settled"]
-    cost = 1e6 * settled["cpu_seconds"] / max(1, settled["requests"])
-    return f", {cost:.1f} us with posting, which took {settled['after_seconds']} s more"
+    cost = _cost(sample["whole"], sample["whole"]["requests"])
+    return f", {cost:.1f} us with posting, which took {sample['settled']['after_seconds']} s more"
 
 
 def _tell(what: str, target: Target, found: str, sample: Row) -> None:
