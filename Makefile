@@ -11,7 +11,9 @@ RESULTS := .cache/test-results
 TEST_WORLD := TESTKIT_NAME=gateway-test TESTKIT_NETWORK=198.18.78 TESTKIT_DIR="$(CURDIR)/.testkit"
 SCENARIOS := check_first default billing lifecycle
 
+ifneq ($(MAKECMDGOALS),lint)  # whose parts may run side by side
 .NOTPARALLEL:
+endif
 .PHONY: help demo demo-down test lint lint-yaml lint-python lint-proxy_app lint-ansible lint-syntax lint-docs \
   unit unit-packages unit-proxy_app unit-collection unit-testkit molecule test-down \
   figures-billing bench docs lock collection clean bench-deploy torture cache
@@ -40,7 +42,7 @@ demo-down: .venv/.installed
 ## make test         lint, unit tests, Molecule scenarios; what fails keeps nothing else from running
 test: .venv/.installed cache
 	@$(SUDO) rm -rf $(RESULTS) && mkdir -p $(RESULTS)
-	@$(MAKE) --no-print-directory -k lint || echo lint >>$(RESULTS)/failed
+	@$(MAKE) --no-print-directory -k -j 2 --output-sync=target lint || echo lint >>$(RESULTS)/failed
 	@$(MAKE) --no-print-directory -k unit || echo unit >>$(RESULTS)/failed
 	@$(MAKE) --no-print-directory molecule || echo molecule >>$(RESULTS)/failed
 	@$(BIN)/python tests/summary.py --failed "$$(cat $(RESULTS)/failed 2>/dev/null)" \
@@ -65,9 +67,9 @@ lint-ansible: .venv/.installed
 	@$(BIN)/ansible-lint --offline --profile production -q
 
 lint-syntax: .venv/.installed
-	@for inventory in demo example; do for playbook in site.yml playbooks/*.yml; do \
-	  $(BIN)/ansible-playbook --syntax-check -i inventory/$$inventory $$playbook >/dev/null || exit 1; \
-	done; done
+	@for inventory in demo example; do \
+	  $(BIN)/ansible-playbook --syntax-check -i inventory/$$inventory site.yml playbooks/*.yml >/dev/null || exit 1; \
+	done
 
 lint-docs: .venv/.installed
 	@$(BIN)/python docs/generate.py --check
@@ -80,11 +82,11 @@ unit-packages: .venv/.installed cache
 
 unit-proxy_app: unit-packages
 	@echo "== unit tests: proxy_app"
-	@cd proxy_app && ../$(BIN)/pytest -q -n 2 --dist loadfile --junitxml=../$(RESULTS)/proxy_app.xml
+	@cd proxy_app && ../$(BIN)/pytest -q -n 4 --dist loadfile --junitxml=../$(RESULTS)/proxy_app.xml
 
 unit-collection: unit-packages
 	@echo "== unit tests: collection"
-	@$(BIN)/pytest -q -n 2 tests/unit --junitxml=$(RESULTS)/unit.xml
+	@$(BIN)/pytest -q -n 3 tests/unit --junitxml=$(RESULTS)/unit.xml
 
 unit-testkit: .venv/.installed cache
 	@echo "== unit tests: testkit"

@@ -22,8 +22,11 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([EDGE_RUN, *command], capture_output=True, text=True, check=False, timeout=60)
 
 
-def started(command: Sequence[str], output: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([EDGE_RUN, *command], stdout=output, stderr=subprocess.DEVNULL)
+def started(
+    command: Sequence[str], output: int = subprocess.PIPE, entry: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """It, with no output of the test runner's: it writes without waiting, and so would all who have the same one."""
+    return subprocess.Popen([EDGE_RUN, *command], stdin=entry, stdout=output, stderr=subprocess.DEVNULL)
 
 
 def wait_for(path: Path) -> None:
@@ -71,8 +74,7 @@ def test_a_log_that_nobody_reads_stops_nobody_and_what_is_lost_is_counted(tmp_pa
     """The engine is away: the command goes on. It comes back: it gets whole lines, and how many there were besides."""
     script = f"seq {LINES}; touch {tmp_path}/written; read line; echo after"
     read_end, write_end = os.pipe()
-    command = [EDGE_RUN, "sh", "-c", script]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=write_end) as process:
+    with started(["sh", "-c", script], write_end, subprocess.PIPE) as process:
         os.close(write_end)
         wait_for(tmp_path / "written")
         with os.fdopen(read_end) as log:

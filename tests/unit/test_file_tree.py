@@ -1,4 +1,5 @@
-"""The module file_tree, run by the real ansible-playbook on this machine; its failures half-way, called directly."""
+"""The module file_tree: as a program in this process; what Ansible makes of it, run by the real ansible-playbook; its
+failures half-way, called directly."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.trollllm.gateway.plugins.modules import file_tree as subject
 from real_ansible import Ansible, Run
@@ -22,8 +24,9 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root gives files awa
 class Call:
     """One call of the module on a root in the test's directory."""
 
-    def __init__(self, ansible: Ansible) -> None:
+    def __init__(self, ansible: Ansible, capture: pytest.CaptureFixture[str]) -> None:
         self.ansible = ansible
+        self.capture = capture
         self.root = ansible.directory / "host" / "conf"
         self.root.parent.mkdir()
 
@@ -31,8 +34,17 @@ class Call:
         given = {"root": str(self.root), "files": list(files), **options}
         return {"name": "Write the tree", "trollllm.gateway.file_tree": given}
 
-    def __call__(self, *files: dict[str, Any], flags: tuple[str, ...] = (), **options: Any) -> dict[str, Any]:
-        return self.run(self.task(*files, **options), *flags).result
+    def __call__(
+        self, *files: dict[str, Any], check: bool = False, diff: bool = False, **options: Any
+    ) -> dict[str, Any]:
+        """Its result, as the program prints it."""
+        given = {"root": str(self.root), "files": list(files), **options}
+        with patch_module_args({"_ansible_check_mode": check, "_ansible_diff": diff, **given}):
+            self.capture.readouterr()
+            with pytest.raises(SystemExit):
+                subject.main()
+        result: dict[str, Any] = json.loads(self.capture.readouterr().out)
+        return result
 
     def lay(self, *files: dict[str, Any], prune: bool = False) -> None:
         """What an earlier call left behind, without the time that it takes through Ansible."""
@@ -61,8 +73,8 @@ class Call:
 
 
 @pytest.fixture
-def tree(ansible: Ansible) -> Iterator[Call]:
-    call = Call(ansible)
+def tree(ansible: Ansible, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    call = Call(ansible, capsys)
     yield call
     names = [place.name for place in call.root.parent.rglob("*")]
     assert not [name for name in names if ".stage-" in name or name.endswith(".new")]  # nothing is left lying about
@@ -106,8 +118,8 @@ def test_a_second_run_changes_nothing(tree: Call) -> None:
     files = [text("a", mode="0400"), text("d/b", in_place=True), text("d/c", "")]
     tree(*files, prune=True)
     before = tree.snapshot()
-    for flags in ((), ("--check", "--diff")):
-        result = tree(*files, prune=True, validate="/bin/false %s", validate_in_check=True, flags=flags)
+    for check in (False, True):
+        result = tree(*files, prune=True, validate="/bin/false %s", validate_in_check=True, check=check, diff=True)
         assert (result["changed"], result["changed_files"]) == (False, [])
         assert result.get("diff", []) == []
     assert tree.snapshot() == before
@@ -118,7 +130,7 @@ def test_check_mode_tells_and_touches_nothing(tree: Call, bare: bool) -> None:
     if not bare:
         tree.lay(text("a", "old\n"), text("stale"))
     before = tree.snapshot()
-    result = tree(text("a"), text("d/b"), prune=True, flags=("--check",))
+    result = tree(text("a"), text("d/b"), prune=True, check=True)
     assert result["changed"] is True
     assert result["changed_files"] == ["a", "d/b"]
     assert result["removed_files"] == ([] if bare else ["stale"])
@@ -127,7 +139,7 @@ def test_check_mode_tells_and_touches_nothing(tree: Call, bare: bool) -> None:
 
 def test_check_mode_on_a_host_that_lacks_even_the_parents(tree: Call) -> None:
     tree.root = tree.root / "not" / "yet" / "there"
-    assert tree(text("a"), flags=("--check",), validate="/bin/true %s", validate_in_check=True)["changed"] is True
+    assert tree(text("a"), check=True, validate="/bin/true %s", validate_in_check=True)["changed"] is True
     assert not tree.root.parents[2].exists()
     tree(text("a"), directory_mode="0711")
     assert mode(tree.root.parent) == "0711"
@@ -135,7 +147,7 @@ def test_check_mode_on_a_host_that_lacks_even_the_parents(tree: Call) -> None:
 
 def test_the_diff_is_per_file(tree: Call) -> None:
     tree.lay(text("a", "old\n"), text("same"), text("gone"))
-    result = tree(text("a", "new\n", mode="0600"), text("same"), text("b"), prune=True, flags=("--diff",))
+    result = tree(text("a", "new\n", mode="0600"), text("same"), text("b"), prune=True, diff=True)
     root = tree.root
     assert result["diff"] == [
         {"before_header": f"{root}/a", "after_header": f"{root}/a", "before": "old\n", "after": "new\n"},
@@ -312,9 +324,9 @@ def test_a_check_that_fails_leaves_all_untouched(tree: Call, bare: bool) -> None
 
 def test_the_check_in_check_mode(tree: Call) -> None:
     command = tree.program(f"echo ran >> {tree.root.parent}/../ran; exit 1")
-    assert tree(text("a"), validate=command, flags=("--check",))["validated"] is False
+    assert tree(text("a"), validate=command, check=True)["validated"] is False
     assert not (tree.root.parent / "../ran").exists()
-    assert tree(text("a"), validate=command, validate_in_check=True, flags=("--check",))["failed"] is True
+    assert tree(text("a"), validate=command, validate_in_check=True, check=True)["failed"] is True
     assert (tree.root.parent / "../ran").read_text() == "ran\n"
     assert not tree.root.exists()
 
@@ -345,7 +357,7 @@ def test_prune_does_not_reach_through_a_link(tree: Call) -> None:
 
 def test_an_owner_that_is_still_to_be_made_does_not_fail_check_mode(tree: Call) -> None:
     files = [text("a", owner="nobody-yet", group="nogroup-yet")]
-    result = tree(*files, validate="/bin/true %s", validate_in_check=True, flags=("--check", "--diff"))
+    result = tree(*files, validate="/bin/true %s", validate_in_check=True, check=True, diff=True)
     assert result["changed"] is True
     assert "which this host does not know; make it first" in tree(*files)["msg"]
 
@@ -393,18 +405,15 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
 }
 
 
-def test_what_is_refused(tree: Call) -> None:
-    """One run for all of them: each is a task, and none of them touches anything."""
+@pytest.mark.parametrize(("files", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused(tree: Call, files: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
     (tree.root / "directory").mkdir(parents=True)
     (tree.root / "file").touch()
     (tree.root / "link").symlink_to(tree.root / "directory")
     before = tree.snapshot()
-    tasks = [{**tree.task(*files, **options), "ignore_errors": True} for files, options, _message in REFUSED.values()]
-    run = tree.ansible.play(tasks)
-    said = [next(iter(task["hosts"].values())) for task in run.tasks]
-    for name, result, (_files, _options, message) in zip(REFUSED, said, REFUSED.values(), strict=True):
-        assert result.get("failed") is True, name
-        assert message in result["msg"], name
+    result = tree(*files, **options)
+    assert result.get("failed") is True
+    assert message in result["msg"]
     assert tree.snapshot() == before
 
 

@@ -103,9 +103,13 @@ def held(ansible: Ansible, lock: Path, tmp_path: Path) -> Iterator[subprocess.Po
     ansible.write("first.yml", [{"hosts": "all", "gather_facts": False, "tasks": tasks}])
     ansible.write("hosts.yml", {"all": {"hosts": {"here": None}}})
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "first.yml", "-i", "hosts.yml"]
-    environment = ansible.environment("ansible.posix.json")
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as first:
-        until(lambda: lock.exists() and lock.read_text())
+    environment, said = ansible.environment("default"), tmp_path / "said"
+    with (
+        said.open("wb") as output,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output) as first,
+    ):
+        until(lambda: (lock.exists() and lock.read_text()) or first.poll() is not None)
+        assert first.poll() is None, said.read_text()
         yield first
         (tmp_path / "go").touch()
 

@@ -10,8 +10,6 @@ import json
 import pytest
 from witness.connection import Connection
 from witness.playbook import Operator
-from witness.specification import EDGE, OPENHANDS
-from witness.user import User
 from witness.vps import Vps
 
 
@@ -73,15 +71,3 @@ def test_validate_needs_no_host(operator: Operator) -> None:
     """The same inventory, with a host that nobody can reach."""
     run = operator.succeed("playbooks/validate.yml", "--extra-vars", "ansible_connection=ssh ansible_host=198.18.0.1")
     assert run.changed == 0
-
-
-def test_an_edge_that_does_not_become_healthy_makes_way_for_the_one_of_before(
-    operator: Operator, vps: Vps, user: User
-) -> None:
-    """No nginx starts in 6 MB. What was written for it is gone again: a look sees no change."""
-    run = operator.run("site.yml", "-e", "nginx_memory_limit=6m")
-    assert run.code != 0
-    assert "The edge of before serves again" in run.output, run.output
-    assert vps.inspect(EDGE)["State"]["Health"]["Status"] == "healthy"
-    assert user.ask(OPENHANDS.domain).status_code == 200
-    assert operator.succeed("site.yml", "--check").changed == 0

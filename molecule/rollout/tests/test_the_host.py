@@ -13,6 +13,7 @@ from witness.connection import Address, Connection
 from witness.edge import Edge
 from witness.ledger import wait_until
 from witness.playbook import Operator
+from witness.specification import EDGE, OPENHANDS
 from witness.user import User
 from witness.vps import Vps
 
@@ -26,6 +27,20 @@ _AT_ONCE, _SECONDS = 500, 3
 def test_nothing_but_80_and_443_answers_from_outside(connection: Connection) -> None:
     """Every TCP port is tried, from another network namespace than the host's."""
     assert asyncio.run(_open_ports(connection.vps_ipv4)) == [80, 443]
+
+
+def test_an_edge_that_does_not_become_healthy_makes_way_for_the_one_of_before(
+    vps: Vps, user: User, tmp_path: Path
+) -> None:
+    """No nginx starts in 6 MB. What was written for it is gone again: a look sees no change."""
+    operator = Operator(tmp_path)
+    operator.succeed("site.yml")
+    run = operator.run("site.yml", "-e", "nginx_memory_limit=6m")
+    assert run.code != 0
+    assert "The edge of before serves again" in run.output, run.output
+    assert vps.inspect(EDGE)["State"]["Health"]["Status"] == "healthy"
+    assert user.ask(OPENHANDS.domain).status_code == 200
+    assert operator.succeed("site.yml", "--check").changed == 0
 
 
 @pytest.mark.usefixtures("providers")
