@@ -9,13 +9,15 @@ export LC_ALL := C.UTF-8
 SUDO := testkit/as_root.sh
 RESULTS := .cache/test-results
 TEST_WORLD := TESTKIT_NAME=gateway-test TESTKIT_NETWORK=198.18.78 TESTKIT_DIR="$(CURDIR)/.testkit"
+SIDE_BY_SIDE := --no-print-directory --keep-going --jobs=2 --output-sync=target
 SCENARIOS := check_first default billing lifecycle
 
-ifneq ($(MAKECMDGOALS),lint)  # whose parts may run side by side
+# One thing after the other, but for what `make test` runs side by side.
+ifeq ($(filter lint test-molecule,$(MAKECMDGOALS)),)
 .NOTPARALLEL:
 endif
 .PHONY: help demo demo-down test lint lint-yaml lint-python lint-proxy_app lint-ansible lint-syntax lint-docs \
-  unit unit-packages unit-proxy_app unit-collection unit-testkit molecule test-down \
+  unit unit-packages unit-proxy_app unit-collection unit-testkit molecule test-molecule test-down \
   figures-billing bench docs lock collection clean bench-deploy torture cache
 
 help:
@@ -40,13 +42,18 @@ demo-down: .venv/.installed
 	@$(SUDO) testkit/engine.sh stop
 
 ## make test         lint, unit tests, Molecule scenarios; what fails keeps nothing else from running
+# The scenarios leave one of two cores idle: the unit tests run beside them, and each suite shows its output when it ends.
 test: .venv/.installed cache
 	@$(SUDO) rm -rf $(RESULTS) && mkdir -p $(RESULTS)
-	@$(MAKE) --no-print-directory -k -j 2 --output-sync=target lint || echo lint >>$(RESULTS)/failed
-	@$(MAKE) --no-print-directory -k unit || echo unit >>$(RESULTS)/failed
-	@$(MAKE) --no-print-directory molecule || echo molecule >>$(RESULTS)/failed
+	@$(MAKE) $(SIDE_BY_SIDE) lint || echo lint >>$(RESULTS)/failed
+	@$(MAKE) --no-print-directory unit-packages || echo unit-packages >>$(RESULTS)/failed
+	@$(MAKE) $(SIDE_BY_SIDE) test-molecule unit || echo molecule unit >>$(RESULTS)/failed
 	@$(BIN)/python tests/summary.py --failed "$$(cat $(RESULTS)/failed 2>/dev/null)" \
 	  $(RESULTS) proxy_app unit testkit $(SCENARIOS:%=molecule-%)
+
+# Of what runs beside another thing, the output is held back until it ends; not of a make of its own.
+test-molecule:
+	@$(MAKE) --no-print-directory --output-sync=none molecule
 
 ## make lint         ansible-lint, yamllint, ruff, mypy, import contracts, docs up to date; -k for all that there is
 lint: lint-yaml lint-python lint-proxy_app lint-ansible lint-syntax lint-docs
@@ -82,11 +89,11 @@ unit-packages: .venv/.installed cache
 
 unit-proxy_app: unit-packages
 	@echo "== unit tests: proxy_app"
-	@cd proxy_app && ../$(BIN)/pytest -q -n 4 --dist loadfile --junitxml=../$(RESULTS)/proxy_app.xml
+	@cd proxy_app && ../$(BIN)/pytest -q -n 3 --dist loadfile --junitxml=../$(RESULTS)/proxy_app.xml
 
 unit-collection: unit-packages
 	@echo "== unit tests: collection"
-	@$(BIN)/pytest -q -n 3 tests/unit --junitxml=$(RESULTS)/unit.xml
+	@$(BIN)/pytest -q -n 2 tests/unit --junitxml=$(RESULTS)/unit.xml
 
 unit-testkit: .venv/.installed cache
 	@echo "== unit tests: testkit"

@@ -1,7 +1,7 @@
 """Adds up what the test runs counted: the last lines of `make test`. Fails when a suite did not run, or ran no test.
 
 Usage: summary.py [--failed PARTS] DIRECTORY SUITE...   reads DIRECTORY/SUITE.xml (JUnit) for each suite. PARTS: what
-of `make test` ended with an error, so that one which counts nothing (lint) is not overlooked.
+of `make test` ended with an error, a line each, so that one which counts nothing (lint) is not overlooked.
 """
 
 from __future__ import annotations
@@ -72,4 +72,4 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path)
     parser.add_argument("suites", nargs="+", metavar="SUITE")
     asked = parser.parse_args()
-    sys.exit(main(asked.directory, asked.suites, asked.failed.split()))
+    sys.exit(main(asked.directory, asked.suites, asked.failed.splitlines()))
