@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from relayed.process import CannotMeasure
+from relayed.process import CannotMeasure, interpreter
 
 QUIET = 0.5
 """The load average up to which nothing else was at work."""
@@ -26,7 +27,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "processor": _processor(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": _python(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "load_before": round(os.getloadavg()[0], 2),
         "file_system": _file_system(directory),
@@ -43,6 +44,12 @@ def refuse_memory_disk(directory: Path) -> None:
     kind = _file_system(directory)
     if kind in ("tmpfs", "ramfs"):
         raise CannotMeasure(f"{directory} is in memory ({kind}): name a directory on a disk with --scratch")
+
+
+def _python() -> str:
+    """The version of the one that runs what is measured."""
+    command = [interpreter(), "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _processor() -> str:

@@ -155,7 +155,7 @@ def running_bare(directory: Path, provider_port: int, core: int) -> Iterator[tup
 
 @contextmanager
 def running_litellm(directory: Path, cache: Path, provider_port: int, core: int) -> Iterator[tuple[int, Process]]:
-    """LiteLLM's proxy with one worker, in a virtual environment of its own.
+    """LiteLLM's proxy with one worker, in a virtual environment of its own, with the interpreter of the goproxy.
 
     Raises:
         CannotMeasure: it cannot be installed, or does not start.
@@ -178,9 +178,10 @@ def _installed_litellm(cache: Path) -> Path:
         return command
     print(f"installing LiteLLM {LITELLM} into {home} (once, some minutes)", file=sys.stderr)
     shutil.rmtree(home, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python")]
     for step in (
-        [sys.executable, "-m", "venv", str(home)],
-        [str(home / "bin" / "pip"), "install", "--quiet", "--only-binary", ":all:", f"litellm[proxy]=={LITELLM}"],
+        [interpreter(), "-m", "venv", "--without-pip", str(home)],  # a pip of its own is in another Debian package
+        [*pip, "install", "--quiet", "--only-binary", ":all:", f"litellm[proxy]=={LITELLM}"],
     ):
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:

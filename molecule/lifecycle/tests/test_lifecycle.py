@@ -104,7 +104,7 @@ def test_a_name_that_does_not_lead_here_yet_is_named_and_left_out_of_the_certifi
     operator: Operator, edge: Edge, user: User
 ) -> None:
     (operator.upstreams / "third.yml").write_text(FILE)
-    run = operator.succeed("site.yml")
+    run = operator.succeed("site.yml", "-e", "certbot_probe_patience=3")
     assert f"{THIRD} is left out of the certificate" in " ".join(run.output.split())  # wrapped to the terminal
     assert names_on_certificate(edge, "chat.trollllm.xyz") == {"chat.trollllm.xyz", "chat2.trollllm.xyz"}
     assert user.ask("chat2.trollllm.xyz").status_code == 200
