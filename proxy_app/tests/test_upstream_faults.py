@@ -381,6 +381,25 @@ async def test_a_stall_ends_in_an_error_event_and_no_clean_end(
     assert (await lines.request())["outcome"] == "upstream_stalled"
 
 
+async def test_a_stall_after_the_first_piece_is_not_given_the_time_for_the_first_byte(
+    provider: Provider, keys: Path, lines: Lines
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await asyncio.sleep(0.1)
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await wire.until_closed()
+
+    provider.script = script
+    timeouts = {"connect": 5, "first_byte": 120, "idle": 0.3, "total": 300}
+    document = config_document(endpoints=endpoints_at(provider.url), timeouts=timeouts)
+    async with running_gateway(document, keys) as gateway, connected(gateway.port) as raw:  # for 30 s at most
+        await raw.post(ASK)
+        await raw.head()
+        assert STALL.encode() in await raw.chunks_until_broken()
+    assert (await lines.request())["outcome"] == "upstream_stalled"
+
+
 async def test_a_stall_in_openais_protocol(gateway: Running, provider: Provider) -> None:
     async def script(_: Received, wire: Wire) -> None:
         await wire.begin_stream()

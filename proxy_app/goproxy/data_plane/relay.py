@@ -195,13 +195,14 @@ class _Path:
         self._over.set_result(outcome)
 
     def _watch(self) -> None:
-        """Look at the clock when something must have moved by then. A piece moves the deadline, and not the timer."""
+        """Look at the clock when something must have moved by then. A piece moves the deadline, and not the timer: the
+        first one also to an earlier time, so that the timer never runs for longer than `idle`.
+        """
         if self._timer is not None:
             self._timer.cancel()
-        deadline = self._deadline()
-        if self._client.is_full:
-            deadline = min(deadline, self._loop.time() + self._patience.timeouts.idle / _LOOKS)
-        self._timer = self._loop.call_at(deadline, self._look)
+        idle = self._patience.timeouts.idle
+        next_look = self._loop.time() + (idle / _LOOKS if self._client.is_full else idle)
+        self._timer = self._loop.call_at(min(self._deadline(), next_look), self._look)
 
     def _look(self) -> None:
         if self._client.is_full and (waiting := self._client.waiting) < self._waiting:
