@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from goproxy.data_plane import front
 from goproxy.data_plane.front import Connection
@@ -213,6 +216,38 @@ async def test_a_client_that_takes_the_end_late_holds_nobody_up(
         assert is_full(connection)
         assert await slow.answer() == (200, body)
     assert provider.connections == 1
+
+
+async def test_a_slow_client_loses_nothing_when_the_upstream_closes_over_tls(
+    keys: Path, eventually: Eventually
+) -> None:
+    """What the upstream sent before it closed waits in the socket, and in no buffer that goes with the connection."""
+    body, is_slow = b"x" * 200_000, threading.Event()
+    authority, trusting = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusting)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+
+    def provide(listener: socket.socket) -> None:
+        with tls.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            request = b""
+            while not request.endswith(b"}"):
+                request += connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + body[:50_000])
+            is_slow.wait(30)
+            connection.sendall(body[50_000:])  # and closed, as soon as the kernel has it
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        providing = asyncio.create_task(asyncio.to_thread(provide, listener))
+        document = config_document(endpoints=endpoints_at(f"https://localhost:{listener.getsockname()[1]}"))
+        async with running_gateway(document, keys, trusting) as gateway, full_at_once(gateway) as (slow, connection):
+            await slow.post(ASK)
+            await eventually(lambda: is_full(connection))
+            is_slow.set()
+            await providing
+            await asyncio.sleep(0.3)
+            assert await slow.answer() == (200, body)
 
 
 async def test_nothing_is_written_after_the_end_when_the_proxy_leaves(

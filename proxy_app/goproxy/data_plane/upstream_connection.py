@@ -194,6 +194,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._released = released
         self._lost = lost
         self._transport: asyncio.Transport
+        self._limit_reading: Callable[..., object] | None = None
+        """Of what TLS reads ahead."""
         self._parser: httptools.HttpResponseParser | None = None
         self._asker: Asker | None = None
         """Who waits for the head of an answer."""
@@ -268,10 +270,16 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._is_paused and not self._is_lost:
             self._is_paused = True
             self._transport.pause_reading()
+            # Over TLS that halts the decryption alone: the socket would be read on, to its end, and with that uvloop
+            # forgets what is not decrypted yet.
+            if self._limit_reading is not None and not self._transport.is_closing():
+                self._limit_reading(1, 0)
 
     def resume(self) -> None:
         if self._is_paused and not self._is_lost:
             self._is_paused = False
+            if self._limit_reading is not None and not self._transport.is_closing():
+                self._limit_reading()  # else half a record would wait for its other half for ever
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -282,6 +290,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._limit_reading = getattr(transport, "set_read_buffer_limits", None)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
