@@ -152,6 +152,13 @@ FLOODS = {
     "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     "a length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "another coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "two codings": b"HTTP/1.1 200 OK\r\n%b\r\n2\r\nab\r\n0\r\n\r\n"
+    % (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"),
+    "a coding behind chunks": b"HTTP/1.1 200 OK\r\n%b\r\n2\r\nab\r\n0\r\n\r\n"
+    % (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n"),
+    "a coding and a tab": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\t\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "a coding that the end ends": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab",
     "a header in two lines": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
 }
 
@@ -179,6 +186,16 @@ async def test_a_trailer_is_not_passed_on_and_hurts_nothing(provider: Provider, 
 
     provider.script = script
     assert [await ask() for _ in range(2)] == [(200, ANTHROPIC_EVENTS[0])] * 2
+
+
+@pytest.mark.parametrize("coding", ["chunked", "CHUNKED", "chunked  "])
+async def test_chunks_beside_a_header_that_comes_twice(provider: Provider, ask: Any, coding: str) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.head(200, ("Transfer-Encoding", coding), ("X-Odd", "a"), ("X-Odd", "b"))
+        await wire.send(b"5\r\nhello\r\n0\r\n\r\n")
+
+    provider.script = script
+    assert [await ask() for _ in range(2)] == [(200, b"hello")] * 2
 
 
 async def test_chunks_with_extensions(provider: Provider, ask: Any) -> None:

@@ -95,9 +95,19 @@ class Answer:
 
     @property
     def is_framed(self) -> bool:
-        """Whether the body's end is told by its length or by its last chunk (RFC 9112, 6.3)."""
+        """Whether the body's end is told by its length or by its last chunk (RFC 9112, 6.3).
+
+        Raises:
+            InvalidAnswer: the body has another coding, which we have not asked for: nobody behind us would undo it.
+        """
         coding = self._first.get("transfer-encoding")
-        return "content-length" in self._first if coding is None else coding.lower().rstrip().endswith("chunked")
+        if coding is None:
+            return "content-length" in self._first
+        if len(self._first) < len(self.headers):  # it may stand in several lines
+            coding = ",".join([value for name, value in self.headers if name.lower() == "transfer-encoding"])
+        if coding.rstrip(" ").lower() != "chunked":  # a tab behind it llhttp takes for another coding
+            raise InvalidAnswer
+        return True
 
     def header(self, name: str) -> str | None:
         """The first value of a header; `name` in small letters."""
@@ -368,7 +378,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise InvalidAnswer
         headers = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in fields]
         answer = self._answer = Answer(self, status, headers)
-        self._is_ended_by_close = status not in WITHOUT_BODY and not answer.is_framed
+        self._is_ended_by_close = not answer.is_framed and status not in WITHOUT_BODY
         self._asker = None
         self._until = math.inf
         asker.came(answer)
