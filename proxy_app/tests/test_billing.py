@@ -400,6 +400,33 @@ async def test_a_client_that_left_before_the_first_byte(
         assert (tokens(row), row["cost_nanodollars"]) == (guess, opus(guess))
 
 
+async def test_what_is_drained_has_one_time_for_its_beginning_and_its_rest(
+    document: dict[str, Any], keys: Path, provider: Provider, eventually: Callable[..., Any]
+) -> None:
+    left = asyncio.Event()
+
+    async def script(_: Received, wire: Wire) -> None:
+        await left.wait()
+        await asyncio.sleep(1.5)
+        await wire.begin_stream()
+        for event in BEGUN:
+            await wire.chunk(event)
+        await asyncio.sleep(1)
+        for event in REST:
+            await wire.chunk(event)
+        await wire.end_stream()
+
+    provider.script = script
+    async with running_gateway(document | {"disconnect": {"policy": "drain", "seconds": 2}}, keys) as gateway:
+        async with connected(gateway.port) as raw:
+            await raw.post(ASK)
+            await eventually(lambda: bool(provider.received))
+            await leave(raw, gateway)
+        left.set()
+        row = await only_row(gateway)
+    assert (row["settlement"], row["outcome"]) == ("estimated", "client_gone")
+
+
 @pytest.mark.parametrize("policy", ["drain", "abort"])
 async def test_a_client_that_left_before_there_was_a_connection_pays_nothing(
     document: dict[str, Any],

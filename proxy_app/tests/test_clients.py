@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from goproxy.data_plane import front
+from goproxy.data_plane import client, front
 from goproxy.data_plane.front import Connection
 from goproxy.data_plane.relay import _Path
 from goproxy.observe import Outcome
@@ -216,6 +216,61 @@ async def test_a_client_that_takes_the_end_late_holds_nobody_up(
         assert is_full(connection)
         assert await slow.answer() == (200, body)
     assert provider.connections == 1
+
+
+async def test_a_slow_client_is_told_that_the_answer_took_too_long_in_all(
+    document: dict[str, Any],
+    keys: Path,
+    provider: Provider,
+    lines: Lines,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither is it called stalled, since it has taken something within `idle`."""
+    monkeypatch.setattr(client, "_LAST_PIECE", 60)
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        while True:
+            await wire.chunk(b"data: " + b"x" * 10_000 + b"\n\n")
+
+    provider.script = script
+    timeouts = {"connect": 1, "first_byte": 3, "idle": 3, "total": 3}
+    async with (
+        running_gateway(document | {"timeouts": timeouts}, keys) as gateway,
+        full_at_once(gateway) as (slow, connection),
+    ):
+        await slow.post(ASK)
+        await slow.head()
+        await eventually(lambda: is_full(connection))
+        await eventually(lambda: bool(lines.all("request")))
+        assert b'"The answer took longer than 3 s."' in await slow.chunks_until_broken()
+    assert (await lines.request())["outcome"] == "upstream_timeout"
+
+
+async def test_a_slow_client_that_takes_the_end_after_total_has_a_whole_answer(
+    document: dict[str, Any],
+    keys: Path,
+    provider: Provider,
+    lines: Lines,
+    eventually: Eventually,
+) -> None:
+    body = b"x" * 50_000
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(body)
+
+    provider.script = script
+    timeouts = {"connect": 1, "first_byte": 3, "idle": 3, "total": 3}
+    async with (
+        running_gateway(document | {"timeouts": timeouts}, keys) as gateway,
+        full_at_once(gateway) as (slow, connection),
+    ):
+        await slow.post(ASK)
+        await eventually(lambda: is_full(connection))
+        await eventually(lambda: bool(lines.all("request")))
+        assert await slow.answer() == (200, body)
+    assert (await lines.request())["outcome"] == "ok"
 
 
 async def test_a_slow_client_loses_nothing_when_the_upstream_closes_over_tls(

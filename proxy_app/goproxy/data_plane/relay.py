@@ -209,11 +209,12 @@ class _Path:
             self._waiting, self._moved_at = waiting, self._loop.time()
         if self._loop.time() < self._deadline():
             self._watch()
-        elif self._client.is_full:
-            self._finish(Outcome.CLIENT_STALLED)
+        elif self._patience.is_over():
+            if self._ended is not None:  # the client goes on taking it, and is given up as one that leaves is
+                self._client.keeps_alive = False
+            self._finish(self._ended or Outcome.UPSTREAM_TIMEOUT)
         else:
-            is_over = self._patience.is_over()
-            self._finish(Outcome.UPSTREAM_TIMEOUT if is_over else Outcome.UPSTREAM_STALLED)
+            self._finish(Outcome.CLIENT_STALLED if self._client.is_full else Outcome.UPSTREAM_STALLED)
 
     def _deadline(self) -> float:
         if self._client.is_full:
