@@ -13,6 +13,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Sequence
+from copy import copy
 
 import aiohappyeyeballs
 from yarl import URL
@@ -25,6 +26,15 @@ _KEPT_ALIVE = 15.0
 
 _NAMES_KEPT = 10.0
 """Seconds that a resolved name is believed."""
+
+_NAMES_REMEMBERED = 600.0
+"""Seconds that it is believed while the name servers are away: a provider's addresses outlive most such failures."""
+
+_PATIENCE = 1.0
+"""Seconds for a name server, where the addresses of before are known."""
+
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+"""What a name server says; any other failure is that it says nothing."""
 
 _HAPPY_EYEBALLS = 0.25
 """Seconds before the next address is tried beside the last one (RFC 8305, 5)."""
@@ -53,6 +63,9 @@ class UpstreamPool:
         self._tls = tls if origin.scheme == "https" else None
         self._addresses: _Addresses = ()
         self._resolved_at = float("-inf")
+        self._lookup: asyncio.Task[Exception | None] | None = None
+        self._asked_at = 0.0
+        """When the lookup that runs began."""
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -95,15 +108,36 @@ class UpstreamPool:
         """Close all of them."""
         if self._sweep is not None:
             self._sweep.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
         for connection in self._all:
             connection.abort()
 
     async def _resolve(self) -> _Addresses:
         now = time.monotonic()
-        if now - self._resolved_at > _NAMES_KEPT:
-            self._addresses = await resolve(self._host, self._port)
-            self._resolved_at = now
+        age = now - self._resolved_at
+        if age <= _NAMES_KEPT:
+            return self._addresses
+        if self._lookup is None:
+            self._lookup, self._asked_at = self.loop.create_task(self._look_up()), now
+        lookup, is_known = self._lookup, age <= _NAMES_REMEMBERED
+        # This ends no lookup: it is everybody's, and who waits for it may leave.
+        await asyncio.wait([lookup], timeout=max(0, self._asked_at + _PATIENCE - now) if is_known else None)
+        failure = lookup.result() if lookup.done() else None
+        if failure is not None and not (is_known and _is_temporary(failure)):
+            raise copy(failure) from None  # who raises an exception is remembered by it
         return self._addresses
+
+    async def _look_up(self) -> Exception | None:
+        """Ask for the addresses; what that failed with."""
+        try:
+            self._addresses = await resolve(self._host, self._port)
+            self._resolved_at = time.monotonic()
+        except Exception as error:
+            return error
+        finally:
+            self._lookup = None
+        return None
 
     def _released(self, connection: UpstreamConnection) -> None:
         connection.idle_since = time.monotonic()
@@ -123,6 +157,10 @@ class UpstreamPool:
         if self._idle:
             pause = max(0.1, self._idle[0].idle_since + _KEPT_ALIVE - now)
             self._sweep = self.loop.call_later(pause, self._close_idle)
+
+
+def _is_temporary(failure: Exception) -> bool:
+    return isinstance(failure, OSError) and failure.errno not in _NO_SUCH_NAME
 
 
 async def resolve(host: str, port: int) -> _Addresses:
