@@ -116,10 +116,56 @@ async def test_one_that_the_upstream_closed_meanwhile_is_not_used(
 async def test_an_idle_one_is_closed(
     provider: Provider, ask: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
+    upstream_pool._seconds_kept.cache_clear()
     monkeypatch.setattr(upstream_pool, "_KEPT_ALIVE", 0.05)
     provider.script = whole
     assert await ask() == (200, WHOLE)
     await eventually(lambda: provider.open_connections == 0)
+    upstream_pool._seconds_kept.cache_clear()
+
+
+async def test_each_is_closed_before_the_upstream_closes_it(
+    provider: Provider, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is to be closed sooner than those before it."""
+    monkeypatch.setattr(upstream_pool, "_seconds_kept", lambda told: 300 if told is None else float(told))
+    pool = upstream_pool.UpstreamPool(URL(provider.url), ssl.create_default_context())
+    connections = [await pool.connect() for _ in range(3)]
+    for connection, told in zip(connections, (None, "0.2", None), strict=True):
+        pool._released(connection, told)
+    assert pool.idle() is connections[2]
+    await eventually(lambda: provider.open_connections == 2)
+    assert pool.idle() is connections[0]
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        (None, 4),
+        ("timeout=5", 4),
+        ("timeout=3, max=100", 2),
+        ("max=100, Timeout = 7", 6),
+        ('timeout="9"', 8),
+        ("timeout=600", 15),
+        ("timeout=99999999999999999999", 15),
+        ("max=100", 4),
+        ("timeout=soon", 4),
+        ("timeout=0", -1),
+    ],
+)
+def test_how_long_an_idle_one_may_be_used(told: str | None, seconds: float) -> None:
+    upstream_pool._seconds_kept.cache_clear()
+    assert upstream_pool._seconds_kept(told) == seconds
+
+
+async def test_one_that_the_upstream_keeps_for_a_moment_is_not_used_again(provider: Provider, ask: Any) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(WHOLE, 200, ("Keep-Alive", "timeout=1"))
+
+    provider.script = script
+    assert [await ask() for _ in range(2)] == [(200, WHOLE)] * 2
+    assert provider.connections == 2
 
 
 async def test_a_dead_path_is_found_in_seconds(provider: Provider) -> None:

@@ -193,10 +193,10 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(
         self,
         outbox: Outbox,
-        released: Callable[[UpstreamConnection], None],
+        released: Callable[[UpstreamConnection, str | None], None],
         lost: Callable[[UpstreamConnection], None],
     ) -> None:
-        """`released`: it can be used again. `lost`: it is closed."""
+        """`released`: it can be used again; with what the upstream says of that (Keep-Alive). `lost`: it is closed."""
         self._outbox = outbox
         self._loop = outbox.loop
         self._out = b""
@@ -230,7 +230,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._until = math.inf
         """When the head of the answer must be there. The timer may be early: an answer leaves it alone."""
         self._looks_at = math.inf
-        self.idle_since = 0.0
+        self.idle_until = 0.0
+        """Until when it is kept, on time.monotonic's clock."""
 
     @property
     def tls_version(self) -> str | None:
@@ -393,7 +394,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = None
         if keeps and not self._transport.is_closing():
             self.resume()
-            self._released(self)
+            self._released(self, answer.header("keep-alive"))
         else:
             self.abort()
         answer.on_end(last, is_whole=True)
