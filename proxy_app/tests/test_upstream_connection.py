@@ -16,6 +16,7 @@ import pytest
 from yarl import URL
 
 from goproxy.data_plane import upstream_connection, upstream_pool
+from goproxy.data_plane.sending import Sending
 from tests.conftest import Lines
 from tests.gateway import ALICE, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, ANTHROPIC_MESSAGE, Provider, Received, Wire
@@ -175,6 +176,54 @@ async def test_a_dead_path_is_found_in_seconds(provider: Provider) -> None:
     assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     assert 0 < connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
     assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 60
+    pool.close()
+
+
+async def test_an_upstream_that_pauses_in_reading_a_long_body_is_not_dead(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel acknowledges, and has no room: to ours that is no answer, either."""
+    monkeypatch.setattr(upstream_connection, "UNACKNOWLEDGED", 500)
+    sockets = (*upstream_pool._SOCKET_OPTIONS[:-1], (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500))
+    monkeypatch.setattr(upstream_pool, "_SOCKET_OPTIONS", sockets)
+
+    async def pauses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(3)
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(pauses, "127.0.0.1", 0, limit=4096) as server:
+        (listener,) = server.sockets
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        document = config_document(endpoints=endpoints_at(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        async with running_gateway(document, keys) as gateway, aiohttp.ClientSession() as session:
+            for length in (200_000, 900_000):
+                body = json.dumps(ASK | {"messages": ["x" * length]}).encode()
+                headers = {"x-api-key": ALICE}
+                async with session.post(f"{gateway.url}/v1/messages", data=body, headers=headers) as answer:
+                    assert (answer.status, await answer.read()) == (200, b"{}")
+
+
+async def test_a_path_is_watched_again_after_a_long_body(provider: Provider, ask: Any) -> None:
+    pool = upstream_pool.UpstreamPool(URL(provider.url), ssl.create_default_context())
+    connection = await pool.connect()
+
+    def timeout() -> int:
+        connected = connection._transport.get_extra_info("socket")
+        milliseconds: int = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        return milliseconds
+
+    for length, expected in ((10, 30_000), (1_000_000, 0), (100_000, 0), (10, 30_000)):
+        sending = Sending(pool.loop)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+        connection.send(head, b"x" * length, pool.loop.time() + 30, sending)
+        assert timeout() == expected
+        answer = await sending.answer()
+        while not answer.is_whole:
+            await asyncio.sleep(0.01)
     pool.close()
 
 

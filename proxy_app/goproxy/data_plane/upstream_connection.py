@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -31,6 +32,14 @@ _KEPT = 128 * 1024
 
 _PIECE = 256 * 1024
 """Bytes of a request's body that are written at once; a larger one waits for the upstream to take each piece."""
+
+_WINDOW = 64 * 1024
+"""Bytes that the upstream's kernel takes, whether the upstream reads them or not (Linux begins with as many)."""
+
+UNACKNOWLEDGED = 30_000
+"""Milliseconds without an acknowledgement after which a path is dead: the kernel would go on for a quarter of an hour,
+and who waits, for all of `first_byte`. An upstream that pauses in reading a long body looks the same to the kernel,
+though it acknowledges: with such a body the patience is `first_byte`."""
 
 
 class AnswerBroken(Exception):
@@ -222,6 +231,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_ended_by_close = False
         self._is_done = False
         self._is_written = True
+        self._is_watched = True
+        """The kernel gives the path up when nothing is acknowledged."""
         self._is_lost = False
         self._is_paused = False
         self._room: asyncio.Future[None] | None = None
@@ -257,6 +268,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._until = until
         if self._timer is None or until < self._looks_at:
             self._set_timer()
+        if self._is_watched is not (len(body) <= _WINDOW):
+            self._watch_path(not self._is_watched)
         if len(body) <= _PIECE:
             self._out = head + body
             self._outbox.add(self)
@@ -419,6 +432,11 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             self._transport.write(body[at : at + _PIECE])
         self._is_written = True
+
+    def _watch_path(self, is_watched: bool) -> None:
+        self._is_watched = is_watched
+        connection = self._transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED if is_watched else 0)
 
     def _look(self) -> None:
         """Look at the clock."""

@@ -21,7 +21,7 @@ import aiohappyeyeballs
 from yarl import URL
 
 from goproxy.data_plane.outbox import Outbox
-from goproxy.data_plane.upstream_connection import UpstreamConnection
+from goproxy.data_plane.upstream_connection import UNACKNOWLEDGED, UpstreamConnection
 
 _KEPT_ALIVE = 15.0
 """Seconds that an idle connection is kept at most."""
@@ -55,10 +55,9 @@ _SOCKET_OPTIONS = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED),
 )
-"""A request into a path that is dead is given up after 30 s without an acknowledgement: the kernel would go on for a
-quarter of an hour, and who waits, for all of `first_byte`. A minute's silence of the other end is asked after."""
+"""A minute's silence of the other end is asked after."""
 
 _Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
 
