@@ -33,8 +33,8 @@ _KEPT = 128 * 1024
 _PIECE = 256 * 1024
 """Bytes of a request's body that are written at once; a larger one waits for the upstream to take each piece."""
 
-_WINDOW = 64 * 1024
-"""Bytes that the upstream's kernel takes, whether the upstream reads them or not (Linux begins with as many)."""
+_WINDOW = 48 * 1024
+"""Bytes that the upstream's kernel takes, with a head, whether the upstream reads or not: Linux begins with 64 KiB."""
 
 UNACKNOWLEDGED = 30_000
 """Milliseconds without an acknowledgement after which a path is dead: the kernel would go on for a quarter of an hour,
