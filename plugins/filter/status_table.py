@@ -36,7 +36,7 @@ def _row(
     return (
         upstream["name"],
         f"https://{upstream['domain']}",
-        ", ".join(_record(record) for record in records if record["name"] == upstream["domain"]) or "none",
+        ", ".join(map(_record, _told(upstream, records))) or "none",
         _certificate(certificate),
         f"{container['state']}, {container['health']}" if "state" in container else "missing",
         container.get("image", "-"),
@@ -60,6 +60,13 @@ def _stores(found: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: {store['kind']}, {'reachable' if store.get('available') else 'NOT reachable'}"
         for name, store in stores
+    ]
+
+
+def _told(upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The domain's records, but the one that shall not be there and is not."""
+    return [
+        record for record in records if record["name"] == upstream["domain"] and (record["values"] or record["found"])
     ]
 
 

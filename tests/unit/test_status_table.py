@@ -30,7 +30,7 @@ def found() -> dict[str, Any]:
 
 
 def records(status: str = "right", values: tuple[str, ...] = ("198.51.100.7",)) -> list[dict[str, Any]]:
-    return [record | {"status": status, "found": list(values)} for record in dns_records(UPSTREAMS, "198.51.100.7")]
+    return [record | {"status": status, "found": list(values)} for record in dns_records(UPSTREAMS, "198.51.100.7")[:1]]
 
 
 def test_a_row_tells_all_of_an_upstream(found: dict[str, Any]) -> None:
@@ -71,3 +71,13 @@ def test_records_are_wanted_for_each_address_of_the_host() -> None:
         ("AAAA", ["2001:db8::7"]),
     ]
     assert "ttl" not in dns_records(UPSTREAMS, "198.51.100.7", ttl=False)[0]
+
+
+def test_a_host_without_an_ipv6_address_wants_that_there_is_no_aaaa_record(found: dict[str, Any]) -> None:
+    a, aaaa = dns_records(UPSTREAMS, "198.51.100.7")
+    assert (a["type"], aaaa) == ("A", {"name": "a.example.net", "type": "AAAA", "values": []})
+    right = a | {"status": "right", "found": ["198.51.100.7"]}
+    row = status_table(UPSTREAMS, [right, aaaa | {"status": "right", "found": []}], found)[2]
+    assert "AAAA" not in row
+    row = status_table(UPSTREAMS, [right, aaaa | {"status": "different", "found": ["2001:db8::9"]}], found)[2]
+    assert "A 198.51.100.7 TTL 300, AAAA 2001:db8::9 (different)" in row
