@@ -95,6 +95,15 @@ def test_who_keeps_the_records_by_hand_is_told_of_the_aaaa_record(zone: Zone) ->
     assert zone.run(provider="none").code == 0
 
 
+def test_nothing_here_is_done_as_another_user_though_the_hosts_are_reached_so(zone: Zone) -> None:
+    """group_vars/all is localhost's, too, and there is no sudo here; on the gateway it is another one's business."""
+    zone.ansible.write("hosts.yml", {"all": {"hosts": {"here": {"ansible_become": False}}}})
+    zone.records.clear()
+    run = zone.run(ansible_become=True, ansible_become_user="nobody", ansible_become_exe="/no/sudo/here")
+    assert run.code == 0, run.output
+    assert (CHAT, "A") in zone.records
+
+
 def test_where_nothing_changes_each_question_is_asked_once(zone: Zone) -> None:
     run = zone.run()
     assert run.code == 0, run.output
