@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from real_ansible import Ansible, Run
+from small_cloudflare import SmallCloudflare
 from small_name_server import KEY, NameServer
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the list of records is root's")
@@ -49,8 +50,13 @@ class Zone:
 
 
 @pytest.fixture
-def zone(ansible: Ansible, start: Callable[..., NameServer]) -> Zone:
-    return Zone(ansible, start(table={(name, "A"): (300, [HERE]) for name in (CHAT, CHAT2)}))
+def name_server(start: Callable[..., NameServer]) -> NameServer:
+    return start(table={(name, "A"): (300, [HERE]) for name in (CHAT, CHAT2)})
+
+
+@pytest.fixture
+def zone(ansible: Ansible, name_server: NameServer) -> Zone:
+    return Zone(ansible, name_server)
 
 
 def test_an_aaaa_record_that_the_role_did_not_write_is_removed_where_the_host_has_no_ipv6(zone: Zone) -> None:
@@ -102,6 +108,34 @@ def test_nothing_here_is_done_as_another_user_though_the_hosts_are_reached_so(zo
     run = zone.run(ansible_become=True, ansible_become_user="nobody", ansible_become_exe="/no/sudo/here")
     assert run.code == 0, run.output
     assert (CHAT, "A") in zone.records
+
+
+@pytest.fixture
+def moved(cloudflare: SmallCloudflare) -> SmallCloudflare:
+    """The names lead to another host, which has IPv6."""
+    for address in ("192.0.2.98", "192.0.2.99"):
+        cloudflare.add("A", CHAT, address)
+    for address in (ELSEWHERE, "2001:db8::98"):
+        cloudflare.add("AAAA", CHAT, address)
+    cloudflare.history.clear()
+    return cloudflare
+
+
+TOKEN = {"api_token": "a-token"}
+
+
+def test_at_cloudflare_a_name_always_leads_somewhere(zone: Zone, moved: SmallCloudflare) -> None:
+    run = zone.run(provider="cloudflare", dns_credentials=TOKEN)
+    assert run.code == 0, run.output
+    assert moved.history[-1] == {(CHAT, "A"): [HERE], (CHAT2, "A"): [HERE]}
+    assert all(said.get((CHAT, "A")) for said in moved.history), moved.history
+
+
+def test_what_cloudflare_refuses_leaves_the_name_where_it_was(zone: Zone, moved: SmallCloudflare) -> None:
+    moved.refuses = "POST"
+    run = zone.run(provider="cloudflare", dns_credentials=TOKEN)
+    assert f"did not take 2 of 3 changes: {CHAT} A (set to {HERE})" in run.output
+    assert moved.history[-1] == {(CHAT, "A"): ["192.0.2.98", "192.0.2.99"]}
 
 
 def test_where_nothing_changes_each_question_is_asked_once(zone: Zone) -> None:
