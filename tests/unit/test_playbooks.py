@@ -34,6 +34,18 @@ def test_a_second_host_is_refused(ansible: Ansible) -> None:
     assert "The group gateway has 2 hosts" in run.output
 
 
+def roles(playbook: str) -> list[str]:
+    play = yaml.safe_load((REPOSITORY / "playbooks" / playbook).read_text())[-1]
+    return [role["role"] if isinstance(role, dict) else role for role in play["roles"]]
+
+
+def test_a_name_is_led_to_the_host_when_the_edge_answers_there_and_away_before_it_stops() -> None:
+    """What works elsewhere would lead to nobody while images are built, and stay so where the run fails."""
+    deployed = roles("site.yml")
+    assert deployed[-3:] == [f"trollllm.gateway.{name}" for name in ("nginx", "dns", "certbot")]
+    assert roles("remove.yml") == deployed[::-1]
+
+
 def tasks_here(content: Any) -> Iterator[dict[str, Any]]:
     """The tasks and blocks that are done on this machine in place of the host."""
     if isinstance(content, dict):
