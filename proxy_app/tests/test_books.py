@@ -22,7 +22,7 @@ from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
-from goproxy.data_plane import key_feed
+from goproxy.data_plane import key_feed, row_post
 from goproxy.data_plane.books import (
     Books,
     InsufficientFunds,
@@ -349,6 +349,30 @@ async def test_a_row_that_is_not_taken_is_kept_and_hinders_no_other(
     assert books.standing.unposted_rows == 2
     told = {line["request_id"]: line["reason"] for line in lines.all("control plane does not take a row; it is kept")}
     assert told == {"req_1": "a reason", "req_2": "422 something in it is wrong"}
+
+
+async def test_a_row_that_is_never_taken_is_tried_less_and_less_and_told_once(
+    books: Books, control: Control, eventually: Callable[..., Any], lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_post, "_SET_ASIDE", 0.1)
+    control.rejects["req_1"] = "a reason"
+
+    def tries() -> int:
+        return sum(each["id"] == "req_1" for call in control.calls_to("rows") for each in call["rows"])
+
+    await spend(books, "req_1", 100, 10)
+    await eventually(lambda: tries() >= 3)
+    await asyncio.sleep(2)
+    assert tries() <= 6, "after 0.1, 0.2, 0.4, 0.8 and 1.6 s, and what a post waits"
+    assert len(lines.all("control plane does not take a row; it is kept")) == 1
+    assert not lines.all("control plane still does not take rows")
+    monkeypatch.setattr(row_post, "_TELL_AGAIN", 0)
+    control.rejects["req_1"] = "another reason"
+    await eventually(lambda: len(lines.all("control plane does not take a row; it is kept")) == 2)
+    monkeypatch.setattr(row_post, "_SET_ASIDE_LONGEST", 0.1)
+    await eventually(lambda: lines.all("control plane still does not take rows"))
+    del control.rejects["req_1"]
+    await eventually(lambda: books.standing.unposted_rows == 0)
 
 
 async def test_many_rows_that_are_not_taken_leave_the_event_loop_to_others(
