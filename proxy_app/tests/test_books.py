@@ -10,6 +10,8 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
 from goproxy.data_plane import key_feed, row_post
+from goproxy.data_plane.board import Board
 from goproxy.data_plane.books import (
     Books,
     InsufficientFunds,
@@ -34,6 +37,7 @@ from goproxy.data_plane.books import (
 from goproxy.data_plane.control_client import ControlClient
 from goproxy.data_plane.journal import Journal
 from goproxy.data_plane.observer import Observer
+from goproxy.hosting import Readiness
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
 from tests.control import TOKEN, Control, key_entry, running_control
@@ -294,6 +298,38 @@ async def test_requests_go_on_while_the_lease_lasts(
     await books.open(a_hold("req_large", 7000))
     assert control.wallets["alice"].spent == 2000
     assert control.total_is_right()
+
+
+async def test_the_metrics_have_the_age_of_the_oldest_row_and_of_several_processes_the_highest(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    """Rows wait all the time where there is traffic: how many says nothing."""
+    board = Board(2)
+    one, other = board.places
+    observer = Observer("openhands", books, one)
+
+    def ages() -> list[float]:
+        return [
+            float(line.rpartition(" ")[2])
+            for line in observer.metrics().splitlines()
+            if line.startswith(("goproxy_journal_unposted_age_seconds{", "goproxy_journal_unsettled_age_seconds{"))
+        ]
+
+    assert ages() == [0, 0]
+    for n in range(2):
+        await books.open(a_hold(f"req_{n}", 100))
+    await control.leave()
+    for n, seconds in enumerate((100, 50)):
+        settled_at = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+        settling = books.settle(replace(a_row(a_hold(f"req_{n}", 100)), settled_at=settled_at.replace("+00:00", "Z")))
+        assert seconds <= ages()[1] < seconds + 10
+        await settling
+    assert 100 <= ages()[0] < 110
+    other.beat(Readiness(True, ""), observer.gauges() | {"journal_unposted_age_seconds": 700.0})
+    assert ages() == [700, 0]
+    other.vacate()
+    control.away = False
+    await eventually(lambda: ages() == [0, 0])
 
 
 async def test_it_starts_while_the_control_plane_is_away(

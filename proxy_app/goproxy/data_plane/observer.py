@@ -74,12 +74,14 @@ _GAUGES = {
     "lease_free_nanodollars": "What is leased and not held.",
     "journal_syncs": "Times that the journal was synced.",
     "journal_unposted_rows": "Rows that the backend does not have.",
+    "journal_unposted_age_seconds": "Since the oldest row was settled that the backend does not have.",
     "journal_unsettled_rows": "Rows that the disk does not have.",
+    "journal_unsettled_age_seconds": "Since the oldest row was settled that the disk does not have.",
     "journal_damaged": "Records that could not be read.",
     "keys_age_seconds": "Since the backend told the keys.",
 }
 
-_OLDEST = "keys_age_seconds"
+_AGES = ("journal_unposted_age_seconds", "journal_unsettled_age_seconds", "keys_age_seconds")
 """Of several processes it is the highest that is told, and not the sum."""
 
 
@@ -156,7 +158,9 @@ class Observer(Collector):
             "journal_unposted_rows": standing.unposted_rows,
             "journal_unsettled_rows": standing.unsettled_rows,
             "journal_damaged": standing.journal_damaged,
-            _OLDEST: standing.keys_age,
+            "journal_unposted_age_seconds": standing.unposted_age,
+            "journal_unsettled_age_seconds": standing.unsettled_age,
+            "keys_age_seconds": standing.keys_age,
         }
 
     def collect(self) -> Iterable[Metric]:
@@ -167,7 +171,7 @@ class Observer(Collector):
             for name, value in other.counts.items():
                 counted[name] = counted.get(name, 0.0) + value
             for name, value in other.gauges.items():
-                gauges[name] = max(gauges[name], value) if name == _OLDEST else gauges[name] + value
+                gauges[name] = max(gauges[name], value) if name in _AGES else gauges[name] + value
         gauges["journal_syncs"] = counted["journal_syncs"]
         for name, (text, *labels) in _COUNTERS.items():
             counter = CounterMetricFamily(f"goproxy_{name}", text, labels=["upstream", *labels])

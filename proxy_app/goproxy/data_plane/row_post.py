@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -67,6 +68,12 @@ class RowPost:
 
     def __len__(self) -> int:
         return len(self._unposted)
+
+    @property
+    def oldest(self) -> str | None:
+        """When the row was settled that has waited for longest."""
+        first = next(iter(self._unposted.values()), None)
+        return None if first is None else str(json.loads(row_document(first.line))["settled_at"])
 
     @property
     def postable(self) -> int:
@@ -147,6 +154,7 @@ class RowPost:
             except ControlPlaneRefuses as refusal:
                 if refusal.status in _ABOUT_US:
                     raise
+                self._back_off.succeeded()
                 # One row of the batch can be what is refused: the halves of it are tried, down to that row.
                 self._limit = max(1, len(batch) // 2)
                 if len(batch) == 1:
