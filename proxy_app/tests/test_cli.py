@@ -277,6 +277,7 @@ async def test_check_upstream(environment: dict[str, str], capsys: pytest.Captur
         assert second == {
             "endpoint": "openhands-openai",
             "host": "localhost",
+            "port": int(refused["base_url"].split(":")[2].partition("/")[0]),
             "reachable": False,
             "detail": "connection refused",
         }
@@ -288,6 +289,7 @@ async def test_check_upstream(environment: dict[str, str], capsys: pytest.Captur
             {
                 "endpoint": "openhands-anthropic",
                 "host": "localhost",
+                "port": int(provider.url.rpartition(":")[2]),
                 "reachable": True,
                 "detail": "connected, TLSv1.3",
             },
