@@ -102,10 +102,15 @@ class Observer(Collector):
         self._former_syncs = self._counts.numbers[self._counts.index("journal_syncs")]
         """Those of the processes that had this place before: their sum must not fall."""
 
-        self.count_interrupted(books.interrupted)
+        self._adopted_damage = 0
+        self._count_interrupted(books.interrupted)
 
-    def count_interrupted(self, rows: Iterable[Row]) -> None:
-        """Requests that an instance left open which is no more."""
+    def adopted(self, books: Books) -> None:
+        """Count what is found in the journal of an instance that is no more."""
+        self._count_interrupted(books.interrupted)
+        self._adopted_damage += books.standing.journal_damaged
+
+    def _count_interrupted(self, rows: Iterable[Row]) -> None:
         for row in rows:
             self._counts.numbers[self._index["requests", row.protocol, row.status, row.outcome]] += 1
             self._settled(row)
@@ -157,7 +162,7 @@ class Observer(Collector):
             "lease_free_nanodollars": standing.free,
             "journal_unposted_rows": standing.unposted_rows,
             "journal_unsettled_rows": standing.unsettled_rows,
-            "journal_damaged": standing.journal_damaged,
+            "journal_damaged": standing.journal_damaged + self._adopted_damage,
             "journal_unposted_age_seconds": standing.unposted_age,
             "journal_unsettled_age_seconds": standing.unsettled_age,
             "keys_age_seconds": standing.keys_age,
