@@ -63,6 +63,11 @@ class Metrics:
             registry=registry,
         )
 
+    def begin(self, upstream: str) -> None:
+        """Count from 0 what alarms are on: Prometheus sees no increase from nothing to the first one."""
+        for counter in (self._rejected, self._refused):
+            counter.labels(upstream)
+
     def came(self, new: Sequence[Row]) -> None:
         """Rows were taken into the ledger."""
         for row in new:

@@ -17,10 +17,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from goproxy.core.ledger import Row
+from goproxy.core.protocols import PROTOCOLS
 from goproxy.data_plane.board import Place
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.tally import OwnTally, Tally
-from goproxy.observe import RequestRecord, log
+from goproxy.observe import Outcome, RequestRecord, log
 
 _FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -66,6 +67,9 @@ _COUNTERS = {
 }
 """What they tell, and their labels."""
 
+_FROM_THE_START = ((200, Outcome.INTERNAL_ERROR), (500, Outcome.INTERNAL_ERROR), (503, Outcome.REFUSED))
+"""Statuses and outcomes that alarms are on: Prometheus sees no increase from nothing to the first one."""
+
 _GAUGES = {
     "requests_in_flight": "Requests that are served, drained or settled.",
     "streams_in_flight": "Those of them that asked for a stream.",
@@ -103,6 +107,9 @@ class Observer(Collector):
         """Those of the processes that had this place before: their sum must not fall."""
 
         self._adopted_damage = 0
+        for protocol in PROTOCOLS:
+            for status, outcome in _FROM_THE_START:
+                self._counts.numbers[self._index["requests", protocol, status, outcome]] += 0
         self._count_interrupted(books.interrupted)
 
     def adopted(self, books: Books) -> None:
