@@ -170,6 +170,30 @@ def test_details_are_parts_whatever_they_are_called(
     assert (told.usage, told.flags) == (usage, flags)
 
 
+INCOMPLETE = ("incomplete_usage", "part_by_total")
+
+
+@pytest.mark.parametrize(
+    ("told", "usage", "flags"),
+    [
+        ('"prompt_tokens":100000.0,"completion_tokens":50,"total_tokens":100050', (100_000, 50), INCOMPLETE),
+        ('"completion_tokens":50,"total_tokens":100050', (100_000, 50), INCOMPLETE),
+        ('"prompt_tokens":100000,"total_tokens":100050', (100_000, 50), INCOMPLETE),
+        ('"prompt_tokens":100000,"completion_tokens":"50","total_tokens":100050', (100_000, 50), INCOMPLETE),
+        ('"prompt_tokens":60,"total_tokens":50', (60, 0), INCOMPLETE),
+        ('"prompt_tokens":60,"completion_tokens":5,"total_tokens":65.0', (60, 5), ()),
+        ('"total_tokens":50', (0, 0), ("incomplete_usage",)),
+    ],
+)
+def test_a_total_stands_in_for_the_one_part_that_was_not_told(
+    told: str, usage: tuple[int, int], flags: tuple[str, ...]
+) -> None:
+    """And says nothing of reasoning then."""
+    reading = read(openai_completion("X").replace(b'"X"', f"{{{told}}}".encode()), stream=False)
+    assert reading.usage == Usage(input=usage[0], output=usage[1])
+    assert ({*reading.flags} - {"invalid_usage"}, reading.exact) == ({*flags}, False)
+
+
 @pytest.mark.parametrize(
     ("tier", "flags"),
     [

@@ -242,8 +242,8 @@ def _charged(
     if reading.error is not None:
         return seen, Settlement.UPSTREAM_ERROR, set()
     flags = set()
-    if reading.usage is None and (reading.generated_bytes or outcome in _CLIENT_LEFT):
-        seen = Usage(input=_tokens(hold.estimated_input_tokens))
+    if not seen.prompt and (seen.output or reading.generated_bytes or outcome in _CLIENT_LEFT):  # none is empty
+        seen = dataclasses.replace(seen, input=_tokens(hold.estimated_input_tokens))
         flags.add("input_estimated")
     generated = _tokens(reading.generated_bytes)
     if generated > seen.output:

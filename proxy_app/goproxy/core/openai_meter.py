@@ -168,12 +168,12 @@ class OpenAIMeter(Meter):
 
 
 def _usage(told: RawUsage, flags: set[str]) -> Usage:
-    prompt, output, reasoning = told.get(PROMPT), told.get(COMPLETION), told.get(REASONING)
+    prompt, output, beyond = _parts(told, flags)
+    reasoning = told.get(REASONING)
     read = _one(told, flags, CACHED, CACHE_READ) or 0
     for_5m, for_1h = _writes(told, flags)
     cache = read + for_5m + for_1h
     uncached = prompt - cache
-    beyond = told.tokens.get(TOTAL, prompt + output) - prompt - output
     if beyond and beyond == cache:
         flags.add("prompt_excludes_cache")
         uncached = prompt
@@ -192,6 +192,27 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
     if reasoning > output:
         flags.add("total_mismatch")
     return Usage(uncached, for_5m, for_1h, read, output, min(reasoning, output))
+
+
+def _parts(told: RawUsage, flags: set[str]) -> tuple[int, int, int]:
+    """The prompt, the output, and what the total has beyond both.
+
+    A total says something of reasoning or cache beside them only where both were told; where one was not, or is no
+    count, that one is what the other leaves of the total.
+    """
+    prompt, output = told.get(PROMPT), told.get(COMPLETION)
+    valid = told.tokens.keys() - told.invalid
+    if TOTAL not in valid or valid.isdisjoint((PROMPT, COMPLETION)):
+        return prompt, output, 0
+    total = told.tokens[TOTAL]
+    if PROMPT in valid and COMPLETION in valid:
+        return prompt, output, total - prompt - output
+    flags.add("part_by_total")
+    if PROMPT in valid:
+        output = max(total - prompt, 0)
+    else:
+        prompt = max(total - output, 0)
+    return prompt, output, 0
 
 
 def _writes(told: RawUsage, flags: set[str]) -> tuple[int, int]:
