@@ -491,6 +491,30 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
         "reasoning_by_total",
     ),
     _openai(
+        "reasoning that only the total has, and a prompt from a cache",
+        openai_stream(openai_usage(2000, 10, 2310, prompt_tokens_details={"cached_tokens": 1500})),
+        Usage(input=500, cache_read=1500, output=310, reasoning=300),
+        "reasoning_by_total",
+    ),
+    _openai(
+        "reasoning and cache beside, by the total",
+        openai_stream(
+            openai_usage(
+                *(21, 10, 1091),
+                prompt_tokens_details={"cached_tokens": 1000},
+                completion_tokens_details={"reasoning_tokens": 60},
+            )
+        ),
+        Usage(input=21, cache_read=1000, output=70, reasoning=60),
+        *("prompt_excludes_cache", "reasoning_beside_output"),
+    ),
+    _openai(
+        "reasoning that only the total has, and a cache that cannot be in the prompt",
+        openai_stream(openai_usage(21, 10, 1091, prompt_tokens_details={"cached_tokens": 1000})),
+        Usage(input=21, cache_read=1000, output=70, reasoning=60),
+        *("prompt_excludes_cache", "reasoning_by_total"),
+    ),
+    _openai(
         "a total that nothing explains",
         openai_stream(openai_usage(21, 10, 90, completion_tokens_details={"reasoning_tokens": 3})),
         Usage(input=21, output=10, reasoning=3),

@@ -5,7 +5,7 @@ Sources: `types/completion_usage.py` and `types/chat/chat_completion_chunk.py` o
 LiteLLM for Anthropic's names within an OpenAI usage object. The wire protocol decides what a count means, not who
 sends it: cache tokens are a part of `prompt_tokens` here, whatever they are called. Three sorts of upstreams break that
 rule and say so by their own `total_tokens`; those are read by it, and flagged. One of them is Google, whose
-`completion_tokens` have no thinking in them, and which tells of that nowhere else.
+`completion_tokens` have no thinking in them, and which tells of that nowhere else, whether a cache was read or not.
 
 The usage is final when it comes in a chunk without choices (the one that `include_usage` asks for), or when `[DONE]`
 comes and no content came in between: some upstreams send usage with the last choice, and some with every chunk. A
@@ -174,13 +174,15 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
     for_5m, for_1h = _writes(told, flags)
     cache = read + for_5m + for_1h
     uncached = prompt - cache
-    if beyond and beyond == cache:
+    cannot_be_within = beyond > cache > prompt and not reasoning
+    if cache and beyond and (cannot_be_within or beyond in (cache, cache + reasoning)):
         flags.add("prompt_excludes_cache")
         uncached = prompt
-    elif beyond and beyond == reasoning:
+        beyond -= cache
+    if beyond and beyond == reasoning:
         flags.add("reasoning_beside_output")
         output += reasoning
-    elif beyond > 0 and not cache and not reasoning:
+    elif beyond > 0 and not reasoning:
         flags.add("reasoning_by_total")
         reasoning = beyond
         output += beyond
