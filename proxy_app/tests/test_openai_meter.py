@@ -156,6 +156,29 @@ def test_content_after_the_usage_is_seen_whatever_event_told_it(before: bytes, c
             ("cache_write_split_assumed",),
         ),
         ({"prompt_tokens_details": {"cache_write_tokens": 5}}, Usage(95, 5, 0, 0, 7), ()),
+        ({"cached_tokens": 10}, Usage(input=90, cache_read=10, output=7), ()),  # Moonshot
+        (
+            {"prompt_cache_hit_tokens": 10, "prompt_cache_miss_tokens": 90},  # DeepSeek
+            Usage(input=90, cache_read=10, output=7),
+            (),
+        ),
+        (
+            {  # DashScope
+                "prompt_tokens_details": {
+                    "cached_tokens": 10,
+                    "cache_creation_input_tokens": 5,
+                    "cache_creation": {"ephemeral_5m_input_tokens": 5},
+                    "cache_type": "ephemeral",
+                }
+            },
+            Usage(85, 5, 0, 10, 7),
+            (),
+        ),
+        (
+            {"prompt_tokens_details": {"cache_creation": {"ephemeral_1h_input_tokens": 5}}},
+            Usage(95, 0, 5, 0, 7),
+            (),
+        ),
         ({"prompt_tokens_details": []}, Usage(input=100, output=7), ()),
         ({"completion_tokens_details": {"reasoning_tokens": 5}}, Usage(input=100, output=7, reasoning=5), ()),
         ({"completion_tokens_details": {"reasoning_tokens": 8}}, Usage(100, 0, 0, 0, 7, 7), ("total_mismatch",)),

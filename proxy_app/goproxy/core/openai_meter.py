@@ -38,10 +38,23 @@ CREATED = ("prompt_tokens_details", "cache_creation_tokens")
 CREATED_5M = ("prompt_tokens_details", "cache_creation_token_details", "ephemeral_5m_input_tokens")
 CREATED_1H = ("prompt_tokens_details", "cache_creation_token_details", "ephemeral_1h_input_tokens")
 
+# The names of Moonshot, DeepSeek and DashScope, whose prompt has them in it, too.
+CACHED_OF_MOONSHOT = ("cached_tokens",)
+CACHED_OF_DEEPSEEK = ("prompt_cache_hit_tokens",)
+CREATED_OF_DASHSCOPE = ("prompt_tokens_details", "cache_creation_input_tokens")
+CREATED_OF_DASHSCOPE_5M = ("prompt_tokens_details", "cache_creation", "ephemeral_5m_input_tokens")
+CREATED_OF_DASHSCOPE_1H = ("prompt_tokens_details", "cache_creation", "ephemeral_1h_input_tokens")
+
+_READ = (CACHED, CACHE_READ, CACHED_OF_MOONSHOT, CACHED_OF_DEEPSEEK)
+_WRITTEN = (WRITTEN, CREATED, CREATED_OF_DASHSCOPE, CACHE_WRITE)
+_WRITTEN_5M = (CREATED_5M, CREATED_OF_DASHSCOPE_5M, CACHE_WRITE_5M)
+_WRITTEN_1H = (CREATED_1H, CREATED_OF_DASHSCOPE_1H, CACHE_WRITE_1H)
+"""The names of each: the first that was told counts."""
+
 COUNTS = Counts(
     (
-        *(PROMPT, COMPLETION, TOTAL, CACHED, WRITTEN, REASONING, AUDIO_IN, AUDIO_OUT),
-        *(CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, CREATED, CREATED_5M, CREATED_1H),
+        *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT),
+        *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H),
     ),
     prompt=(PROMPT,),
 )
@@ -170,7 +183,7 @@ class OpenAIMeter(Meter):
 def _usage(told: RawUsage, flags: set[str]) -> Usage:
     prompt, output, beyond = _parts(told, flags)
     reasoning = told.get(REASONING)
-    read = _one(told, flags, CACHED, CACHE_READ) or 0
+    read = _one(told, flags, *_READ) or 0
     for_5m, for_1h = _writes(told, flags)
     cache = read + for_5m + for_1h
     uncached = prompt - cache
@@ -219,9 +232,9 @@ def _parts(told: RawUsage, flags: set[str]) -> tuple[int, int, int]:
 
 def _writes(told: RawUsage, flags: set[str]) -> tuple[int, int]:
     """Tokens written for five minutes and for an hour. OpenAI's own count knows no lifetimes: nothing is assumed."""
-    total = _one(told, flags, WRITTEN, CREATED, CACHE_WRITE)
-    for_5m = _one(told, flags, CREATED_5M, CACHE_WRITE_5M)
-    for_1h = _one(told, flags, CREATED_1H, CACHE_WRITE_1H)
+    total = _one(told, flags, *_WRITTEN)
+    for_5m = _one(told, flags, *_WRITTEN_5M)
+    for_1h = _one(told, flags, *_WRITTEN_1H)
     if WRITTEN in told.tokens and for_5m is None and for_1h is None:
         return total or 0, 0
     return cache_writes(total, for_5m, for_1h, flags)
