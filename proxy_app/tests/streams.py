@@ -206,8 +206,17 @@ ANTHROPIC_STREAMS: tuple[Answer, ...] = (
         anthropic_stream(
             {**_CACHED, "cache_creation_input_tokens": None},
             {"input_tokens": 8, "output_tokens": 0, "cache_read_input_tokens": 0, "cache_creation": None},
+            words=(),
         ),
         Usage(8, 100, 20, 0, 0),
+        generated_bytes=0,
+    ),
+    _anthropic(
+        "no output, though there was some",
+        anthropic_stream(_START, {"output_tokens": 0}),
+        Usage(input=9),
+        "zero_usage",
+        exact=False,
     ),
     _anthropic(
         "a prompt of nothing after one of something",
@@ -442,10 +451,21 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
         Usage(100, 29, 0, 1000, 7, 4),
     ),
     _openai(
-        "explicit zeros and nulls",
+        "explicit zeros and nulls",  # an upstream that does not count; its answers are not free
         openai_stream(openai_usage(0, 0, prompt_tokens_details=None)),
         Usage(),
+        "zero_usage",
+        exact=False,
     ),
+    _openai(
+        "no prompt, which there cannot be",
+        openai_stream(openai_usage(0, 7)),
+        Usage(output=7),
+        "zero_usage",
+        exact=False,
+    ),
+    _openai("an empty answer", openai_stream(openai_usage(9, 0), words=()), Usage(input=9), generated_bytes=0),
+    _openai("nothing at all", openai_stream(openai_usage(0, 0), words=()), Usage(), generated_bytes=0),
     _openai("Anthropic's cache within", openai_stream(_LITELLM), Usage(9, 100, 20, 1000, 7)),
     _openai(
         "Anthropic's cache within, without a split",

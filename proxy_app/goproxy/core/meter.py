@@ -63,6 +63,7 @@ FLAGS: Mapping[str, str] = {
     "total_mismatch": "The usage contradicts itself: a sum or a part does not fit.",
     "unparsed_body": "The body is not the JSON that it should be.",
     "unparsed_event": "An event is not the JSON that it should be.",
+    "zero_usage": "The usage tells of no prompt, or of no output though there was some: what is 0 is estimated.",
 }
 """Every flag of a Reading, and what it means for the row that carries it."""
 
@@ -181,6 +182,9 @@ class Meter(ABC):
         if told.was_trimmed:
             flags.add("raw_usage_trimmed")
         exact = is_final and not told.invalid and "incomplete_usage" not in flags
+        if exact and usage is not None and self._lacks_something(usage):
+            exact = False
+            flags.add("zero_usage")
         return Reading(
             usage=usage,
             raw_usage=told.document or None,
@@ -214,6 +218,12 @@ class Meter(ABC):
 
         `data` begins between two events, and holds no CR. `events` has read what came before it.
         """
+
+    def _lacks_something(self, usage: Usage) -> bool:
+        """Whether it tells of nothing where there was something. No prompt is empty, if there is an answer to it."""
+        if usage.prompt and usage.output:
+            return False
+        return self._generated_by_now() > 0 or usage.output > 0
 
     def _read(self) -> None:
         """Read what was fed. Nearly all of a stream is content, which is told apart without looking into it."""
