@@ -68,6 +68,40 @@ def test_usage_beside_a_choice_is_final_when_the_stream_is_done() -> None:
     assert read(*openai_content(), last, DONE).exact
 
 
+STOP = openai_chunk([openai_choice("stop")])
+WITH_STOP = openai_chunk([openai_choice("stop")], usage=openai_usage(9, 7))
+BESIDE_NOTHING = openai_chunk([openai_choice()], usage=openai_usage(9, 7))
+MORE = openai_chunk([openai_choice(content="more")])
+
+
+@pytest.mark.parametrize(
+    ("events", "exact"),
+    [
+        ((*openai_content()[:-1], WITH_STOP), True),
+        ((*openai_content()[:-1], WITH_STOP.replace(b'"finish_reason":', b'"finish_reason": ')), True),
+        ((*openai_content(), BESIDE_NOTHING), True),
+        ((*openai_content()[:-1], STOP, b": a comment\n\n", BESIDE_NOTHING), True),
+        ((*openai_content()[:-1], BESIDE_NOTHING, STOP), False),
+        ((*openai_content()[:-1], BESIDE_NOTHING), False),
+        ((*openai_content(['"finish_reason":"stop"'])[:-1], BESIDE_NOTHING), False),
+        ((*openai_content()[:-1], WITH_STOP, MORE), False),
+        ((*openai_content()[:-1], WITH_STOP, MORE, WITH_STOP), True),
+    ],
+)
+def test_usage_of_a_finished_answer_is_final_when_the_body_ends_without_done(
+    events: tuple[bytes, ...], exact: bool
+) -> None:
+    """Perplexity sends usage with every chunk, and no `[DONE]`."""
+    for pieces in (events, [b"".join(events)]):
+        meter = OpenAIMeter(stream=True)
+        for piece in pieces:
+            meter.feed(piece)
+        assert not meter.reading().exact
+        meter.end()
+        told = meter.reading()
+        assert (told.exact, told.ended, "final_usage_missing" in told.flags) == (exact, False, not exact)
+
+
 def test_content_after_the_usage_makes_it_stale_until_it_is_told_again() -> None:
     usage = openai_chunk(usage=openai_usage(9, 7))
     more = openai_chunk([openai_choice(content="more")])

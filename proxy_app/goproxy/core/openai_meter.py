@@ -8,8 +8,9 @@ rule and say so by their own `total_tokens`; those are read by it, and flagged. 
 `completion_tokens` have no thinking in them, and which tells of that nowhere else, whether a cache was read or not.
 
 The usage is final when it comes in a chunk without choices (the one that `include_usage` asks for), or when `[DONE]`
-comes and no content came in between: some upstreams send usage with the last choice, and some with every chunk. A
-whole JSON body is final.
+comes and no content came in between: some upstreams send usage with the last choice, and some with every chunk. One of
+them (Perplexity) sends no `[DONE]`: there the end of the HTTP body stands for it, if the usage came with a
+`finish_reason` or after one. A whole JSON body is final.
 """
 
 from __future__ import annotations
@@ -80,6 +81,9 @@ class OpenAIMeter(Meter):
         self._parsed_for_model = 0
         self._is_usage_chunk = False
         self._has_content_after_usage = False
+        self._has_finish_reason = False
+        self._is_usage_of_finished = False
+        """The usage came with or after a `finish_reason`."""
 
     def _on_event(self, name: bytes, data: bytes) -> None:
         if data == b"[DONE]":
@@ -92,6 +96,7 @@ class OpenAIMeter(Meter):
         if generated and self._told.tokens:
             self._has_content_after_usage = True
             self._is_usage_chunk = False
+        self._look_for_finish(data)
         if b'"choices"' in data and not self._must_be_parsed(data):
             return
         if (document := self._parse(data, "unparsed_event")) is None:
@@ -121,9 +126,15 @@ class OpenAIMeter(Meter):
                 rest.append(data[at : run.start()])
                 at = run.start() + len(content)
                 self._leave_uncounted(content)
+                self._look_for_finish(content)
             if content != run[0]:
                 break  # what comes after usage has a meaning by where it stands
         return b"".join([*rest, data[at:]])
+
+    def _look_for_finish(self, data: bytes) -> None:
+        """Within content the quotes around the name would have a backslash before them."""
+        if b'"finish_reason":"' in data or b'"finish_reason": "' in data:
+            self._has_finish_reason = True
 
     def _must_be_parsed(self, data: bytes) -> bool:
         """Whether a chunk says more than its content. Events are parsed, too, until one has named the model."""
@@ -141,6 +152,7 @@ class OpenAIMeter(Meter):
         if isinstance(usage := self._merge(document.get("usage"), data, ("usage",)), dict) and usage:
             self._is_usage_chunk = not document.get("choices")
             self._has_content_after_usage = False
+            self._is_usage_of_finished = self._has_finish_reason
         tier = document.get("service_tier")
         if isinstance(tier, str) and tier not in ("default", "standard", "auto"):
             self._flags.add(_TIERS.get(tier, "service_tier_other"))
@@ -164,7 +176,8 @@ class OpenAIMeter(Meter):
         return total - min(reasoning, reasoning_content)
 
     def _is_final(self) -> bool:
-        return self._is_usage_chunk or (self._ended and not self._has_content_after_usage)
+        has_ended = self._ended or (self._is_over and self._is_usage_of_finished)
+        return self._is_usage_chunk or (has_ended and not self._has_content_after_usage)
 
     def _usage(self, flags: set[str]) -> Usage:
         told = self._told
