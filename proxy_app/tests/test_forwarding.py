@@ -258,7 +258,8 @@ JSON_VALUES = st.recursive(
 )
 
 
-NAMES = st.text().filter(lambda name: name not in READ_FIELDS)
+_READ = {name.casefold() for name in READ_FIELDS}
+NAMES = st.text().filter(lambda name: name.casefold() not in _READ)
 """Of fields that the proxy need not understand."""
 
 

@@ -31,7 +31,7 @@ def test_stream_may_be_null(stream: bool | None, expected: bool) -> None:
 
 
 READ = ("model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens")
-NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name not in (*READ, "include_usage"))
+NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name.casefold() not in (*READ, "include_usage"))
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=5), st.integers(0, 5), NAMES, NAMES, st.booleans())
@@ -81,7 +81,9 @@ INPUT = st.fixed_dictionaries(
 @given(JSON | INPUT)
 def test_any_json_is_understood(document: Any) -> None:
     data = json.dumps(document).encode()
-    if isinstance(document, dict) and isinstance(document.get("model"), str) and not {*READ[1:]} & {*document}:
+    names = {*document} if isinstance(document, dict) else set()
+    others = {name.casefold() for name in names - {"model"}}
+    if isinstance(document, dict) and isinstance(document.get("model"), str) and not {*READ} & others:
         assert read_request_body(data).model == document["model"]
     else:
         with pytest.raises(InvalidBody, match=r"must be|is required"):
@@ -129,6 +131,19 @@ def test_any_json_is_understood(document: Any) -> None:
         (b'{"model": "m", "fallbacks": ["dear"]}', "fallbacks: a request is paid by its model here"),
         (b'{"model": "m", "models": ["dear"]}', "models: a request is paid by its model here"),
         (b'{"model": "m", "mock_testing_fallbacks": true}', "mock_testing_fallbacks: a request is paid"),
+        (b'{"model": "m", "router_settings_override": {"fallbacks": ["dear"]}}', "router_settings_override: a request"),
+        (b'{"model": "m", "additional_drop_params": ["max_tokens"]}', "additional_drop_params: a request is held for"),
+        (
+            b'{"model": "m", "extra_body": {"router_settings_override": {}}}',
+            "extra_body.router_settings_override",
+        ),
+        (b'{"model": "m", "Model": "dear"}', "model: this field must be written like this"),
+        (b'{"MODEL":"dear"}', "model: this field must be written like this"),
+        (b'{"model":"m","MAX_TOKENS":9}', "max_tokens: this field must be written like this"),
+        (b'{"model": "m", "Fallbacks": ["dear"]}', "fallbacks: this field must be written like this"),
+        (b'{"model":"m","maxoutputtokens":9}', "maxOutputTokens: this field must be written like this"),
+        ('{"model":"m","max_to\u212aen\u017f":9}'.encode(), "max_tokens: this field must be written like this"),
+        (b'{"model":"m","Web_Search_Options":{}}', "web_search_options: this field must be written like this"),
         (b'{"model": "m", "extra_body": {"model": "dear"}}', "extra_body.model: this field must stand at the top"),
         (b'{"model": "m", "generationConfig": {"maxOutputTokens": 9}}', "generationConfig.maxOutputTokens: this field"),
         (b'{"model": "cheap", "model": "dear"}', "same field twice"),
@@ -173,6 +188,10 @@ def test_choices_are_counted(n: int | None, choices: int) -> None:
     assert read().choices == 1
     assert read(n=n).choices == choices
     assert read(candidate_count=n).choices == read(n=1, candidateCount=n).choices == choices
+
+
+def test_fields_that_are_not_read_may_be_written_in_any_case() -> None:
+    assert read(Temperature=1, topP=1, ſystem="x", generationConfig={"topK": 3}).model == "m"
 
 
 def test_what_is_too_deep_to_be_written_again_is_read() -> None:

@@ -43,7 +43,7 @@ _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 _OPENING = ("mcp_servers", "container", "web_search_options", "plugins")
 """Fields by which a request asks for something that the provider gets from elsewhere."""
 
-_MAY_OPEN = frozenset({*_OPENING, "context_management"})
+OPENING_FIELDS = frozenset({*_OPENING, "context_management"})
 """Without any of these there is nothing to look for; nearly every request has none."""
 
 
@@ -57,7 +57,7 @@ class InputEstimate(NamedTuple):
 def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     """The bound for a request of `size` bytes with these fields at its top level. Takes any JSON."""
     tokens, is_open = size, False
-    if not _MAY_OPEN.isdisjoint(request):
+    if not OPENING_FIELDS.isdisjoint(request):
         is_open = any(request.get(name) for name in _OPENING) or _compacts(request)
     for block in _blocks(request.get("messages")):
         packed = _image(block)

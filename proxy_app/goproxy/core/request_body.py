@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from goproxy.core.input_estimate import estimate_input
+from goproxy.core.input_estimate import OPENING_FIELDS, estimate_input
 
 _DECODER = json.JSONDecoder()
 _scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
@@ -38,18 +38,26 @@ _OTHER_CHOICES = ("candidate_count", "candidateCount")
 
 _OTHER_MODELS = (
     *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
-    *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks"),
+    *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "router_settings_override"),
 )
 """By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
+
+_DROPPING = "additional_drop_params"
+"""With it LiteLLM keeps fields from the provider: `max_tokens` that were held for, too."""
 
 _SPREAD = ("extra_body", "generationConfig", "generation_config")
 """Objects that LiteLLM spreads over the request."""
 
-_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, *_SPREAD})
+_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, _DROPPING, *_SPREAD})
 READ_FIELDS = _RARE.union(
     ("model", "stream", "stream_options", "messages", "tools", "max_tokens", "max_completion_tokens", "n")
 )
 """What must be understood, and is refused where it cannot be."""
+
+_FOLDED = {name.casefold(): name for name in READ_FIELDS | OPENING_FIELDS}
+"""Upstreams written in Go read JSON without regard to case: `Model` is their `model`, and the later one counts."""
+
+_FOLDED_TO_OTHERS = _FOLDED.keys() - {*_FOLDED.values()}
 
 
 class InvalidBody(Exception):
@@ -149,7 +157,22 @@ def _walked(body: bytes) -> dict[str, Any]:
     return fields
 
 
+def _check_case(fields: Mapping[str, Any]) -> None:
+    """Nearly every request has names in lower case only: that is seen in one look at all of them.
+
+    Raises:
+        InvalidBody: a field that is read here is written in another case.
+    """
+    names = "".join(fields)
+    if names.isascii() and names == names.lower() and _FOLDED_TO_OTHERS.isdisjoint(fields):
+        return
+    for name in fields:
+        if (meant := _FOLDED.get(name.casefold(), name)) != name:
+            raise InvalidBody(f"{meant}: this field must be written like this, upper and lower case too.")
+
+
 def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
+    _check_case(fields)
     model = fields.get("model")
     if "model" not in fields:
         raise InvalidBody("model: this field is required. GET /v1/models lists what there is.")
@@ -187,6 +210,10 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
             raise InvalidBody(
                 f"{name}: a request is paid by its model here, and no other may answer. Leave this field out."
             )
+    if fields.get(_DROPPING):
+        raise InvalidBody(
+            f"{_DROPPING}: a request is held for as it stands, and must be sent so. Leave this field out."
+        )
     for name in _SPREAD:
         if isinstance(inner := fields.get(name), dict) and (hidden := READ_FIELDS & inner.keys()):
             raise InvalidBody(f"{name}.{min(hidden)}: this field must stand at the top level of the request.")
