@@ -7,7 +7,8 @@ bound, and each is looked for at the places where the protocols have it:
 - an image counts by its size in pixels, not in bytes: its base64 is left out and IMAGE_TOKENS stand for it;
 - tools bring words of the provider's own with them, within TOOLS_TOKENS for all and TOOL_TOKENS for each built-in one;
 - what is fetched, unpacked or found by the provider can be of any length: a reference to an image or a file, a
-  PDF or audio (whatever their bytes), tools that the provider runs, and every kind of block that is not known here.
+  PDF or audio (whatever their bytes), a conversation that it holds, tools that it runs, and every kind of block that is
+  not known here.
   Then `is_open` is true, and the model's context is the bound.
 """
 
@@ -43,7 +44,7 @@ _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 _OPENING = ("mcp_servers", "container", "web_search_options", "plugins")
 """Fields by which a request asks for something that the provider gets from elsewhere."""
 
-OPENING_FIELDS = frozenset({*_OPENING, "context_management"})
+OPENING_FIELDS = frozenset({*_OPENING, "context_management", "thread"})
 """Without any of these there is nothing to look for; nearly every request has none."""
 
 
@@ -58,7 +59,7 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     """The bound for a request of `size` bytes with these fields at its top level. Takes any JSON."""
     tokens, is_open = size, False
     if not OPENING_FIELDS.isdisjoint(request):
-        is_open = any(request.get(name) for name in _OPENING) or _compacts(request)
+        is_open = any(request.get(name) for name in _OPENING) or _compacts(request) or _continues(request)
     for block in _blocks(request.get("messages")):
         packed = _image(block)
         if packed is not None:
@@ -139,3 +140,11 @@ def _compacts(request: Mapping[str, Any]) -> bool:
         case {"edits": list() as edits}:
             return any(str(edit.get("type")).startswith("compact") for edit in _objects(edits))
     return False
+
+
+def _continues(request: Mapping[str, Any]) -> bool:
+    """Whether the provider holds what was said before: all threads, but one that begins."""
+    match request.get("thread"):
+        case None | {"type": "create"}:
+            return False
+    return True
