@@ -144,6 +144,11 @@ def test_any_json_is_understood(document: Any) -> None:
         (b'{"model":"m","maxoutputtokens":9}', "maxOutputTokens: this field must be written like this"),
         ('{"model":"m","max_to\u212aen\u017f":9}'.encode(), "max_tokens: this field must be written like this"),
         (b'{"model":"m","Web_Search_Options":{}}', "web_search_options: this field must be written like this"),
+        (
+            b'{"model":"m","tools":[{"type":"advisor_20260301","model":"dear"}]}',
+            "tools.model: a request is paid by its",
+        ),
+        (b'{"model": "m", "tools": [{"type": "x"}, {"model": ["dear"]}]}', "tools.model: a request is paid by its"),
         (b'{"model": "m", "extra_body": {"model": "dear"}}', "extra_body.model: this field must stand at the top"),
         (b'{"model": "m", "generationConfig": {"maxOutputTokens": 9}}', "generationConfig.maxOutputTokens: this field"),
         (b'{"model": "cheap", "model": "dear"}', "same field twice"),
@@ -374,6 +379,7 @@ def test_results_of_the_providers_tools_count_by_their_bytes(inner: dict[str, An
         ([{"type": "bash_20250124"}, {"type": "computer_20250124"}], TOOLS_TOKENS + 2 * TOOL_TOKENS, False),
         ([{"type": "web_search_20250305"}], TOOLS_TOKENS, True),
         ([{"type": ["bash_"]}], TOOLS_TOKENS, True),
+        ([{"type": "advisor_20260301", "model": "m"}, {"model": None}], TOOLS_TOKENS, True),
     ],
 )
 def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) -> None:

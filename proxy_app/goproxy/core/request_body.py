@@ -42,6 +42,8 @@ _OTHER_MODELS = (
 )
 """By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
 
+_PAID_BY_ITS_MODEL = "a request is paid by its model here, and no other may answer. Leave this field out."
+
 _DROPPING = "additional_drop_params"
 """With it LiteLLM keeps fields from the provider: `max_tokens` that were held for, too."""
 
@@ -186,6 +188,8 @@ def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
     options = fields.get("stream_options")
     if not isinstance(options, dict | None):
         raise InvalidBody("stream_options: this field must be an object.")
+    if tools := fields.get("tools"):
+        _check_tools(tools, model)
     estimate = estimate_input(fields, len(body))
     return RequestBody(
         body,
@@ -207,9 +211,7 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
     """
     for name in _OTHER_MODELS:
         if fields.get(name):
-            raise InvalidBody(
-                f"{name}: a request is paid by its model here, and no other may answer. Leave this field out."
-            )
+            raise InvalidBody(f"{name}: {_PAID_BY_ITS_MODEL}")
     if fields.get(_DROPPING):
         raise InvalidBody(
             f"{_DROPPING}: a request is held for as it stands, and must be sent so. Leave this field out."
@@ -223,6 +225,17 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
     for name in _OTHER_CHOICES:
         choices = max(choices, _integer(fields, name, at_least=1, at_most=_MOST_CHOICES) or 1)
     return limit, choices
+
+
+def _check_tools(tools: object, model: str) -> None:
+    """See that no tool brings a model of its own, as Anthropic's advisor does.
+
+    Raises:
+        InvalidBody: one does.
+    """
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict) and tool.get("model", model) not in (model, None):
+            raise InvalidBody(f"tools.model: {_PAID_BY_ITS_MODEL}")
 
 
 def _flag(fields: Mapping[str, Any], name: str, within: str = "") -> bool:
