@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,7 +126,9 @@ def expected(answer: Answer, row: Row) -> tuple[str, Usage]:
         return "exact", answer.usage
     if answer.error:
         return "upstream_error", answer.usage or Usage()
-    told = answer.usage or Usage(input=-(-row["estimated_input_tokens"] // 4))
+    told = answer.usage or Usage()
+    if not told.prompt:
+        told = replace(told, input=-(-row["estimated_input_tokens"] // 4))
     return "estimated", Usage(
         *(told.input, told.cache_write_5m, told.cache_write_1h, told.cache_read),
         output=max(told.output, -(-answer.generated_bytes // 4)),
@@ -368,6 +371,24 @@ async def test_an_upstream_that_is_left_with_its_client_is_paid_by_estimate(
     assert (row["settlement"], row["outcome"], row["flags"]) == ("estimated", "client_gone", ["output_estimated"])
     assert (tokens(row), row["cost_nanodollars"]) == (SEEN, opus(SEEN))
     assert row["received_bytes"] == row["answered_bytes"] == len(b"".join(BEGUN))
+
+
+async def test_an_estimate_is_not_of_the_context_that_is_held_for(
+    document: dict[str, Any], keys: Path, provider: Provider, eventually: Callable[..., Any]
+) -> None:
+    async def script(_: Received, __: Wire) -> None:
+        await asyncio.Event().wait()
+
+    provider.script = script
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.org/large.png"}}
+    async with running_gateway(document | {"disconnect": {"policy": "abort"}}, keys) as gateway:
+        async with connected(gateway.port) as raw:
+            await raw.post(ASK | {"messages": [{"role": "user", "content": [image]}]})
+            await eventually(lambda: bool(provider.received))
+        row = await only_row(gateway)
+    assert row["flags"] == ["input_estimated"]
+    assert tokens(row).input < 3000
+    assert row["hold_nanodollars"] > 100 * row["cost_nanodollars"]
 
 
 @pytest.mark.parametrize("policy", ["drain", "abort"])

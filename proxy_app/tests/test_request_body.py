@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy.core.input_estimate import IMAGE_TOKENS, TOOL_TOKENS, TOOLS_TOKENS
-from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
+from goproxy.core.input_estimate import IMAGE_TOKENS, OPENING_FIELDS, REMOTE_TOKENS, TOOL_TOKENS, TOOLS_TOKENS
+from goproxy.core.request_body import READ_FIELDS, InvalidBody, RequestBody, read_request_body
 
+FIELDS = {name.casefold() for name in (*READ_FIELDS, *OPENING_FIELDS, "include_usage")}
+NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name.casefold() not in FIELDS)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
     max_leaves=12,
 )
 
@@ -31,7 +33,6 @@ def test_stream_may_be_null(stream: bool | None, expected: bool) -> None:
 
 
 READ = ("model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens")
-NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name.casefold() not in (*READ, "include_usage"))
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=5), st.integers(0, 5), NAMES, NAMES, st.booleans())
@@ -81,9 +82,7 @@ INPUT = st.fixed_dictionaries(
 @given(JSON | INPUT)
 def test_any_json_is_understood(document: Any) -> None:
     data = json.dumps(document).encode()
-    names = {*document} if isinstance(document, dict) else set()
-    others = {name.casefold() for name in names - {"model"}}
-    if isinstance(document, dict) and isinstance(document.get("model"), str) and not {*READ} & others:
+    if isinstance(document, dict) and isinstance(document.get("model"), str):
         assert read_request_body(data).model == document["model"]
     else:
         with pytest.raises(InvalidBody, match=r"must be|is required"):
@@ -349,7 +348,8 @@ def test_an_image_counts_as_an_image(block: dict[str, Any], packed: str) -> None
     ],
 )
 def test_what_the_body_does_not_bound_is_left_to_the_context(block: dict[str, Any], packed: str) -> None:
-    assert content(block) == (-len(packed), True)
+    image = block.get("type") in ("image", "image_url", "tool_result")
+    assert content(block) == ((IMAGE_TOKENS if image else REMOTE_TOKENS) - len(packed), True)
 
 
 def test_a_document_of_text_counts_by_its_bytes() -> None:
@@ -377,9 +377,9 @@ def test_results_of_the_providers_tools_count_by_their_bytes(inner: dict[str, An
         ([{"name": "f", "input_schema": {}}], TOOLS_TOKENS, False),
         ([{"type": "custom", "name": "f"}, {"type": "function"}], TOOLS_TOKENS, False),
         ([{"type": "bash_20250124"}, {"type": "computer_20250124"}], TOOLS_TOKENS + 2 * TOOL_TOKENS, False),
-        ([{"type": "web_search_20250305"}], TOOLS_TOKENS, True),
-        ([{"type": ["bash_"]}], TOOLS_TOKENS, True),
-        ([{"type": "advisor_20260301", "model": "m"}, {"model": None}], TOOLS_TOKENS, True),
+        ([{"type": "web_search_20250305"}] * 2, TOOLS_TOKENS + 2 * REMOTE_TOKENS, True),
+        ([{"type": ["bash_"]}], TOOLS_TOKENS + REMOTE_TOKENS, True),
+        ([{"type": "advisor_20260301", "model": "m"}, {"model": None}], TOOLS_TOKENS + REMOTE_TOKENS, True),
     ],
 )
 def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) -> None:
@@ -403,7 +403,7 @@ def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) 
     ],
 )
 def test_what_the_provider_gets_from_elsewhere_is_left_to_the_context(fields: dict[str, Any], is_open: bool) -> None:
-    assert estimate(**fields) == (0, is_open)
+    assert estimate(**fields) == (REMOTE_TOKENS if is_open else 0, is_open)
 
 
 @given(st.text(st.characters(codec="utf-8")), st.booleans())

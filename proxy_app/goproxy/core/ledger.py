@@ -26,7 +26,7 @@ BYTES_PER_TOKEN = 4
 FLAGS: Mapping[str, str] = {
     "above_hold": "It cost more than was held: the provider counted more than the body and the model's limits allow.",
     "capped_at_hold": "The estimate came to more than was held; what was held is charged.",
-    "input_estimated": "The input was not told, and is a quarter of what was held for it.",
+    "input_estimated": "The prompt was not told, and is a quarter of what the body can come to.",
     "output_estimated": "The final output was not told, and is a quarter of the bytes that were seen.",
     "unknown_account": "The control plane did not know the account when the row came.",
     "unknown_wallet": "The control plane did not know one of the wallets when the row came.",
@@ -76,7 +76,7 @@ class _Request:
     """The id of our catalogue, whatever alias was asked for."""
     stream: bool
     estimated_input_tokens: int
-    """Not fewer than the provider can count."""
+    """What the body can come to. Not fewer than the provider can count, unless it gets some of it from elsewhere."""
 
     def to_json(self) -> dict[str, Any]:
         """As `from_json` reads it."""

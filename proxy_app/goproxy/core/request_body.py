@@ -93,10 +93,10 @@ class RequestBody:
     """The stream shall have OpenAI's usage chunk."""
 
     estimated_input_tokens: int
-    """An upper bound; see input_estimate.py."""
+    """An upper bound, unless there is remote input; see input_estimate.py."""
 
     has_remote_input: bool
-    """There is no such bound in the body, and the model's context is the bound."""
+    """The body does not bound the input, and the model's context is the bound."""
 
     def asking_for_usage(self) -> RequestBody:
         """The body with `stream_options.include_usage` true, and nothing else different.
