@@ -141,7 +141,7 @@ IN, OUT = 5_400, 27_000  # a token's price times 1.08, in nano-dollars
         # no answer
         (NOTHING, {"status": 0, "outcome": "upstream_unreachable"}, "upstream_error", 0, set()),
         (NOTHING, {"status": 0, "outcome": "upstream_timeout"}, "upstream_error", 0, set()),
-        (NOTHING, {"status": 0, "outcome": "shutdown"}, "estimated", 0, set()),
+        (NOTHING, {"status": 0, "outcome": "shutdown", "answered_bytes": 0}, "estimated", 0, set()),
         (NOTHING, {"status": 0, "outcome": "client_gone"}, "estimated", 251 * IN, {"input_estimated"}),
         # an error event
         (ERROR, {}, "upstream_error", 0, set()),
@@ -154,10 +154,12 @@ IN, OUT = 5_400, 27_000  # a token's price times 1.08, in nano-dollars
         (replace(WHOLE, exact=False, generated_bytes=4), {}, "estimated", COST_OF_WHOLE, set()),
         (replace(PARTIAL, generated_bytes=5), {}, "estimated", COST_OF_PARTIAL + OUT, {"output_estimated"}),
         (GENERATED, {}, "estimated", 251 * IN + 11 * OUT, {"input_estimated", "output_estimated"}),
-        (NOTHING, {"outcome": "upstream_truncated"}, "estimated", 0, set()),
+        (NOTHING, {"outcome": "upstream_truncated", "answered_bytes": 0}, "estimated", 0, set()),
+        (NOTHING, {"outcome": "upstream_truncated"}, "estimated", 251 * IN, {"input_estimated"}),
+        (NOTHING, {}, "estimated", 251 * IN, {"input_estimated"}),  # a body that says nothing
         (NOTHING, {"outcome": "client_gone"}, "estimated", 251 * IN, {"input_estimated"}),
         (NOTHING, {"outcome": "client_stalled"}, "estimated", 251 * IN, {"input_estimated"}),
-        (replace(NOTHING, exact=True), {}, "estimated", 0, set()),  # exact about nothing
+        (replace(NOTHING, exact=True), {"answered_bytes": 0}, "estimated", 0, set()),  # exact about nothing
         # usage that tells of no prompt
         (replace(NOTHING, usage=Usage(output=7)), {}, "estimated", 251 * IN + 7 * OUT, {"input_estimated"}),
         (

@@ -112,11 +112,11 @@ class AnthropicMeter(Meter):
         if value_at(document, ("delta", "stop_reason")) is not None:
             self._has_stop_reason = True
 
-    def _on_body(self, document: Mapping[str, Any]) -> None:
+    def _on_body(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
         if document.get("type") == "error" or document.get("error"):
             self._fail(value_at(document, ("error", "type")))
         self._name_model(document.get("model"))
-        self._take_usage(document.get("usage"), self._body, ("usage",))
+        self._take_usage(document.get("usage"), data, ("usage",))
         self._output_was_told = True
 
     def _is_final(self) -> bool:

@@ -172,7 +172,9 @@ def settle(
     `status` is that of the upstream's answer, 0 where none came; `drained`: the rest of it was read after the client
     had left.
     """
-    usage, settlement, flags = _charged(hold, reading, drained=drained, status=status, outcome=outcome)
+    usage, settlement, flags = _charged(
+        hold, reading, drained=drained, status=status, outcome=outcome, has_body=answered_bytes > 0
+    )
     return _row(
         hold,
         usage=usage,
@@ -230,7 +232,7 @@ def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | Non
 
 
 def _charged(
-    hold: Hold, reading: Reading, *, drained: bool, status: int, outcome: str
+    hold: Hold, reading: Reading, *, drained: bool, status: int, outcome: str, has_body: bool
 ) -> tuple[Usage, Settlement, set[str]]:
     """What of the usage is charged, by which rule, and what of it is an estimate."""
     refused = not 200 <= status < 300 if status else outcome.startswith("upstream_")
@@ -242,7 +244,9 @@ def _charged(
     if reading.error is not None:
         return seen, Settlement.UPSTREAM_ERROR, set()
     flags = set()
-    if not seen.prompt and (seen.output or reading.generated_bytes or outcome in _CLIENT_LEFT):  # none is empty
+    if not seen.prompt and (
+        has_body or outcome in _CLIENT_LEFT
+    ):  # no prompt is empty, whatever can be read of an answer
         seen = dataclasses.replace(seen, input=_tokens(hold.estimated_input_tokens))
         flags.add("input_estimated")
     generated = _tokens(reading.generated_bytes)

@@ -143,9 +143,9 @@ class OpenAIMeter(Meter):
             return True
         return b'"error"' in data or (b'"usage"' in data and _TELLS_USAGE.search(data) is not None)
 
-    def _on_body(self, document: Mapping[str, Any]) -> None:
+    def _on_body(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
         self._name_model(document.get("model"))
-        self._take_usage(document, self._body)
+        self._take_usage(document, data)
         self._take_error(document)
 
     def _take_usage(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
