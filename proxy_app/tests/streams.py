@@ -297,6 +297,20 @@ ANTHROPIC_STREAMS: tuple[Answer, ...] = (
         "other_model_usage",
     ),
     _anthropic(
+        "an advisor of the same model",
+        anthropic_stream(
+            _START,
+            {
+                "output_tokens": 7,
+                "iterations": [
+                    {"type": "message", "input_tokens": 9, "output_tokens": 7},
+                    {"type": "advisor_message", "model": OPUS, "input_tokens": 800, "output_tokens": 60},
+                ],
+            },
+        ),
+        Usage(input=809, output=67),
+    ),
+    _anthropic(
         "no message_stop",
         anthropic_stream(_START, {"output_tokens": 7})[:-1],
         Usage(input=9, output=7),
