@@ -6,6 +6,9 @@ computed elsewhere.
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
@@ -59,6 +62,9 @@ class Buckets:
         return family
 
 
+_TOLD_EVERY = 60.0
+"""Seconds between two warnings of the same."""
+
 _COUNTERS = {
     "requests": ("Requests that ended.", "protocol", "status", "outcome"),
     "rows": ("Paid requests, by how they were settled.", "settlement"),
@@ -107,6 +113,7 @@ class Observer(Collector):
         """Those of the processes that had this place before: their sum must not fall."""
 
         self._adopted_damage = 0
+        self._undecoded_told_at = -math.inf
         for protocol in PROTOCOLS:
             for status, outcome in _FROM_THE_START:
                 self._counts.numbers[self._index["requests", protocol, status, outcome]] += 0
@@ -208,12 +215,21 @@ class Observer(Collector):
         tokens = {kind: count for kind, count in usage.to_json().items() if count}
         for kind, count in tokens.items():
             numbers[index["tokens", kind]] += count
+        if "undecoded_body" in row.flags:
+            self._tell_undecoded(row)
         return {
             "settlement": row.settlement,
             "cost_nanodollars": row.cost_nanodollars,
             "tokens": tokens,
             "flags": row.flags,
         }
+
+    def _tell_undecoded(self, row: Row) -> None:
+        """What an operator must do something about; each request's own line has the flag."""
+        now = time.monotonic()
+        if now - self._undecoded_told_at >= _TOLD_EVERY:
+            self._undecoded_told_at = now
+            log("answer cannot be decoded", level=logging.WARNING, request_id=row.id, upstream=self._upstream)
 
 
 class _Indexes(dict[tuple[str | int, ...], int]):
