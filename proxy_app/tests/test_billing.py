@@ -15,6 +15,8 @@ import aiohttp
 import pytest
 
 from goproxy.core.usage import Usage
+from goproxy.data_plane.upstream_connection import UpstreamConnection
+from goproxy.data_plane.upstream_pool import UpstreamPool
 from tests.conftest import Lines
 from tests.gateway import ALICE, OPUS, UPSTREAM_SECRET, Running, running_gateway
 from tests.provider import Provider, Received, Script, Wire
@@ -489,6 +491,69 @@ async def test_a_client_that_left_before_the_first_byte(
         guess = Usage(input=-(-row["estimated_input_tokens"] // 4))
         assert (row["settlement"], row["flags"], row["status"]) == ("estimated", ["input_estimated"], 0)
         assert (tokens(row), row["cost_nanodollars"]) == (guess, opus(guess))
+
+
+async def test_what_is_drained_has_one_time_for_its_beginning_and_its_rest(
+    document: dict[str, Any], keys: Path, provider: Provider, eventually: Callable[..., Any]
+) -> None:
+    left = asyncio.Event()
+
+    async def script(_: Received, wire: Wire) -> None:
+        await left.wait()
+        await asyncio.sleep(1.5)
+        await wire.begin_stream()
+        for event in BEGUN:
+            await wire.chunk(event)
+        await asyncio.sleep(1)
+        for event in REST:
+            await wire.chunk(event)
+        await wire.end_stream()
+
+    provider.script = script
+    async with running_gateway(document | {"disconnect": {"policy": "drain", "seconds": 2}}, keys) as gateway:
+        async with connected(gateway.port) as raw:
+            await raw.post(ASK)
+            await eventually(lambda: bool(provider.received))
+            await leave(raw, gateway)
+        left.set()
+        row = await only_row(gateway)
+    assert (row["settlement"], row["outcome"]) == ("estimated", "client_gone")
+
+
+@pytest.mark.parametrize("policy", ["drain", "abort"])
+async def test_a_client_that_left_before_there_was_a_connection_pays_nothing(
+    document: dict[str, Any],
+    keys: Path,
+    provider: Provider,
+    lines: Lines,
+    eventually: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+) -> None:
+    """Nor is the request sent: nobody wants its answer."""
+    asked, go_on, connect = asyncio.Event(), asyncio.Event(), UpstreamPool.connect
+
+    async def connect_late(pool: UpstreamPool) -> UpstreamConnection:
+        asked.set()
+        await go_on.wait()
+        return await connect(pool)
+
+    monkeypatch.setattr(UpstreamPool, "connect", connect_late)
+    async with running_gateway(document | {"disconnect": {"policy": policy}}, keys) as gateway:
+        async with connected(gateway.port) as raw:
+            await raw.post(ASK)
+            await asked.wait()
+            await leave(raw, gateway)
+        go_on.set()
+        await gateway.gateway.aftermath.settled()
+        await eventually(lambda: gateway.books.standing.open_requests == 0)
+        line = await lines.request()
+        assert (line["status"], line["outcome"], "settlement" in line) == (499, "client_gone", False)
+        assert (await gateway.rows(), gateway.books.standing.held, provider.received) == ([], 0, [])
+        async with connected(gateway.port) as raw:  # and the proxy is none the worse for it
+            await raw.post(ASK)
+            await raw.head()
+    assert len(provider.received) == 1
 
 
 async def test_no_more_answers_are_drained_at_once_than_may_be(

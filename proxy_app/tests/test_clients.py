@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
-from goproxy.data_plane import front
+from goproxy.data_plane import client, front
 from goproxy.data_plane.front import Connection
 from goproxy.data_plane.relay import _Path
 from goproxy.observe import Outcome
@@ -213,6 +216,93 @@ async def test_a_client_that_takes_the_end_late_holds_nobody_up(
         assert is_full(connection)
         assert await slow.answer() == (200, body)
     assert provider.connections == 1
+
+
+async def test_a_slow_client_is_told_that_the_answer_took_too_long_in_all(
+    document: dict[str, Any],
+    keys: Path,
+    provider: Provider,
+    lines: Lines,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither is it called stalled, since it has taken something within `idle`."""
+    monkeypatch.setattr(client, "_LAST_PIECE", 60)
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        while True:
+            await wire.chunk(b"data: " + b"x" * 10_000 + b"\n\n")
+
+    provider.script = script
+    timeouts = {"connect": 1, "first_byte": 3, "idle": 3, "total": 3}
+    async with (
+        running_gateway(document | {"timeouts": timeouts}, keys) as gateway,
+        full_at_once(gateway) as (slow, connection),
+    ):
+        await slow.post(ASK)
+        await slow.head()
+        await eventually(lambda: is_full(connection))
+        await eventually(lambda: bool(lines.all("request")))
+        assert b'"The answer took longer than 3 s."' in await slow.chunks_until_broken()
+    assert (await lines.request())["outcome"] == "upstream_timeout"
+
+
+async def test_a_slow_client_that_takes_the_end_after_total_has_a_whole_answer(
+    document: dict[str, Any],
+    keys: Path,
+    provider: Provider,
+    lines: Lines,
+    eventually: Eventually,
+) -> None:
+    body = b"x" * 50_000
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(body)
+
+    provider.script = script
+    timeouts = {"connect": 1, "first_byte": 3, "idle": 3, "total": 3}
+    async with (
+        running_gateway(document | {"timeouts": timeouts}, keys) as gateway,
+        full_at_once(gateway) as (slow, connection),
+    ):
+        await slow.post(ASK)
+        await eventually(lambda: is_full(connection))
+        await eventually(lambda: bool(lines.all("request")))
+        assert await slow.answer() == (200, body)
+    assert (await lines.request())["outcome"] == "ok"
+
+
+async def test_a_slow_client_loses_nothing_when_the_upstream_closes_over_tls(
+    keys: Path, eventually: Eventually
+) -> None:
+    """What the upstream sent before it closed waits in the socket, and in no buffer that goes with the connection."""
+    body, is_slow = b"x" * 200_000, threading.Event()
+    authority, trusting = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trusting)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+
+    def provide(listener: socket.socket) -> None:
+        with tls.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            request = b""
+            while not request.endswith(b"}"):
+                request += connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + body[:50_000])
+            is_slow.wait(30)
+            connection.sendall(body[50_000:])  # and closed, as soon as the kernel has it
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        providing = asyncio.create_task(asyncio.to_thread(provide, listener))
+        document = config_document(endpoints=endpoints_at(f"https://localhost:{listener.getsockname()[1]}"))
+        async with running_gateway(document, keys, trusting) as gateway, full_at_once(gateway) as (slow, connection):
+            await slow.post(ASK)
+            await eventually(lambda: is_full(connection))
+            is_slow.set()
+            await providing
+            await asyncio.sleep(0.3)
+            assert await slow.answer() == (200, body)
 
 
 async def test_nothing_is_written_after_the_end_when_the_proxy_leaves(

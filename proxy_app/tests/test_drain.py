@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -32,6 +32,16 @@ async def an_answer(provider: Provider, script: Script) -> AsyncIterator[Answer]
     pool.close()
 
 
+async def drain(bounds: Drains, answer: Answer, feed: Callable[[bytes], object]) -> DrainEnd:
+    with bounds.one() as one:
+        return await one.rest(answer, feed)
+
+
+async def head(bounds: Drains, sending: asyncio.Task[Answer]) -> Answer | None:
+    with bounds.one() as one:
+        return await one.head(sending)
+
+
 def drains(*, seconds: float = 5, most: int = 1 << 20, concurrent: int = 4) -> Drains:
     return Drains(seconds=seconds, bytes=most, concurrent=concurrent)
 
@@ -52,7 +62,7 @@ async def endless(_: Received, wire: Wire) -> None:
 async def test_an_answer_is_read_to_its_end(provider: Provider) -> None:
     fed = bytearray()
     async with an_answer(provider, whole) as answer:
-        ended = await drains().drain(answer, fed.extend)
+        ended = await drain(drains(), answer, fed.extend)
     assert (ended, ended.is_whole, bytes(fed)) == (DrainEnd.WHOLE, True, b"0123456789" * 3)
 
 
@@ -65,7 +75,7 @@ async def test_what_came_before_a_break_counts(provider: Provider) -> None:
 
     fed = bytearray()
     async with an_answer(provider, broken) as answer:
-        ended = await drains().drain(answer, fed.extend)
+        ended = await drain(drains(), answer, fed.extend)
     assert (ended, ended.is_whole) == (DrainEnd.BROKEN, False)
     assert bytes(fed) == b"0123456789ab"
 
@@ -74,7 +84,7 @@ async def test_it_has_an_end_in_time(provider: Provider) -> None:
     fed = bytearray()
     async with an_answer(provider, endless) as answer:
         drained = drains(seconds=0.1)
-        assert await drained.drain(answer, fed.extend) is DrainEnd.TOO_LONG
+        assert await drain(drained, answer, fed.extend) is DrainEnd.TOO_LONG
     assert bytes(fed) == b"0123456789"
     assert drained.running == 0
 
@@ -87,7 +97,7 @@ async def test_it_has_an_end_in_bytes(provider: Provider) -> None:
 
     fed = bytearray()
     async with an_answer(provider, flood) as answer:
-        assert await drains(most=5000).drain(answer, fed.extend) is DrainEnd.TOO_LARGE
+        assert await drain(drains(most=5000), answer, fed.extend) is DrainEnd.TOO_LARGE
     assert 5000 <= len(fed) < 5000 + (1 << 18), "the last piece may go beyond"
 
 
@@ -96,17 +106,17 @@ async def test_an_answer_that_is_just_as_long_as_it_may_be(provider: Provider) -
         await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n" + b"x" * 30)
 
     async with an_answer(provider, script) as answer:
-        assert await drains(most=30).drain(answer, bytearray().extend) is DrainEnd.WHOLE
+        assert await drain(drains(most=30), answer, bytearray().extend) is DrainEnd.WHOLE
 
 
 async def test_only_so_many_at_once(provider: Provider) -> None:
     limited, fed = drains(concurrent=1), bytearray()
     async with an_answer(provider, endless) as first:
-        draining = asyncio.create_task(limited.drain(first, bytearray().extend))
+        draining = asyncio.create_task(drain(limited, first, bytearray().extend))
         await asyncio.sleep(0.02)
         assert (limited.running, limited.may_start()) == (1, False)
         async with an_answer(provider, whole) as second:
-            assert await limited.drain(second, fed.extend) is DrainEnd.TOO_MANY
+            assert await drain(limited, second, fed.extend) is DrainEnd.TOO_MANY
         draining.cancel()
         with pytest.raises(asyncio.CancelledError):
             await draining
@@ -117,11 +127,11 @@ async def test_only_so_many_at_once(provider: Provider) -> None:
 async def test_all_end_when_the_process_leaves(provider: Provider) -> None:
     leaving, fed = drains(), bytearray()
     async with an_answer(provider, endless) as first, an_answer(provider, endless) as second:
-        draining = [asyncio.create_task(leaving.drain(answer, bytearray().extend)) for answer in (first, second)]
+        draining = [asyncio.create_task(drain(leaving, answer, bytearray().extend)) for answer in (first, second)]
         await asyncio.sleep(0.02)
         leaving.stop()
         assert await asyncio.wait_for(asyncio.gather(*draining), 30) == [DrainEnd.STOPPED] * 2
-        assert await leaving.drain(first, fed.extend) is DrainEnd.STOPPED
+        assert await drain(leaving, first, fed.extend) is DrainEnd.STOPPED
     assert not fed
     assert not leaving.may_start()
 
@@ -131,7 +141,7 @@ async def test_an_answer_that_comes_as_it_is_given_up_is_not_forgotten(provider:
     async with an_answer(provider, endless) as answer:
         sending = asyncio.create_task(asyncio.sleep(0, answer))
         await asyncio.wait([sending])
-        assert await drains(concurrent=0).head(sending) is answer
+        assert await head(drains(concurrent=0), sending) is answer
 
 
 async def test_a_failure_that_comes_as_it_is_given_up_is_told() -> None:
@@ -141,7 +151,7 @@ async def test_a_failure_that_comes_as_it_is_given_up_is_told() -> None:
     sending = asyncio.create_task(fail())
     await asyncio.wait([sending])
     with pytest.raises(Refusal, match="gone"):
-        await drains(concurrent=0).head(sending)
+        await head(drains(concurrent=0), sending)
 
 
 async def test_an_answer_that_comes_as_its_time_is_over_is_not_forgotten(provider: Provider) -> None:
@@ -154,4 +164,4 @@ async def test_an_answer_that_comes_as_its_time_is_over_is_not_forgotten(provide
             bounds.stop()  # its limit fires in the next turn, in which who waits for this is woken, too
             return answer
 
-        assert await bounds.head(asyncio.create_task(come())) is answer
+        assert await head(bounds, asyncio.create_task(come())) is answer

@@ -66,6 +66,31 @@ async def test_what_outlasts_the_grace_period_is_cut_and_told_so(
     await eventually(lambda: provider.open_connections == 0)
 
 
+@pytest.mark.parametrize("lane", ["fast", "aiohttp"])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_who_has_no_answer_at_the_end_of_the_grace_period_gets_503(
+    gateway: Running, provider: Provider, lines: Lines, eventually: Callable[..., Any], lane: str, path: str
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.until_closed()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK, path, *(["X-Odd: \xff"] if lane == "aiohttp" else []))
+        await eventually(lambda: bool(provider.received))
+        gateway.stay.leave()
+        await gateway.stay.finish(grace=0.1)
+        status, headers = await raw.head()
+        error = json.loads(await raw.reader.readexactly(int(headers["content-length"])))
+        assert await raw.reader.read() == b""
+    assert (status, headers["connection"], error["error"]["message"]) == (
+        *(503, "close", "The gateway is being restarted. Try again."),
+    )
+    assert error["request_id"] == headers["request-id"]
+    line = await lines.request()
+    assert (line["request_id"], line["status"], line["outcome"]) == (headers["request-id"], 503, "shutdown")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_process_that_is_told_to_leave_finishes_its_streams(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path, number: signal.Signals

@@ -16,6 +16,7 @@ import pytest
 from yarl import URL
 
 from goproxy.data_plane import upstream_connection, upstream_pool
+from goproxy.data_plane.sending import Sending
 from tests.conftest import Lines
 from tests.gateway import ALICE, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, ANTHROPIC_MESSAGE, Provider, Received, Wire
@@ -116,10 +117,56 @@ async def test_one_that_the_upstream_closed_meanwhile_is_not_used(
 async def test_an_idle_one_is_closed(
     provider: Provider, ask: Any, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
+    upstream_pool._seconds_kept.cache_clear()
     monkeypatch.setattr(upstream_pool, "_KEPT_ALIVE", 0.05)
     provider.script = whole
     assert await ask() == (200, WHOLE)
     await eventually(lambda: provider.open_connections == 0)
+    upstream_pool._seconds_kept.cache_clear()
+
+
+async def test_each_is_closed_before_the_upstream_closes_it(
+    provider: Provider, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is to be closed sooner than those before it."""
+    monkeypatch.setattr(upstream_pool, "_seconds_kept", lambda told: 300 if told is None else float(told))
+    pool = upstream_pool.UpstreamPool(URL(provider.url), ssl.create_default_context())
+    connections = [await pool.connect() for _ in range(3)]
+    for connection, told in zip(connections, (None, "0.2", None), strict=True):
+        pool._released(connection, told)
+    assert pool.idle() is connections[2]
+    await eventually(lambda: provider.open_connections == 2)
+    assert pool.idle() is connections[0]
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        (None, 4),
+        ("timeout=5", 4),
+        ("timeout=3, max=100", 2),
+        ("max=100, Timeout = 7", 6),
+        ('timeout="9"', 8),
+        ("timeout=600", 15),
+        ("timeout=99999999999999999999", 15),
+        ("max=100", 4),
+        ("timeout=soon", 4),
+        ("timeout=0", -1),
+    ],
+)
+def test_how_long_an_idle_one_may_be_used(told: str | None, seconds: float) -> None:
+    upstream_pool._seconds_kept.cache_clear()
+    assert upstream_pool._seconds_kept(told) == seconds
+
+
+async def test_one_that_the_upstream_keeps_for_a_moment_is_not_used_again(provider: Provider, ask: Any) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(WHOLE, 200, ("Keep-Alive", "timeout=1"))
+
+    provider.script = script
+    assert [await ask() for _ in range(2)] == [(200, WHOLE)] * 2
+    assert provider.connections == 2
 
 
 async def test_a_dead_path_is_found_in_seconds(provider: Provider) -> None:
@@ -129,6 +176,54 @@ async def test_a_dead_path_is_found_in_seconds(provider: Provider) -> None:
     assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     assert 0 < connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 30_000
     assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= 60
+    pool.close()
+
+
+async def test_an_upstream_that_pauses_in_reading_a_long_body_is_not_dead(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel acknowledges, and has no room: to ours that is no answer, either."""
+    monkeypatch.setattr(upstream_connection, "UNACKNOWLEDGED", 500)
+    sockets = (*upstream_pool._SOCKET_OPTIONS[:-1], (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500))
+    monkeypatch.setattr(upstream_pool, "_SOCKET_OPTIONS", sockets)
+
+    async def pauses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(3)
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(pauses, "127.0.0.1", 0, limit=4096) as server:
+        (listener,) = server.sockets
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        document = config_document(endpoints=endpoints_at(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        async with running_gateway(document, keys) as gateway, aiohttp.ClientSession() as session:
+            for length in (200_000, 900_000):
+                body = json.dumps(ASK | {"messages": ["x" * length]}).encode()
+                headers = {"x-api-key": ALICE}
+                async with session.post(f"{gateway.url}/v1/messages", data=body, headers=headers) as answer:
+                    assert (answer.status, await answer.read()) == (200, b"{}")
+
+
+async def test_a_path_is_watched_again_after_a_long_body(provider: Provider, ask: Any) -> None:
+    pool = upstream_pool.UpstreamPool(URL(provider.url), ssl.create_default_context())
+    connection = await pool.connect()
+
+    def timeout() -> int:
+        connected = connection._transport.get_extra_info("socket")
+        milliseconds: int = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        return milliseconds
+
+    for length, expected in ((10, 30_000), (1_000_000, 0), (100_000, 0), (10, 30_000)):
+        sending = Sending(pool.loop)
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+        connection.send(head, b"x" * length, pool.loop.time() + 30, sending)
+        assert timeout() == expected
+        answer = await sending.answer()
+        while not answer.is_whole:
+            await asyncio.sleep(0.01)
     pool.close()
 
 
@@ -152,6 +247,13 @@ FLOODS = {
     "another protocol": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     "a length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "another coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "two codings": b"HTTP/1.1 200 OK\r\n%b\r\n2\r\nab\r\n0\r\n\r\n"
+    % (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n"),
+    "a coding behind chunks": b"HTTP/1.1 200 OK\r\n%b\r\n2\r\nab\r\n0\r\n\r\n"
+    % (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n"),
+    "a coding and a tab": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\t\r\n\r\n2\r\nab\r\n0\r\n\r\n",
+    "a coding that the end ends": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab",
     "a header in two lines": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
 }
 
@@ -179,6 +281,16 @@ async def test_a_trailer_is_not_passed_on_and_hurts_nothing(provider: Provider, 
 
     provider.script = script
     assert [await ask() for _ in range(2)] == [(200, ANTHROPIC_EVENTS[0])] * 2
+
+
+@pytest.mark.parametrize("coding", ["chunked", "CHUNKED", "chunked  "])
+async def test_chunks_beside_a_header_that_comes_twice(provider: Provider, ask: Any, coding: str) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.head(200, ("Transfer-Encoding", coding), ("X-Odd", "a"), ("X-Odd", "b"))
+        await wire.send(b"5\r\nhello\r\n0\r\n\r\n")
+
+    provider.script = script
+    assert [await ask() for _ in range(2)] == [(200, b"hello")] * 2
 
 
 async def test_chunks_with_extensions(provider: Provider, ask: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import trustme
+from yarl import URL
 
 from goproxy.config import parse_config
 from goproxy.data_plane import upstream_pool
@@ -112,6 +113,73 @@ async def test_a_name_that_takes_too_long_to_resolve_is_504(keys: Path, monkeypa
     status, message, seconds = await ask_with_endpoint("https://slow.invalid/v1/messages", keys)
     assert (status, seconds < SOON) == (504, True)
     assert "did not accept a connection within 0.5 s" in message
+
+
+class NameServer:
+    """Says what it is told to: addresses, a failure, or nothing."""
+
+    def __init__(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", port))]
+        self.failure: int | None = None
+        self.speaks = asyncio.Event()
+        self.speaks.set()
+        self.asked = 0
+        monkeypatch.setattr(upstream_pool, "resolve", self.resolve)
+        monkeypatch.setattr(upstream_pool, "_NAMES_KEPT", -1)
+
+    async def resolve(self, *_: Any) -> Any:
+        self.asked += 1
+        await self.speaks.wait()
+        if self.failure is not None:
+            raise socket.gaierror(self.failure, "whatever")
+        return self.addresses
+
+
+async def connect(pool: upstream_pool.UpstreamPool) -> None:
+    (await pool.connect()).abort()
+
+
+async def test_the_addresses_of_before_are_used_while_name_servers_are_away(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = NameServer(provider.port, monkeypatch)
+    pool = upstream_pool.UpstreamPool(URL(provider.url), ssl.create_default_context())
+    await connect(pool)
+    server.failure = socket.EAI_AGAIN
+    await connect(pool)
+    monkeypatch.setattr(upstream_pool, "_PATIENCE", 0.05)
+    server.speaks.clear()
+    await connect(pool)  # nor is a name server waited for that says nothing
+    server.speaks.set()
+    server.failure = socket.EAI_NONAME
+    await asyncio.sleep(0)
+    while pool._lookup is not None:
+        await asyncio.sleep(0.01)
+    monkeypatch.setattr(upstream_pool, "_PATIENCE", 30)
+    with pytest.raises(socket.gaierror):  # that is an answer
+        await connect(pool)
+    server.failure = socket.EAI_AGAIN
+    monkeypatch.setattr(upstream_pool, "_NAMES_REMEMBERED", -1)
+    with pytest.raises(socket.gaierror):
+        await connect(pool)
+    pool.close()
+
+
+async def test_a_name_is_looked_up_once_for_all_who_wait(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
+) -> None:
+    """Also when the first of them leaves."""
+    server = NameServer(provider.port, monkeypatch)
+    server.speaks.clear()
+    pool = upstream_pool.UpstreamPool(URL(provider.url), ssl.create_default_context())
+    first, *others = [asyncio.create_task(connect(pool)) for _ in range(5)]
+    await eventually(lambda: server.asked > 0)
+    first.cancel()
+    await asyncio.wait([first])
+    server.speaks.set()
+    await asyncio.gather(*others)
+    assert (first.cancelled(), server.asked) == (True, 1)
+    pool.close()
 
 
 @pytest.fixture
@@ -378,6 +446,25 @@ async def test_a_stall_ends_in_an_error_event_and_no_clean_end(
     event = json.loads(got.partition(b"event: error\ndata: ")[2])
     silence = STALL if sent else "The upstream sent nothing for 0.5 s."
     assert event["error"] == {"type": "timeout_error", "message": silence}
+    assert (await lines.request())["outcome"] == "upstream_stalled"
+
+
+async def test_a_stall_after_the_first_piece_is_not_given_the_time_for_the_first_byte(
+    provider: Provider, keys: Path, lines: Lines
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await asyncio.sleep(0.1)
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await wire.until_closed()
+
+    provider.script = script
+    timeouts = {"connect": 5, "first_byte": 120, "idle": 0.3, "total": 300}
+    document = config_document(endpoints=endpoints_at(provider.url), timeouts=timeouts)
+    async with running_gateway(document, keys) as gateway, connected(gateway.port) as raw:  # for 30 s at most
+        await raw.post(ASK)
+        await raw.head()
+        assert STALL.encode() in await raw.chunks_until_broken()
     assert (await lines.request())["outcome"] == "upstream_stalled"
 
 

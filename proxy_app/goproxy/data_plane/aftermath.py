@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from goproxy.core.ledger import Row
 from goproxy.core.wire import Refusal
-from goproxy.data_plane.drain import Drains
+from goproxy.data_plane.drain import Drain, Drains
 from goproxy.data_plane.exchange import Exchange
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord, log, told
@@ -55,7 +55,7 @@ class Aftermath:
     def of_answer(self, exchange: Exchange, answer: Answer) -> None:
         """The handler is done with an answer that had begun, in whatever way."""
         if exchange.record.outcome in _LEFT and not exchange.is_whole:
-            self._start(self._drain(exchange, answer))
+            self._start(self._drain_rest(exchange, answer))
         else:
             answer.close()
             self._settle(exchange)
@@ -100,28 +100,33 @@ class Aftermath:
         """`outcome`: why the handler is done. That of the sending may stand in the record when this begins."""
         record = exchange.record
         answer = None
-        try:
-            if outcome in _LEFT:
-                answer = await self._drains.head(sending)
-            elif not sending.cancel():  # it has begun in this very moment
-                (await sending).close()
-            record.outcome = outcome
-        except Refusal:
-            pass  # the upstream did not answer: its outcome stands in the record
-        except Exception as error:
-            record.outcome = outcome
-            log("sending failed", level=logging.ERROR, request_id=record.request_id, **told(error))
-        finally:
-            del sending  # it knows its exception, which knows this frame
-        if answer is None:
-            self._settle(exchange)
-        else:
-            exchange.begin(answer)
-            await self._drain(exchange, answer)
+        with self._drains.one() as drain:
+            try:
+                if outcome in _LEFT:
+                    answer = await drain.head(sending)
+                elif not sending.cancel():  # it has begun in this very moment
+                    (await sending).close()
+                record.outcome = outcome
+            except Refusal:
+                pass  # the upstream did not answer: its outcome stands in the record
+            except Exception as error:
+                record.outcome = outcome
+                log("sending failed", level=logging.ERROR, request_id=record.request_id, **told(error))
+            finally:
+                del sending  # it knows its exception, which knows this frame
+            if answer is None:
+                self._settle(exchange)
+            else:
+                exchange.begin(answer)
+                await self._drain(drain, exchange, answer)
 
-    async def _drain(self, exchange: Exchange, answer: Answer) -> None:
+    async def _drain_rest(self, exchange: Exchange, answer: Answer) -> None:
+        with self._drains.one() as drain:
+            await self._drain(drain, exchange, answer)
+
+    async def _drain(self, drain: Drain, exchange: Exchange, answer: Answer) -> None:
         try:
-            ended = await self._drains.drain(answer, exchange.take)
+            ended = await drain.rest(answer, exchange.take)
             if ended.is_whole:
                 exchange.end(b"")
             exchange.drained = True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TypeVar
 
@@ -38,69 +39,88 @@ class Drains:
         self._bytes = bytes
         self._concurrent = concurrent
         self._place = place
-        self._limits: set[asyncio.Timeout] = set()
+        self._drains: set[Drain] = set()
         self._is_stopped = False
 
     @property
     def running(self) -> int:
         """How many answers are being drained."""
-        return len(self._limits)
+        return len(self._drains)
 
     def may_start(self) -> bool:
         """Whether one more may be."""
         return not self._is_stopped and self.running < self._concurrent
 
-    async def drain(self, answer: Answer, feed: Callable[[bytes], object]) -> DrainEnd:
-        """Read `answer` to its end or to a bound; every piece is given to `feed`, and kept nowhere."""
-        if not self._begins():
-            return DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_MANY
-        limit = asyncio.timeout(self._seconds)
-        self._limits.add(limit)
+    @contextmanager
+    def one(self) -> Iterator[Drain]:
+        """The drain of one answer, which has its place among the others until the end of the block."""
+        if not (self.may_start() and (self._place is None or self._place.begin_drain(self._concurrent))):
+            yield Drain(0, self._bytes, DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_MANY)
+            return
+        drain = Drain(self._seconds, self._bytes)
+        self._drains.add(drain)
         try:
-            async with limit:
-                return await _Reading(answer, feed, self._bytes).run()
-        except TimeoutError:
-            return DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_LONG
+            yield drain
         finally:
-            self._limits.discard(limit)
-            self._ended()
-
-    async def head(self, sending: asyncio.Task[T]) -> T | None:
-        """Wait within the same bounds for an answer that has not begun. None: it did not, and nobody waits any more.
-
-        One that comes in the moment in which it would be given up is told all the same: its caller must close it.
-        """
-        if not self._begins():
-            try:
-                return None if sending.cancel() else await sending
-            finally:
-                del sending  # it knows its exception, which knows this frame
-        limit = asyncio.timeout(self._seconds)
-        self._limits.add(limit)
-        try:
-            async with limit:
-                return await sending  # its end is the sending's end too
-        except TimeoutError:
-            return None if sending.cancelled() else sending.result()
-        finally:
-            del sending  # as above
-            self._limits.discard(limit)
-            self._ended()
-
-    def _begins(self) -> bool:
-        return self.may_start() and (self._place is None or self._place.begin_drain(self._concurrent))
-
-    def _ended(self) -> None:
-        if self._place is not None:
-            self._place.end_drain()
+            self._drains.discard(drain)
+            if self._place is not None:
+                self._place.end_drain()
 
     def stop(self) -> None:
         """End all drains, and begin none any more."""
         self._is_stopped = True
-        now = asyncio.get_running_loop().time()
-        for limit in self._limits:
-            if not limit.expired():
-                limit.reschedule(now)
+        for drain in self._drains:
+            drain.stop()
+
+
+class Drain:
+    """One answer, of which the head may have to be waited for, too: its time is for both."""
+
+    def __init__(self, seconds: float, bytes: int, ended: DrainEnd | None = None) -> None:  # noqa: A002
+        """`ended`: it may not be."""
+        self._bytes = bytes
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + seconds
+        self._limit: asyncio.Timeout | None = None
+        """Of what it waits for."""
+        self._is_stopped = False
+
+    async def head(self, sending: asyncio.Task[T]) -> T | None:
+        """Wait for an answer that has not begun. None: it did not, and nobody waits any more.
+
+        One that comes in the moment in which it would be given up is told all the same: its caller must close it.
+        """
+        try:
+            if self._ended is not None:
+                return None if sending.cancel() else await sending
+            async with self._bounded():
+                return await sending  # its end is the sending's end too
+        except TimeoutError:
+            return None if sending.cancelled() else sending.result()
+        finally:
+            del sending  # it knows its exception, which knows this frame
+
+    async def rest(self, answer: Answer, feed: Callable[[bytes], object]) -> DrainEnd:
+        """Read `answer` to its end or to a bound; every piece is given to `feed`, and kept nowhere."""
+        if self._ended is not None:
+            return self._ended
+        try:
+            async with self._bounded():
+                return await _Reading(answer, feed, self._bytes).run()
+        except TimeoutError:
+            return DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_LONG
+
+    def stop(self) -> None:
+        """The process leaves."""
+        self._is_stopped = True
+        self._until = self._loop.time()
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(self._until)
+
+    def _bounded(self) -> asyncio.Timeout:
+        self._limit = asyncio.timeout_at(self._until)
+        return self._limit
 
 
 class _Reading:

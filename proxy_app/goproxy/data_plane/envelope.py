@@ -82,7 +82,7 @@ class Envelope:
             Refusal: it does.
         """
         if self._stay.leaving:
-            raise Refusal(Fault.UNAVAILABLE, "The gateway is being restarted. Try again.")
+            raise _restarting()
 
     async def _answer(
         self, request: web.Request, handler: Handler, record: RequestRecord, protocol: WireProtocol
@@ -133,12 +133,21 @@ class Enveloped:
                 self._answer(error)
                 return True
             if isinstance(error, asyncio.CancelledError) and not record.status:
-                record.status = _CLIENT_CLOSED
-                record.outcome = Outcome.CLIENT_GONE if self._client.is_gone else Outcome.SHUTDOWN
+                self._cut()
             return False
         finally:
             if not record.is_paid:  # otherwise aftermath.py, once it is settled
                 self._observer.end(record)
+
+    def _cut(self) -> None:
+        """It ends before its answer has begun: its client has left, or the grace period is over."""
+        record, client = self._record, self._client
+        if client.is_gone:
+            record.status, record.outcome = _CLIENT_CLOSED, Outcome.CLIENT_GONE
+        else:
+            record.outcome = Outcome.SHUTDOWN
+            client.keeps_alive = False
+            self._answer(_restarting())
 
     def _answer(self, error: Exception) -> None:
         record, client = self._record, self._client
@@ -152,6 +161,10 @@ class Enveloped:
                 client.break_off()
                 return
         client.whole(record.status, [*headers, *id_headers(record)], body)
+
+
+def _restarting() -> Refusal:
+    return Refusal(Fault.UNAVAILABLE, "The gateway is being restarted. Try again.")
 
 
 ACCOUNT = web.RequestKey("account", str)

@@ -195,24 +195,26 @@ class _Path:
         self._over.set_result(outcome)
 
     def _watch(self) -> None:
-        """Look at the clock when something must have moved by then. A piece moves the deadline, and not the timer."""
+        """Look at the clock when something must have moved by then. A piece moves the deadline, and not the timer: the
+        first one also to an earlier time, so that the timer never runs for longer than `idle`.
+        """
         if self._timer is not None:
             self._timer.cancel()
-        deadline = self._deadline()
-        if self._client.is_full:
-            deadline = min(deadline, self._loop.time() + self._patience.timeouts.idle / _LOOKS)
-        self._timer = self._loop.call_at(deadline, self._look)
+        idle = self._patience.timeouts.idle
+        next_look = self._loop.time() + (idle / _LOOKS if self._client.is_full else idle)
+        self._timer = self._loop.call_at(min(self._deadline(), next_look), self._look)
 
     def _look(self) -> None:
         if self._client.is_full and (waiting := self._client.waiting) < self._waiting:
             self._waiting, self._moved_at = waiting, self._loop.time()
         if self._loop.time() < self._deadline():
             self._watch()
-        elif self._client.is_full:
-            self._finish(Outcome.CLIENT_STALLED)
+        elif self._patience.is_over():
+            if self._ended is not None:  # the client goes on taking it, and is given up as one that leaves is
+                self._client.keeps_alive = False
+            self._finish(self._ended or Outcome.UPSTREAM_TIMEOUT)
         else:
-            is_over = self._patience.is_over()
-            self._finish(Outcome.UPSTREAM_TIMEOUT if is_over else Outcome.UPSTREAM_STALLED)
+            self._finish(Outcome.CLIENT_STALLED if self._client.is_full else Outcome.UPSTREAM_STALLED)
 
     def _deadline(self) -> float:
         if self._client.is_full:

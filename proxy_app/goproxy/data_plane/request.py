@@ -175,7 +175,12 @@ class Gateway:
             answer = await self.upstream.answer(sent, endpoint, record)
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
-            self.aftermath.of_sending(exchange, self.upstream.answering(sent, endpoint, record))
+            if sent.is_handed_over:
+                self.aftermath.of_sending(exchange, self.upstream.answering(sent, endpoint, record))
+            else:  # there was no connection yet
+                sent.give_up()
+                self.books.void(hold.id)
+                record.is_paid = False
             raise
         except BaseException:
             self.aftermath.of_refusal(exchange)

@@ -22,6 +22,8 @@ class Sending:
         self._error: Exception | None = None
         self._is_over = False
         """It was given up, or who asked knows that it has failed."""
+        self.is_handed_over = False
+        """A connection has it: the upstream may get it, and may want to be paid."""
         self._stop: Callable[[], object] | None = None
         self._waiter: asyncio.Future[None] | None = None
 

@@ -156,6 +156,7 @@ class Upstream:
         self, sending: Sending, connection: UpstreamConnection, head: bytes, body: bytes, patience: Patience
     ) -> None:
         connection.send(head, body, patience.for_answer(), sending)
+        sending.is_handed_over = True
         sending.carried_by(connection.give_up)
 
     async def _connect(self, endpoint: Endpoint, patience: Patience, record: RequestRecord) -> UpstreamConnection:

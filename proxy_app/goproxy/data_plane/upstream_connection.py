@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -31,6 +32,14 @@ _KEPT = 128 * 1024
 
 _PIECE = 256 * 1024
 """Bytes of a request's body that are written at once; a larger one waits for the upstream to take each piece."""
+
+_WINDOW = 64 * 1024
+"""Bytes that the upstream's kernel takes, whether the upstream reads them or not (Linux begins with as many)."""
+
+UNACKNOWLEDGED = 30_000
+"""Milliseconds without an acknowledgement after which a path is dead: the kernel would go on for a quarter of an hour,
+and who waits, for all of `first_byte`. An upstream that pauses in reading a long body looks the same to the kernel,
+though it acknowledges: with such a body the patience is `first_byte`."""
 
 
 class AnswerBroken(Exception):
@@ -95,9 +104,19 @@ class Answer:
 
     @property
     def is_framed(self) -> bool:
-        """Whether the body's end is told by its length or by its last chunk (RFC 9112, 6.3)."""
+        """Whether the body's end is told by its length or by its last chunk (RFC 9112, 6.3).
+
+        Raises:
+            InvalidAnswer: the body has another coding, which we have not asked for: nobody behind us would undo it.
+        """
         coding = self._first.get("transfer-encoding")
-        return "content-length" in self._first if coding is None else coding.lower().rstrip().endswith("chunked")
+        if coding is None:
+            return "content-length" in self._first
+        if len(self._first) < len(self.headers):  # it may stand in several lines
+            coding = ",".join([value for name, value in self.headers if name.lower() == "transfer-encoding"])
+        if coding.rstrip(" ").lower() != "chunked":  # a tab behind it llhttp takes for another coding
+            raise InvalidAnswer
+        return True
 
     def header(self, name: str) -> str | None:
         """The first value of a header; `name` in small letters."""
@@ -183,10 +202,10 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(
         self,
         outbox: Outbox,
-        released: Callable[[UpstreamConnection], None],
+        released: Callable[[UpstreamConnection, str | None], None],
         lost: Callable[[UpstreamConnection], None],
     ) -> None:
-        """`released`: it can be used again. `lost`: it is closed."""
+        """`released`: it can be used again; with what the upstream says of that (Keep-Alive). `lost`: it is closed."""
         self._outbox = outbox
         self._loop = outbox.loop
         self._out = b""
@@ -194,6 +213,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._released = released
         self._lost = lost
         self._transport: asyncio.Transport
+        self._limit_reading: Callable[..., object] | None = None
+        """Of what TLS reads ahead."""
         self._parser: httptools.HttpResponseParser | None = None
         self._asker: Asker | None = None
         """Who waits for the head of an answer."""
@@ -210,6 +231,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_ended_by_close = False
         self._is_done = False
         self._is_written = True
+        self._is_watched = True
+        """The kernel gives the path up when nothing is acknowledged."""
         self._is_lost = False
         self._is_paused = False
         self._room: asyncio.Future[None] | None = None
@@ -218,7 +241,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._until = math.inf
         """When the head of the answer must be there. The timer may be early: an answer leaves it alone."""
         self._looks_at = math.inf
-        self.idle_since = 0.0
+        self.idle_until = 0.0
+        """Until when it is kept, on time.monotonic's clock."""
 
     @property
     def tls_version(self) -> str | None:
@@ -244,6 +268,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._until = until
         if self._timer is None or until < self._looks_at:
             self._set_timer()
+        if self._is_watched is not (len(body) <= _WINDOW):
+            self._watch_path(not self._is_watched)
         if len(body) <= _PIECE:
             self._out = head + body
             self._outbox.add(self)
@@ -268,10 +294,16 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._is_paused and not self._is_lost:
             self._is_paused = True
             self._transport.pause_reading()
+            # Over TLS that halts the decryption alone: the socket would be read on, to its end, and with that uvloop
+            # forgets what is not decrypted yet.
+            if self._limit_reading is not None and not self._transport.is_closing():
+                self._limit_reading(1, 0)
 
     def resume(self) -> None:
         if self._is_paused and not self._is_lost:
             self._is_paused = False
+            if self._limit_reading is not None and not self._transport.is_closing():
+                self._limit_reading()  # else half a record would wait for its other half for ever
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -282,6 +314,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._limit_reading = getattr(transport, "set_read_buffer_limits", None)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
@@ -359,7 +392,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise InvalidAnswer
         headers = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in fields]
         answer = self._answer = Answer(self, status, headers)
-        self._is_ended_by_close = status not in WITHOUT_BODY and not answer.is_framed
+        self._is_ended_by_close = not answer.is_framed and status not in WITHOUT_BODY
         self._asker = None
         self._until = math.inf
         asker.came(answer)
@@ -374,7 +407,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = None
         if keeps and not self._transport.is_closing():
             self.resume()
-            self._released(self)
+            self._released(self, answer.header("keep-alive"))
         else:
             self.abort()
         answer.on_end(last, is_whole=True)
@@ -399,6 +432,11 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             self._transport.write(body[at : at + _PIECE])
         self._is_written = True
+
+    def _watch_path(self, is_watched: bool) -> None:
+        self._is_watched = is_watched
+        connection = self._transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED if is_watched else 0)
 
     def _look(self) -> None:
         """Look at the clock."""
