@@ -6,7 +6,7 @@ The wording is that of `tests/streams.py`. What is billed is drawn first, so tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -57,9 +57,11 @@ class Shape:
     def draw(self, chance: Random) -> Usage:
         """What is billed for an answer."""
         counts = {kind: _count(chance, 4.8 if kind in ("output", "reasoning") else 5.2) for kind in self.kinds}
+        counts["output"] = max(counts["output"], 1)  # there are words in each answer, and no prompt is empty
         if "reasoning" in counts:
             counts["reasoning"] = min(counts["reasoning"], counts["output"])
-        return Usage(**counts)
+        usage = Usage(**counts)
+        return usage if usage.prompt else replace(usage, input=1)
 
 
 def is_usage_chunk(piece: bytes) -> bool:
@@ -263,6 +265,10 @@ def _in_every_chunk(usage: Usage, _: Random) -> Pieces:
     )
 
 
+def _in_every_chunk_without_done(usage: Usage, chance: Random) -> Pieces:
+    return _in_every_chunk(usage, chance)[:-1]
+
+
 def _twice(usage: Usage, _: Random) -> Pieces:
     return (
         *openai_content(WORDS, usage=None),
@@ -298,6 +304,7 @@ SHAPES: Sequence[Shape] = (
     Shape("reasoning beside the output", "openai", (*_INPUT, *_OUTPUT, "reasoning"), _beside_output),
     Shape("usage with the last choice", "openai", _OPENAI_KINDS, _with_last_choice),
     Shape("usage in every chunk", "openai", (*_INPUT, *_OUTPUT), _in_every_chunk),
+    Shape("no [DONE]", "openai", (*_INPUT, *_OUTPUT), _in_every_chunk_without_done, is_cut=False),
     Shape("usage twice", "openai", _OPENAI_KINDS, _twice, is_cut=False),
     Shape("JSON", "openai", _OPENAI_KINDS, _completion, is_stream=False, is_cut=False),
 )

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.trollllm.gateway.plugins.module_utils import inventory
-from ansible_collections.trollllm.gateway.plugins.module_utils.field import Problem, Unresolved
+from ansible_collections.trollllm.gateway.plugins.module_utils.field import Field, Problem, Unresolved
 from ansible_collections.trollllm.gateway.plugins.module_utils.site import VARIABLES
 
 DEFINE = "define it (secrets: in group_vars/all/vault.yml), or correct its name"
@@ -45,7 +45,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
         }
         price_book = self.resolve(variables.get("goproxy_price_book"))
         normalised, problems = inventory.check(upstreams, price_book, settings)
-        files = upstream_files(str(variables.get("inventory_dir") or ""))
+        files = self.upstream_files(str(variables.get("inventory_dir") or ""), problems)
         problems = sorted([*problems, *inventory.misnamed(variables), *inventory.misplaced(files)])
 
         result["changed"] = False
@@ -80,15 +80,27 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
             # The text of other errors may quote a value, and this one may be secret.
             return Unresolved(f"cannot be templated ({type(problem).__name__})", "correct the expression")
 
+    def upstream_files(self, inventory_dir: str, problems: list[Problem]) -> dict[str, list[str]]:
+        """The variables of each file in group_vars/*/upstreams/, by the file's stem. Encrypted files show nothing.
 
-def upstream_files(inventory_dir: str) -> dict[str, list[str]]:
-    """The variables of each file in group_vars/*/upstreams/, by the file's stem. Encrypted files show nothing."""
-    files: dict[str, list[str]] = {}
-    for path in sorted(Path(inventory_dir).glob("group_vars/*/upstreams/*.y*ml")) if inventory_dir else []:
-        node = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)  # the structure only: tags stay closed
-        if isinstance(node, yaml.MappingNode):
-            files[path.stem] = [str(key.value) for key, _ in node.value]
-    return files
+        The files are those that Ansible takes, which leaves out hidden ones and backups.
+        """
+        files: dict[str, list[str]] = {}
+        for folder in sorted(Path(inventory_dir).glob("group_vars/*/upstreams/")) if inventory_dir else []:
+            for path in map(Path, self._loader.find_vars_files(str(folder.parent), folder.name)):
+                if path.suffix not in {".yml", ".yaml"}:
+                    continue
+                try:
+                    # The structure only: tags stay closed.
+                    node = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
+                except (OSError, UnicodeDecodeError) as error:
+                    Field(None, str(path.relative_to(inventory_dir)), problems).report(
+                        f"cannot be read ({error})", "make it text in UTF-8, or remove it"
+                    )
+                    continue
+                if isinstance(node, yaml.MappingNode):
+                    files[path.stem] = [str(key.value) for key, _ in node.value]
+        return files
 
 
 def undefined(said: str) -> Unresolved:

@@ -17,6 +17,7 @@ import socket
 import time
 import uuid
 from collections.abc import Mapping
+from multiprocessing import resource_tracker
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -25,6 +26,7 @@ from ansible.utils.display import Display
 _LOOK_EVERY = 0.2
 _ASK_EVERY = 1.0
 _LOST = 3
+_MOST_OPEN = 1 << 16  # the system's own limit may be none
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type information
@@ -84,7 +86,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
             if os.fork() == 0:
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(number, signal.SIG_DFL)
-                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+                close_what_is_open()
                 Display().verbosity = 0  # what it would say went through this run
                 self._watch(main, identity, file, lease)
         finally:
@@ -92,21 +94,47 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
 
     def _watch(self, main: int, identity: str, file: str, lease: int) -> None:
         mine, lock = f"grep -qsF {shlex.quote(identity)} {shlex.quote(file)}", shlex.quote(file)
-        began, renew_at = started(main), time.monotonic() + lease / 3
+        began, renewed, is_told = started(main), time.monotonic(), False
+        renew_at = renewed + lease / 3
         while is_alive(main, began):
             time.sleep(_LOOK_EVERY)
-            if time.monotonic() >= renew_at:
-                renew_at = time.monotonic() + lease / 3
-                if self._tell(f"if {mine}; then touch {lock}; else exit {_LOST}; fi") == _LOST:
-                    stop(main, file)
-                    return
+            now = time.monotonic()
+            if now < renew_at:
+                continue
+            renew_at = now + lease / 3
+            code, reason = self._tell(f"if {mine}; then touch {lock}; else exit {_LOST}; fi")
+            if code == 0:
+                renewed, is_told = time.monotonic(), False
+            elif code == _LOST:
+                say(main, f"The lock {file} of the host is no longer this run's, which stops here. Run it again.")
+                os.kill(main, signal.SIGINT)  # it slept for longer than its lease: another one may have begun
+                return
+            elif time.monotonic() - renewed > lease and not is_told:
+                say(
+                    main,
+                    f"The lock {file} of the host has not been renewed for {lease} s, so that another run may begin "
+                    f"there: {reason}",
+                )
+                is_told = True
         self._tell(f"if {mine}; then rm -f {lock}; fi")
 
-    def _tell(self, command: str) -> int:
+    def _tell(self, command: str) -> tuple[int, str]:
+        """The exit code on the host, and what was said; -1 where there is no way to the host."""
         try:
-            return int(self._low_level_execute_command(command)["rc"])
-        except Exception:  # noqa: BLE001 - whatever the way to the host has: it is tried again, or the lease ends
-            return -1
+            ended = self._low_level_execute_command(command)
+            return int(ended["rc"]), str(ended["stderr"]).strip()
+        except Exception as problem:  # noqa: BLE001 - whatever the way has: it is tried again, or the lease ends
+            return -1, str(problem)
+
+
+def close_what_is_open() -> None:
+    """Close what belongs to the run, except what multiprocessing's resource tracker is told.
+
+    ansible-core hands a password to ssh in shared memory, which Python 3.12 and older announce there.
+    """
+    tracker = getattr(resource_tracker._resource_tracker, "_fd", None) or 2
+    os.closerange(3, tracker)
+    os.closerange(tracker + 1, _MOST_OPEN)
 
 
 def who_asks(main: int, purpose: str) -> dict[str, Any]:
@@ -168,11 +196,10 @@ def has_ended(holder: Mapping[str, Any]) -> bool:
     return bool(place and began) and place == where() and started(int(holder.get("pid") or 0)) != began
 
 
-def stop(main: int, file: str) -> None:
-    """End a run that slept for longer than its lease, so that another one may have begun; say so where it speaks."""
-    with contextlib.suppress(OSError), open(f"/proc/{main}/fd/2", "w", encoding="utf-8") as terminal:
-        terminal.write(f"The lock {file} of the host is no longer this run's, which stops here. Run it again.\n")
-    os.kill(main, signal.SIGINT)
+def say(main: int, text: str) -> None:
+    """Say it where the run speaks."""
+    with contextlib.suppress(OSError), open(f"/proc/{main}/fd/2", "a", encoding="utf-8") as terminal:
+        terminal.write(f"{text}\n")
 
 
 def words(holder: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ from typing import Any
 import yaml
 from ansible import constants as C
 from ansible import context
+from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.callback.default import CallbackModule as Default
 
 _REASONS = ("msg", "module_stderr", "stderr", "stdout")
@@ -195,7 +196,7 @@ def broken_files(sources: Iterable[str]) -> Iterator[str]:
     """The variable files of inventories that are not YAML, and where: ansible-core 2.19 fails without naming them."""
     for source in sources:
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
-        for path in sorted(itertools.chain(folder.glob("group_vars/**/*.y*ml"), folder.glob("host_vars/**/*.y*ml"))):
+        for path in variable_files(folder):
             try:
                 yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)  # the structure only: tags stay closed
             except yaml.MarkedYAMLError as error:
@@ -204,6 +205,16 @@ def broken_files(sources: Iterable[str]) -> Iterator[str]:
                 yield f"{path} is not YAML ({place}): {error.problem or error.context}; nothing was touched."
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 yield f"{path} cannot be read: {error}; nothing was touched."
+
+
+def variable_files(folder: Path) -> Iterator[Path]:
+    """The YAML in group_vars and host_vars that Ansible takes: neither hidden files nor backups."""
+    loader = DataLoader()
+    for entry in sorted(itertools.chain(folder.glob("group_vars/*"), folder.glob("host_vars/*"))):
+        if not entry.name.startswith("."):
+            for path in loader.find_vars_files(str(entry.parent), entry.name):
+                if path.endswith((".yml", ".yaml")):
+                    yield Path(path)
 
 
 def _is_rescued(task: Any) -> bool:

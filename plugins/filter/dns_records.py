@@ -9,14 +9,14 @@ from typing import Any
 def dns_records(
     upstreams: Sequence[Mapping[str, Any]], ipv4: str, ipv6: str = "", ttl: bool = True
 ) -> list[dict[str, Any]]:
-    """An A record per domain, and an AAAA record where the host has an IPv6 address.
+    """An A record per domain, and an AAAA record, which shall have no values where the host has no IPv6 address.
 
     Without ``ttl`` any TTL is right.
     """
     return [
-        {"name": upstream["domain"], "type": kind, "values": [address]} | ({"ttl": upstream["ttl"]} if ttl else {})
+        {"name": upstream["domain"], "type": kind, "values": [address] if address else []}
+        | ({"ttl": upstream["ttl"]} if ttl and address else {})
         for kind, address in (("A", ipv4), ("AAAA", ipv6))
-        if address
         for upstream in upstreams
     ]
 

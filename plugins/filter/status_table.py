@@ -32,25 +32,31 @@ def status_problems(found: Mapping[str, Any], differences: Sequence[str] = ()) -
 def _row(
     upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]], found: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    container, certificate, provider = found["container"], found["certificate"], found["provider"]
+    container, provider = found.get("container"), found.get("provider")  # none if the engine does not answer
     return (
         upstream["name"],
         f"https://{upstream['domain']}",
-        ", ".join(_record(record) for record in records if record["name"] == upstream["domain"]) or "none",
-        _certificate(certificate),
-        f"{container['state']}, {container['health']}" if "state" in container else "missing",
-        container.get("image", "-"),
-        _journal(found["journal"]),
-        "reachable" if not provider.get("problem") else "NOT reachable",
+        ", ".join(map(_record, _told(upstream, records))) or "none",
+        _certificate(found["certificate"]),
+        _container(container),
+        (container or {}).get("image", "-"),
+        _journal(found.get("journal") or {}),
+        "unknown" if provider is None else "NOT reachable" if provider.get("problem") else "reachable",
     )
 
 
+def _container(container: Mapping[str, Any] | None) -> str:
+    if container is None:
+        return "unknown"
+    return f"{container['state']}, {container['health']}" if "state" in container else "missing"
+
+
 def _journal(journal: Mapping[str, Any]) -> str:
-    """Rows that the backend does not have yet, and requests that run."""
+    """Rows that the backend does not have yet, and that the disk does not have."""
     if "unposted_rows" not in journal:
         return "unknown"
     cells = [f"{journal['unposted_rows']} unposted"]
-    cells += [f"{journal['unsettled_rows']} open"] if journal["unsettled_rows"] else []
+    cells += [f"{journal['unsettled_rows']} not on disk"] if journal["unsettled_rows"] else []
     cells += [] if journal["ready"] else ["NOT ready"]
     return ", ".join(cells)
 
@@ -60,6 +66,13 @@ def _stores(found: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: {store['kind']}, {'reachable' if store.get('available') else 'NOT reachable'}"
         for name, store in stores
+    ]
+
+
+def _told(upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The domain's records, but the one that shall not be there and is not."""
+    return [
+        record for record in records if record["name"] == upstream["domain"] and (record["values"] or record["found"])
     ]
 
 

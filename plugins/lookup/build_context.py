@@ -55,14 +55,14 @@ from ansible.plugins.lookup import LookupBase
 def read_context(folder: Path, include: list[str], extra: dict[str, str], salt: list[str]) -> dict[str, Any]:
     """The files below ``folder`` that match ``include``, with ``extra``, sorted by path.
 
-    Raises FileNotFoundError for a pattern that matches nothing, UnicodeDecodeError for a file that is not UTF-8.
+    Raises FileNotFoundError for a pattern that matches nothing, ValueError for a file that is not UTF-8.
     """
     files = dict(extra)
     for pattern in include:
         found = [path for path in sorted(folder.glob(pattern)) if path.is_file() and "__pycache__" not in path.parts]
         if not found:
             raise FileNotFoundError(f"nothing matches {pattern!r} below {folder}")
-        files.update({str(path.relative_to(folder)): path.read_text("utf-8") for path in found})
+        files.update({str(path.relative_to(folder)): _text_of(path) for path in found})
     digest = hashlib.sha256("\0".join(salt).encode())
     for name in sorted(files):
         digest.update(f"\0{name}\0{len(files[name])}\0{files[name]}".encode())
@@ -72,14 +72,21 @@ def read_context(folder: Path, include: list[str], extra: dict[str, str], salt: 
     }
 
 
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
+
+
 class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core ships no types
     """``lookup('trollllm.gateway.build_context', folder, include=[...], extra={...}, salt=[...])``."""
 
     def run(self, terms: list[str], variables: Any = None, **kwargs: Any) -> list[dict[str, Any]]:
-        """Read each folder. Raises AnsibleLookupError that names the folder."""
+        """Read each folder. Raises AnsibleLookupError that names the folder or the file."""
         self.set_options(var_options=variables, direct=kwargs)
         options = [self.get_option(name) for name in ("include", "extra", "salt")]
         try:
             return [read_context(Path(folder), *options) for folder in terms]
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise AnsibleLookupError(f"cannot read the build context: {error}") from error

@@ -14,8 +14,10 @@ author:
   - trollllm contributors (@trollllm)
 description:
   - Puts a random file below the webroot and fetches it by each domain's name over port 80, following redirects, as an
-    ACME server does. All domains at once.
-  - Domains that do not answer with the file are named in a warning with the reason.
+    ACME server does. All domains at once, and each at every address that its name has.
+  - Domains that do not answer with the file, at all or at one address, are named in a warning with the reason.
+  - An address without an answer is only named in a warning where another one answers with the file, since this host may
+    have no way to it (no IPv6).
   - The file is removed afterwards. In check mode nothing is written and nothing fetched, and all domains count as
     reachable.
 options:
@@ -119,42 +121,84 @@ def addresses(domain: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def fetch(domain: str, port: int, token: str, content: str, seconds: float) -> str:
-    """Empty when the domain answers with the file; else what it does instead."""
-    try:
-        leads_to = ", ".join(addresses(domain, port))
-    except (socket.gaierror, UnicodeError):
-        return "the name does not resolve on this host"
+class Pinned(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Asks for one domain at one address, and elsewhere as usual.
+
+    As a certificate authority, a redirect to HTTPS is followed whatever certificate is there.
+    """
+
+    def __init__(self, domain: str, address: str) -> None:
+        super().__init__()
+        unverified = ssl.create_default_context()
+        unverified.check_hostname = False
+        unverified.verify_mode = ssl.CERT_NONE
+
+        class Plain(http.client.HTTPConnection):
+            def connect(self) -> None:
+                host = address if self.host == domain else self.host
+                self.sock = socket.create_connection((host, self.port), self.timeout)
+
+        class Encrypted(Plain):
+            default_port = http.client.HTTPS_PORT
+
+            def connect(self) -> None:
+                super().connect()
+                self.sock = unverified.wrap_socket(self.sock, server_hostname=self.host)
+
+        self.plain, self.encrypted = Plain, Encrypted
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self.plain, request)
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self.encrypted, request)
+
+
+def fetch(domain: str, address: str, port: int, token: str, content: str, *, seconds: float) -> str:
+    """Empty when the address answers with the file; else what it does instead. Raises when it does not answer."""
     authority = domain if port == 80 else f"{domain}:{port}"
     url = f"http://{authority}/{CHALLENGES}/{token}"
-    # As a certificate authority: no proxy, and a redirect to HTTPS is followed whatever certificate is there.
-    unverified = ssl.create_default_context()
-    unverified.check_hostname = False
-    unverified.verify_mode = ssl.CERT_NONE
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified)
-    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Pinned(domain, address))
     try:
         with opener.open(url, timeout=seconds) as answer:
             body = answer.read(len(content) + 1024).decode("utf-8", "replace").strip()
     except urllib.error.HTTPError as refusal:
         refusal.close()
-        return f"{leads_to} answers with status {refusal.code}: another server, or another webroot"
-    except (OSError, http.client.HTTPException, ValueError) as problem:
-        why = getattr(problem, "reason", None) or problem
-        return f"no answer on port {port} of {leads_to}: {str(why) or type(why).__name__}"
+        return f"{address} answers with status {refusal.code}: another server, or another webroot"
     if body != content:
-        return f"{leads_to} answers with something else: the name leads to another machine"
+        return f"{address} answers with something else: the name leads to another machine"
     return ""
 
 
-def probe(domain: str, port: int, token: str, content: str, patience: float) -> str:
-    """Try until it works or the patience is over; the last reason, or empty."""
+def ask(domain: str, port: int, token: str, content: str, seconds: float) -> tuple[str, str]:
+    """Why the domain is left out, or nothing; and which of its addresses gave no answer.
+
+    Silence proves nothing while another address answers with the file: this host may have no way to that one.
+    """
+    try:
+        leads_to = addresses(domain, port)
+    except (socket.gaierror, UnicodeError):
+        return "the name does not resolve on this host", ""
+    silent: list[str] = []
+    for address in leads_to:
+        try:
+            reason = fetch(domain, address, port, token, content, seconds=seconds)
+        except (OSError, http.client.HTTPException, ValueError) as problem:
+            why = getattr(problem, "reason", None) or problem
+            silent.append(f"no answer on port {port} of {address}: {str(why) or type(why).__name__}")
+        else:
+            if reason:
+                return reason, ""
+    return ("; ".join(silent), "") if len(silent) == len(leads_to) else ("", "; ".join(silent))
+
+
+def probe(domain: str, port: int, token: str, content: str, patience: float) -> tuple[str, str]:
+    """Ask until it works or the patience is over."""
     end = time.monotonic() + patience
     while True:
-        reason = fetch(domain, port, token, content, max(1.0, min(10.0, end - time.monotonic())))
+        reason, silent = ask(domain, port, token, content, max(1.0, min(10.0, end - time.monotonic())))
         if not reason or time.monotonic() + 1 >= end:
-            return reason
+            return reason, silent
         time.sleep(1)
 
 
@@ -179,16 +223,19 @@ def main() -> None:
         )
     try:
         with challenge(params["webroot"]) as (token, content), ThreadPoolExecutor(max_workers=16) as pool:
-            reasons = list(
+            answers = list(
                 pool.map(lambda domain: probe(domain, params["port"], token, content, params["patience"]), domains)
             )
     except OSError as problem:
         module.fail_json(msg=f"cannot put a file below {params['webroot']}: {problem}")
-    found = dict(zip(domains, reasons, strict=True))
-    left_out = [{"domain": domain, "reason": reason} for domain, reason in found.items() if reason]
+    found = dict(zip(domains, answers, strict=True))
+    left_out = [{"domain": domain, "reason": reason} for domain, (reason, _) in found.items() if reason]
     for entry in left_out:
         module.warn(f"{entry['domain']} is left out of the certificate: {entry['reason']}")
-    reachable = [domain for domain, reason in found.items() if not reason]
+    for domain, (_, silent) in found.items():
+        if silent:
+            module.warn(f"{domain}: {silent}. If an authority meets another server there, it refuses the domain.")
+    reachable = [domain for domain, (reason, _) in found.items() if not reason]
     module.exit_json(changed=False, reachable=reachable, left_out=left_out)
 
 

@@ -91,7 +91,13 @@ upstreams:
     journal:
       description: >-
         Of a proxy: C(ready) and C(detail) in its own words, C(unposted_rows) that the backend does not have yet,
-        C(unsettled_rows) of requests that run, C(damaged) pieces, C(keys_age_seconds); or C(problem).
+        C(unsettled_rows) that the disk does not have yet, C(damaged) pieces, C(keys_age_seconds) since the backend told
+        the keys and C(unposted_age_seconds) since the oldest such row was settled; or C(problem).
+      type: dict
+    engine:
+      description: >-
+        Of C(docker.service), C(problem) when the Docker engine does not answer. Of each container is then told only
+        what needs no engine.
       type: dict
     renewal:
       description: Of C(certbot-renew.service), C(problem) when the last renewal failed.
@@ -103,6 +109,7 @@ upstreams:
 
 import functools
 import json
+import math
 import re
 import shutil
 import socket
@@ -123,12 +130,24 @@ from ansible_collections.trollllm.gateway.plugins.module_utils.certificate impor
 
 Found = dict[str, Any]
 _DATES = ("notBefore", "notAfter")
+_TOO_LONG = 300  # seconds without news of the keys (half a minute is usual), or that a row waits (it is posted at once)
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the private network is behind no proxy
 
 
+class EngineAway(Exception):
+    """The Docker engine does not answer; containers may run all the same (live-restore)."""
+
+
 def inspect(services: Iterable[str], timeout: int) -> dict[str, Found]:
-    """What the engine knows of those containers that there are, by name: one call for all of them."""
+    """What the engine knows of those containers that there are, by name: one call for all of them.
+
+    Raises:
+        EngineAway: it says nothing of them.
+    """
     told = _run(["docker", "inspect", "--type", "container", *services], timeout)
+    said = re.sub(r"(?im)^.*no such (container|object).*$", "", told.stderr.decode(errors="replace"))
+    if told.returncode and (problem := " ".join(said.split())):
+        raise EngineAway(f"the Docker engine does not answer: {problem} (journalctl -u docker)")
     inspected = json.loads(told.stdout or b"[]")
     return {str(container["Name"]).lstrip("/"): container for container in inspected}
 
@@ -206,17 +225,22 @@ def _read_certificate(certificate: bytes, timeout: int) -> Found:
 
 def provider_of(upstream: Mapping[str, Any]) -> frozenset[tuple[str, int]]:
     """Where the upstream's requests go: hosts and ports."""
-    urls = [urlsplit(endpoint["base_url"]) for endpoint in upstream.get("endpoints") or []]
-    return frozenset((url.hostname or "", url.port or (443 if url.scheme == "https" else 80)) for url in urls)
+    return frozenset(_origin(endpoint["base_url"]) for endpoint in upstream.get("endpoints") or [])
+
+
+def _origin(base_url: str) -> tuple[str, int]:
+    url = urlsplit(base_url)
+    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
 
 
 def ask_provider(service: str, timeout: int) -> Found:
-    """What a container says of the way to its provider: by host, or a problem."""
+    """What a container says of the way to its provider: by host and port, or a problem."""
     told = _run(["docker", "exec", service, "goproxy", "check-upstream"], timeout)
     endpoints = [json.loads(line) for line in told.stdout.decode().splitlines() if line.startswith("{")]
     if not endpoints:
         return {"problem": told.stderr.decode().strip()[-200:]}
-    return {"hosts": {endpoint["host"]: endpoint for endpoint in endpoints}}
+    # 443: a container of before does not tell the port
+    return {"tried": {(endpoint["host"], endpoint.get("port", 443)): endpoint for endpoint in endpoints}}
 
 
 def look_at_provider(upstream: Mapping[str, Any], asked: Found) -> Found:
@@ -225,12 +249,13 @@ def look_at_provider(upstream: Mapping[str, Any], asked: Found) -> Found:
         return {"problem": f"{upstream['service']} could not be asked: {asked['problem']}"}
     endpoints = []
     for endpoint in upstream["endpoints"]:
-        host = urlsplit(endpoint["base_url"]).hostname or ""
+        host, port = origin = _origin(endpoint["base_url"])
         unknown = {"reachable": False, "detail": "it was not tried"}
-        endpoints.append({**asked["hosts"].get(host, unknown), "endpoint": endpoint["name"], "host": host})
+        known = asked["tried"].get(origin, unknown)
+        endpoints.append({**known, "endpoint": endpoint["name"], "host": host, "port": port})
     found: Found = {"endpoints": endpoints}
     lost = [
-        f"{endpoint['endpoint']} at {endpoint['host']}: {endpoint['detail']}"
+        f"{endpoint['endpoint']} at {endpoint['host']}:{endpoint['port']}: {endpoint['detail']}"
         for endpoint in endpoints
         if not endpoint["reachable"]
     ]
@@ -247,11 +272,23 @@ def look_at_journal(service: str, container: Found, timeout: int) -> Found:
         return found
     for name in ("unposted_rows", "unsettled_rows", "damaged"):
         found[name] = int(sum(numbers.get(f"goproxy_journal_{name}", [0])))
-    found["keys_age_seconds"] = round(max(numbers.get("goproxy_keys_age_seconds", [0])), 1)
+    for name in ("keys_age_seconds", "journal_unposted_age_seconds"):
+        age = max(numbers.get(f"goproxy_{name}", [0]))
+        found[name.removeprefix("journal_")] = None if math.isinf(age) else round(age, 1)  # JSON has no infinity
+    keys_age, rows_age = found["keys_age_seconds"], found["unposted_age_seconds"]
+    problems = []
     if not found["ready"]:
-        found["problem"] = f"{service} is not ready: {found['detail']}"
-    elif found["damaged"]:
-        found["problem"] = f"the journal of {service} has {found['damaged']} damaged pieces, whose rows are lost"
+        problems.append(f"{service} is not ready: {found['detail']}")
+    elif "the backend is away" in found["detail"]:
+        problems.append(f"{service} is {found['detail']}")
+    elif keys_age is None or keys_age > _TOO_LONG:
+        problems.append(f"{service} was told its keys {keys_age} s ago: docker logs --tail 50 backend")
+    if rows_age > _TOO_LONG:
+        problems.append(f"rows of {service} have waited for the backend for {rows_age} s; its log says why")
+    if found["damaged"]:
+        problems.append(f"the journal of {service} has {found['damaged']} damaged pieces, whose rows are lost")
+    if problems:
+        found["problem"] = "; ".join(problems)
     return found
 
 
@@ -323,44 +360,51 @@ def _run(command: list[str], timeout: int, stdin: bytes = b"") -> subprocess.Com
 
 def look(params: Mapping[str, Any]) -> dict[str, Found]:
     """At everything at once: no look waits for another."""
-    address, port, timeout = (params[name] for name in ("address", "port", "timeout"))
-    upstreams, services = params["upstreams"], params["services"]
-    inspected = inspect([*(upstream["service"] for upstream in upstreams), *services], timeout)
-    found: dict[str, Found] = {}
+    address, port, timeout, min_days_left = (params[name] for name in ("address", "port", "timeout", "min_days_left"))
     with ThreadPoolExecutor(max_workers=16) as pool:
-        asked: dict[frozenset[tuple[str, int]], Any] = {}
-        running = [each for each in upstreams if "problem" not in look_at_container(each["service"], inspected)]
-        for upstream in (*running, *upstreams):
-            if provider_of(upstream) not in asked:
-                asked[provider_of(upstream)] = pool.submit(ask_provider, upstream["service"], timeout)
-        waited = {
-            upstream["name"]: {
-                "certificate": pool.submit(
-                    look_at_certificate, upstream["domain"], address, port, timeout, params["min_days_left"]
-                ),
-                "journal": pool.submit(
-                    look_at_journal, upstream["service"], inspected.get(upstream["service"], {}), timeout
-                ),
-            }
-            for upstream in upstreams
+        certificates = {
+            upstream["name"]: pool.submit(
+                look_at_certificate, upstream["domain"], address, port, timeout, min_days_left
+            )
+            for upstream in params["upstreams"]
         }
-        if params["backend"] in services:
-            backend = params["backend"]
-            waited[backend] = {"store": pool.submit(look_at_store, backend, inspected.get(backend, {}), timeout)}
-        for upstream in upstreams:
-            parts = waited[upstream["name"]]
-            found[upstream["name"]] = {
-                "container": look_at_container(upstream["service"], inspected),
-                "certificate": parts["certificate"].result(),
-                "provider": look_at_provider(upstream, asked[provider_of(upstream)].result()),
-                "journal": parts["journal"].result(),
-            }
-        for service in services:
-            found[service] = {"container": look_at_container(service, inspected)} | {
-                part: told.result() for part, told in waited.get(service, {}).items()
-            }
+        try:
+            found = look_at_containers(params, pool)
+        except EngineAway as problem:
+            found = {"docker.service": {"engine": {"problem": str(problem)}}}
+        for name, certificate in certificates.items():
+            found.setdefault(name, {})["certificate"] = certificate.result()
     if params["renewal_failed"]:
         found["certbot-renew.service"] = {"renewal": look_at_renewal(params["renewal_failed"])}
+    return found
+
+
+def look_at_containers(params: Mapping[str, Any], pool: ThreadPoolExecutor) -> dict[str, Found]:
+    """At all that the engine has to be asked for.
+
+    Raises:
+        EngineAway: it cannot be.
+    """
+    upstreams, services, timeout = params["upstreams"], params["services"], params["timeout"]
+    inspected = inspect([*(upstream["service"] for upstream in upstreams), *services], timeout)
+    asked: dict[frozenset[tuple[str, int]], Any] = {}
+    running = [each for each in upstreams if "problem" not in look_at_container(each["service"], inspected)]
+    for upstream in (*running, *upstreams):
+        if provider_of(upstream) not in asked:
+            asked[provider_of(upstream)] = pool.submit(ask_provider, upstream["service"], timeout)
+    journals = {
+        service: pool.submit(look_at_journal, service, inspected.get(service, {}), timeout)
+        for service in (upstream["service"] for upstream in upstreams)
+    }
+    found = {service: {"container": look_at_container(service, inspected)} for service in services}
+    if (backend := params["backend"]) in services:
+        found[backend]["store"] = look_at_store(backend, inspected.get(backend, {}), timeout)
+    for upstream in upstreams:
+        found[upstream["name"]] = {
+            "container": look_at_container(upstream["service"], inspected),
+            "provider": look_at_provider(upstream, asked[provider_of(upstream)].result()),
+            "journal": journals[upstream["service"]].result(),
+        }
     return found
 
 

@@ -53,6 +53,8 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_choice(usage)
     rows = _verb(nouns, "rows", _rows, "the ledger, the newest first")
     _add_choice(rows)
+    rows.add_argument("--id", help="of one request, as its client got it in X-Request-Id; or of a credit")
+    rows.add_argument("--upstream-request-id", metavar="ID", help="the provider's; looked for in the whole ledger")
     rows.add_argument("--kind", help="request, grant, withdrawal, opening, limit or rerate")
     rows.add_argument("--limit", type=int, default=50)
     rows.add_argument("--before", help="`next` of the page before")
@@ -287,9 +289,10 @@ def _usage(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _rows(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
-    asked = {"kind": chosen.kind, "limit": chosen.limit, "before": chosen.before}
-    found = api.get("/rows", {**_choice(chosen), **asked})
-    text = table([_line(row) for row in found["rows"]], _ROW)
+    names = ("id", "upstream_request_id", "kind", "limit", "before")
+    found = api.get("/rows", {**_choice(chosen), **{name: getattr(chosen, name) for name in names}})
+    is_of_one = chosen.id or chosen.upstream_request_id
+    text = table([_line(row) for row in found["rows"]], (*_ROW, "outcome", "flags") if is_of_one else _ROW)
     return found, text if found["next"] is None else f"{text}\nOlder ones: --before {found['next']}"
 
 

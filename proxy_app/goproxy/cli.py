@@ -141,7 +141,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
     from goproxy.data_plane.server import serve, serve_together
     from goproxy.data_plane.upstream import UnusableSecret, read_secret, trust
-    from goproxy.hosting import CannotListen
+    from goproxy.hosting import CannotListen, raise_file_limit
     from goproxy.observe import start_logging
 
     try:
@@ -162,6 +162,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     except OSError as error:
         raise CannotStart(f"{journal}: the journal cannot be read: {error.strerror}") from None
     start_logging()
+    raise_file_limit()
 
     def work(place: Place | None = None, sockets: Sequence[socket.socket] = ()) -> int:
         try:
@@ -182,7 +183,7 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
     from goproxy.control_plane.catalogue import Catalogue
     from goproxy.control_plane.server import serve
-    from goproxy.hosting import CannotListen
+    from goproxy.hosting import CannotListen, raise_file_limit
     from goproxy.observe import start_logging
 
     paths = {name: Path(path) for name, path in environment.items() if _CONFIG_VARIABLE.fullmatch(name)}
@@ -196,6 +197,7 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
         raise CannotStart("\n".join(catalogue.problems.values()))
     url = _database_url(environment)
     start_logging()
+    raise_file_limit()
     plane = _control_plane(catalogue, url, environment)
     try:
         asyncio.run(serve(catalogue, plane, port, grace))

@@ -206,8 +206,17 @@ ANTHROPIC_STREAMS: tuple[Answer, ...] = (
         anthropic_stream(
             {**_CACHED, "cache_creation_input_tokens": None},
             {"input_tokens": 8, "output_tokens": 0, "cache_read_input_tokens": 0, "cache_creation": None},
+            words=(),
         ),
         Usage(8, 100, 20, 0, 0),
+        generated_bytes=0,
+    ),
+    _anthropic(
+        "no output, though there was some",
+        anthropic_stream(_START, {"output_tokens": 0}),
+        Usage(input=9),
+        "zero_usage",
+        exact=False,
     ),
     _anthropic(
         "a prompt of nothing after one of something",
@@ -286,6 +295,20 @@ ANTHROPIC_STREAMS: tuple[Answer, ...] = (
         ),
         Usage(input=1809, cache_read=5, output=42),
         "other_model_usage",
+    ),
+    _anthropic(
+        "an advisor of the same model",
+        anthropic_stream(
+            _START,
+            {
+                "output_tokens": 7,
+                "iterations": [
+                    {"type": "message", "input_tokens": 9, "output_tokens": 7},
+                    {"type": "advisor_message", "model": OPUS, "input_tokens": 800, "output_tokens": 60},
+                ],
+            },
+        ),
+        Usage(input=809, output=67),
     ),
     _anthropic(
         "no message_stop",
@@ -442,10 +465,21 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
         Usage(100, 29, 0, 1000, 7, 4),
     ),
     _openai(
-        "explicit zeros and nulls",
+        "explicit zeros and nulls",  # an upstream that does not count; its answers are not free
         openai_stream(openai_usage(0, 0, prompt_tokens_details=None)),
         Usage(),
+        "zero_usage",
+        exact=False,
     ),
+    _openai(
+        "no prompt, which there cannot be",
+        openai_stream(openai_usage(0, 7)),
+        Usage(output=7),
+        "zero_usage",
+        exact=False,
+    ),
+    _openai("an empty answer", openai_stream(openai_usage(9, 0), words=()), Usage(input=9), generated_bytes=0),
+    _openai("nothing at all", openai_stream(openai_usage(0, 0), words=()), Usage(), generated_bytes=0),
     _openai("Anthropic's cache within", openai_stream(_LITELLM), Usage(9, 100, 20, 1000, 7)),
     _openai(
         "Anthropic's cache within, without a split",
@@ -489,6 +523,30 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
         openai_stream(openai_usage(21, 10, 90)),
         Usage(input=21, output=69, reasoning=59),
         "reasoning_by_total",
+    ),
+    _openai(
+        "reasoning that only the total has, and a prompt from a cache",
+        openai_stream(openai_usage(2000, 10, 2310, prompt_tokens_details={"cached_tokens": 1500})),
+        Usage(input=500, cache_read=1500, output=310, reasoning=300),
+        "reasoning_by_total",
+    ),
+    _openai(
+        "reasoning and cache beside, by the total",
+        openai_stream(
+            openai_usage(
+                *(21, 10, 1091),
+                prompt_tokens_details={"cached_tokens": 1000},
+                completion_tokens_details={"reasoning_tokens": 60},
+            )
+        ),
+        Usage(input=21, cache_read=1000, output=70, reasoning=60),
+        *("prompt_excludes_cache", "reasoning_beside_output"),
+    ),
+    _openai(
+        "reasoning that only the total has, and a cache that cannot be in the prompt",
+        openai_stream(openai_usage(21, 10, 1091, prompt_tokens_details={"cached_tokens": 1000})),
+        Usage(input=21, cache_read=1000, output=70, reasoning=60),
+        *("prompt_excludes_cache", "reasoning_by_total"),
     ),
     _openai(
         "a total that nothing explains",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +33,7 @@ from tests.streams import (
     message_delta,
     message_start,
     openai_chunk,
+    openai_completion,
     openai_content,
     openai_stream,
     openai_usage,
@@ -127,11 +131,82 @@ def expected(answer: Answer, row: Row) -> tuple[str, Usage]:
         return "exact", answer.usage
     if answer.error:
         return "upstream_error", answer.usage or Usage()
-    told = answer.usage or Usage(input=-(-row["estimated_input_tokens"] // 4))
+    told = answer.usage or Usage()
+    if not told.prompt:
+        told = replace(told, input=-(-row["estimated_input_tokens"] // 4))
     return "estimated", Usage(
         *(told.input, told.cache_write_5m, told.cache_write_1h, told.cache_read),
         output=max(told.output, -(-answer.generated_bytes // 4)),
     )
+
+
+CHUNKED = ("Transfer-Encoding", "chunked")
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("X-GZip, identity", lambda data: gzip.compress(data[:50]) + gzip.compress(data[50:])),
+        ("deflate", zlib.compress),
+        ("deflate", raw_deflate),
+        ("identity", bytes),
+    ],
+    ids=["gzip", "gzip twice", "deflate", "raw deflate", "identity"],
+)
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_an_answer_in_a_content_encoding_is_read_and_passes_as_it_is(
+    gateway: Running, provider: Provider, client: Client, coding: str, pack: Callable[[bytes], bytes], is_stream: bool
+) -> None:
+    usage = openai_usage(9, 700)
+    packed = pack(b"".join(openai_stream(usage)) if is_stream else openai_completion(usage))
+
+    async def script(_: Received, wire: Wire) -> None:
+        content_type = "text/event-stream" if is_stream else "application/json"
+        await wire.head(200, ("Content-Type", content_type), ("Content-Encoding", coding), CHUNKED)
+        for at in range(0, len(packed), 40):
+            await wire.chunk(packed[at : at + 40])
+        await wire.end_stream()
+
+    provider.script = script
+    wish = {"stream_options": {"include_usage": coding == "identity"}}  # else the chunk would be taken out
+    answered = await ask(client, "openai", stream=is_stream, **wish)
+    assert answered.body == packed
+    row = await only_row(gateway)
+    assert (row["settlement"], row["flags"], tokens(row)) == ("exact", [], Usage(input=9, output=700))
+    assert row["answered_bytes"] == len(packed)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("compress", b"x" * 500),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"{}"))),
+        ("gzip", b"no gzip"),
+        ("gzip", gzip.compress(b" " * 2**26)),
+    ],
+    ids=["unknown", "two", "broken", "bomb"],
+)
+async def test_an_answer_in_a_coding_that_cannot_be_read_is_estimated(
+    gateway: Running, provider: Provider, client: Client, lines: Lines, coding: str, body: bytes
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.whole(body, 200, ("Content-Encoding", coding))
+
+    provider.script = script
+    for _ in range(2):
+        assert (await ask(client, stream=False)).body == body
+    for row in (await rows_of(gateway, 2)).values():
+        assert row["settlement"] == "estimated"
+        assert {"undecoded_body", "input_estimated"} <= {*row["flags"]}
+        assert tokens(row) == Usage(input=-(-row["estimated_input_tokens"] // 4))
+        assert row["answered_bytes"] == len(body)
+    assert len(lines.all("answer cannot be decoded")) == 1
 
 
 async def test_every_shape_of_answer_is_charged_to_the_nanodollar(
@@ -370,6 +445,24 @@ async def test_an_upstream_that_is_left_with_its_client_is_paid_by_estimate(
     assert (row["settlement"], row["outcome"], row["flags"]) == ("estimated", "client_gone", ["output_estimated"])
     assert (tokens(row), row["cost_nanodollars"]) == (SEEN, opus(SEEN))
     assert row["received_bytes"] == row["answered_bytes"] == len(b"".join(BEGUN))
+
+
+async def test_an_estimate_is_not_of_the_context_that_is_held_for(
+    document: dict[str, Any], keys: Path, provider: Provider, eventually: Callable[..., Any]
+) -> None:
+    async def script(_: Received, __: Wire) -> None:
+        await asyncio.Event().wait()
+
+    provider.script = script
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.org/large.png"}}
+    async with running_gateway(document | {"disconnect": {"policy": "abort"}}, keys) as gateway:
+        async with connected(gateway.port) as raw:
+            await raw.post(ASK | {"messages": [{"role": "user", "content": [image]}]})
+            await eventually(lambda: bool(provider.received))
+        row = await only_row(gateway)
+    assert row["flags"] == ["input_estimated"]
+    assert tokens(row).input < 3000
+    assert row["hold_nanodollars"] > 100 * row["cost_nanodollars"]
 
 
 @pytest.mark.parametrize("policy", ["drain", "abort"])

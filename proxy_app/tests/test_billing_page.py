@@ -220,7 +220,7 @@ def row_of(cells: list[str]) -> Row:
         status=int(status),
         outcome=outcome.strip("`"),
         received_bytes=0,
-        answered_bytes=0,
+        answered_bytes=number(generated),
         **prices,
     )
 

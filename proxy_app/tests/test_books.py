@@ -10,6 +10,8 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
-from goproxy.data_plane import key_feed
+from goproxy.data_plane import key_feed, row_post
+from goproxy.data_plane.board import Board
 from goproxy.data_plane.books import (
     Books,
     InsufficientFunds,
@@ -34,6 +37,7 @@ from goproxy.data_plane.books import (
 from goproxy.data_plane.control_client import ControlClient
 from goproxy.data_plane.journal import Journal
 from goproxy.data_plane.observer import Observer
+from goproxy.hosting import Readiness
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
 from tests.control import TOKEN, Control, key_entry, running_control
@@ -296,6 +300,38 @@ async def test_requests_go_on_while_the_lease_lasts(
     assert control.total_is_right()
 
 
+async def test_the_metrics_have_the_age_of_the_oldest_row_and_of_several_processes_the_highest(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    """Rows wait all the time where there is traffic: how many says nothing."""
+    board = Board(2)
+    one, other = board.places
+    observer = Observer("openhands", books, one)
+
+    def ages() -> list[float]:
+        return [
+            float(line.rpartition(" ")[2])
+            for line in observer.metrics().splitlines()
+            if line.startswith(("goproxy_journal_unposted_age_seconds{", "goproxy_journal_unsettled_age_seconds{"))
+        ]
+
+    assert ages() == [0, 0]
+    for n in range(2):
+        await books.open(a_hold(f"req_{n}", 100))
+    await control.leave()
+    for n, seconds in enumerate((100, 50)):
+        settled_at = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+        settling = books.settle(replace(a_row(a_hold(f"req_{n}", 100)), settled_at=settled_at.replace("+00:00", "Z")))
+        assert seconds <= ages()[1] < seconds + 10
+        await settling
+    assert 100 <= ages()[0] < 110
+    other.beat(Readiness(True, ""), observer.gauges() | {"journal_unposted_age_seconds": 700.0})
+    assert ages() == [700, 0]
+    other.vacate()
+    control.away = False
+    await eventually(lambda: ages() == [0, 0])
+
+
 async def test_it_starts_while_the_control_plane_is_away(
     tmp_path: Path, control: Control, eventually: Callable[..., Any]
 ) -> None:
@@ -349,6 +385,30 @@ async def test_a_row_that_is_not_taken_is_kept_and_hinders_no_other(
     assert books.standing.unposted_rows == 2
     told = {line["request_id"]: line["reason"] for line in lines.all("control plane does not take a row; it is kept")}
     assert told == {"req_1": "a reason", "req_2": "422 something in it is wrong"}
+
+
+async def test_a_row_that_is_never_taken_is_tried_less_and_less_and_told_once(
+    books: Books, control: Control, eventually: Callable[..., Any], lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_post, "_SET_ASIDE", 0.1)
+    control.rejects["req_1"] = "a reason"
+
+    def tries() -> int:
+        return sum(each["id"] == "req_1" for call in control.calls_to("rows") for each in call["rows"])
+
+    await spend(books, "req_1", 100, 10)
+    await eventually(lambda: tries() >= 3)
+    await asyncio.sleep(2)
+    assert tries() <= 6, "after 0.1, 0.2, 0.4, 0.8 and 1.6 s, and what a post waits"
+    assert len(lines.all("control plane does not take a row; it is kept")) == 1
+    assert not lines.all("control plane still does not take rows")
+    monkeypatch.setattr(row_post, "_TELL_AGAIN", 0)
+    control.rejects["req_1"] = "another reason"
+    await eventually(lambda: len(lines.all("control plane does not take a row; it is kept")) == 2)
+    monkeypatch.setattr(row_post, "_SET_ASIDE_LONGEST", 0.1)
+    await eventually(lambda: lines.all("control plane still does not take rows"))
+    del control.rejects["req_1"]
+    await eventually(lambda: books.standing.unposted_rows == 0)
 
 
 async def test_many_rows_that_are_not_taken_leave_the_event_loop_to_others(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import ssl
 import subprocess
@@ -179,7 +180,8 @@ def test_the_backend_runs_and_leaves(environment: dict[str, str], tmp_path: Path
         "BACKEND_PORT": str(port),
     }
     command = [sys.executable, "-m", "goproxy.cli"]
-    with subprocess.Popen([*command, "backend"], env=variables, stdout=subprocess.PIPE, text=True) as backend:
+    limited = ["sh", "-c", 'ulimit -Sn 256 && exec "$@"', "sh", *command, "backend"]
+    with subprocess.Popen(limited, env=variables, stdout=subprocess.PIPE, text=True) as backend:
         assert backend.stdout is not None
         while json.loads(backend.stdout.readline())["event"] != "listening":
             pass
@@ -187,6 +189,8 @@ def test_the_backend_runs_and_leaves(environment: dict[str, str], tmp_path: Path
             assert json.load(answer)["upstreams"][0]["upstream"] == "openhands"
         healthy = subprocess.run([*command, "healthcheck"], env=variables, timeout=30, check=False)
         assert healthy.returncode == 0
+        soft, hard = resource.prlimit(backend.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard > 256
         backend.send_signal(signal.SIGTERM)
         assert backend.wait(timeout=30) == 0
         assert [json.loads(line)["event"] for line in backend.stdout] == ["leaving", "left"]
@@ -277,6 +281,7 @@ async def test_check_upstream(environment: dict[str, str], capsys: pytest.Captur
         assert second == {
             "endpoint": "openhands-openai",
             "host": "localhost",
+            "port": int(refused["base_url"].split(":")[2].partition("/")[0]),
             "reachable": False,
             "detail": "connection refused",
         }
@@ -288,6 +293,7 @@ async def test_check_upstream(environment: dict[str, str], capsys: pytest.Captur
             {
                 "endpoint": "openhands-anthropic",
                 "host": "localhost",
+                "port": int(provider.url.rpartition(":")[2]),
                 "reachable": True,
                 "detail": "connected, TLSv1.3",
             },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import signal
 import time
 from collections import Counter
@@ -207,6 +208,21 @@ async def test_two_crews_take_turns_and_sigterm_cuts_nothing(
         assert await asyncio.wait_for(old.process.wait(), 30) == 0
         rows = await rows_of(backend, 19)
         assert len({row["id"] for row in rows}) == len(provider.received) == 19
+
+
+async def test_each_process_may_open_as_many_files_as_the_hard_limit_says(
+    document: dict[str, Any], backend: Backend, tmp_path: Path
+) -> None:
+    """A stream takes two, and a container's soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with crew(document, backend, tmp_path / "crew") as served:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for process in children(served):
+                assert resource.prlimit(process, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_crew_that_cannot_start_says_so_and_ends(

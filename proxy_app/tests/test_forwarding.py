@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from goproxy.core.input_estimate import OPENING_FIELDS
 from goproxy.core.request_body import READ_FIELDS
 from tests.conftest import Lines
 from tests.gateway import ALICE, OPUS, UPSTREAM_SECRET, Running, chain, config_document, endpoints_at, running_gateway
@@ -258,7 +259,8 @@ JSON_VALUES = st.recursive(
 )
 
 
-NAMES = st.text().filter(lambda name: name not in READ_FIELDS)
+_READ = {name.casefold() for name in READ_FIELDS | OPENING_FIELDS}
+NAMES = st.text().filter(lambda name: name.casefold() not in _READ)
 """Of fields that the proxy need not understand."""
 
 

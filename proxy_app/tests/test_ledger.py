@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -50,7 +50,7 @@ NOTHING = Reading(
     model=None,
     generated_bytes=0,
 )
-WHOLE = dataclasses.replace(
+WHOLE = replace(
     NOTHING,
     usage=Usage(input=100, cache_read=1000, output=50),
     raw_usage={"input_tokens": 100, "cache_read_input_tokens": 1000, "output_tokens": 50},
@@ -60,7 +60,7 @@ WHOLE = dataclasses.replace(
     model="claude-opus-4-5-20251101",
     generated_bytes=200,
 )
-PARTIAL = dataclasses.replace(WHOLE, usage=Usage(input=100, cache_read=1000, output=1), exact=False, ended=False)
+PARTIAL = replace(WHOLE, usage=Usage(input=100, cache_read=1000, output=1), exact=False, ended=False)
 COST_OF_WHOLE = 2_430_000  # (100 * 5 + 1000 * 0.5 + 50 * 25) * 1.08 * 1000
 COST_OF_PARTIAL = 1_107_000  # one token of output
 
@@ -121,8 +121,8 @@ def test_a_whole_answer_is_billed_by_the_providers_final_word() -> None:
     )
 
 
-ERROR = dataclasses.replace(NOTHING, error="overloaded_error")
-GENERATED = dataclasses.replace(NOTHING, generated_bytes=41)
+ERROR = replace(NOTHING, error="overloaded_error")
+GENERATED = replace(NOTHING, generated_bytes=41)
 IN, OUT = 5_400, 27_000  # a token's price times 1.08, in nano-dollars
 
 
@@ -133,7 +133,7 @@ IN, OUT = 5_400, 27_000  # a token's price times 1.08, in nano-dollars
         (WHOLE, {}, "exact", COST_OF_WHOLE, set()),
         (WHOLE, {"drained": True, "outcome": "client_gone"}, "drained", COST_OF_WHOLE, set()),
         (WHOLE, {"outcome": "client_gone"}, "exact", COST_OF_WHOLE, set()),
-        (dataclasses.replace(WHOLE, error="api_error"), {}, "exact", COST_OF_WHOLE, set()),
+        (replace(WHOLE, error="api_error"), {}, "exact", COST_OF_WHOLE, set()),
         # an error answer costs nothing, whatever stands in it
         (WHOLE, {"status": 529, "outcome": "upstream_error"}, "upstream_error", 0, set()),
         (GENERATED, {"status": 400, "outcome": "upstream_error"}, "upstream_error", 0, set()),
@@ -141,23 +141,34 @@ IN, OUT = 5_400, 27_000  # a token's price times 1.08, in nano-dollars
         # no answer
         (NOTHING, {"status": 0, "outcome": "upstream_unreachable"}, "upstream_error", 0, set()),
         (NOTHING, {"status": 0, "outcome": "upstream_timeout"}, "upstream_error", 0, set()),
-        (NOTHING, {"status": 0, "outcome": "shutdown"}, "estimated", 0, set()),
+        (NOTHING, {"status": 0, "outcome": "shutdown", "answered_bytes": 0}, "estimated", 0, set()),
         (NOTHING, {"status": 0, "outcome": "client_gone"}, "estimated", 251 * IN, {"input_estimated"}),
         # an error event
         (ERROR, {}, "upstream_error", 0, set()),
-        (dataclasses.replace(GENERATED, error="server_error"), {}, "upstream_error", 0, set()),
-        (dataclasses.replace(PARTIAL, error="overloaded_error"), {}, "upstream_error", COST_OF_PARTIAL, set()),
+        (replace(GENERATED, error="server_error"), {}, "upstream_error", 0, set()),
+        (replace(PARTIAL, error="overloaded_error"), {}, "upstream_error", COST_OF_PARTIAL, set()),
         # an answer without its end
         (PARTIAL, {"outcome": "upstream_truncated"}, "estimated", COST_OF_WHOLE, {"output_estimated"}),
         (PARTIAL, {"outcome": "client_gone", "drained": True}, "estimated", COST_OF_WHOLE, {"output_estimated"}),
-        (dataclasses.replace(PARTIAL, generated_bytes=4), {}, "estimated", COST_OF_PARTIAL, set()),
-        (dataclasses.replace(WHOLE, exact=False, generated_bytes=4), {}, "estimated", COST_OF_WHOLE, set()),
-        (dataclasses.replace(PARTIAL, generated_bytes=5), {}, "estimated", COST_OF_PARTIAL + OUT, {"output_estimated"}),
+        (replace(PARTIAL, generated_bytes=4), {}, "estimated", COST_OF_PARTIAL, set()),
+        (replace(WHOLE, exact=False, generated_bytes=4), {}, "estimated", COST_OF_WHOLE, set()),
+        (replace(PARTIAL, generated_bytes=5), {}, "estimated", COST_OF_PARTIAL + OUT, {"output_estimated"}),
         (GENERATED, {}, "estimated", 251 * IN + 11 * OUT, {"input_estimated", "output_estimated"}),
-        (NOTHING, {"outcome": "upstream_truncated"}, "estimated", 0, set()),
+        (NOTHING, {"outcome": "upstream_truncated", "answered_bytes": 0}, "estimated", 0, set()),
+        (NOTHING, {"outcome": "upstream_truncated"}, "estimated", 251 * IN, {"input_estimated"}),
+        (NOTHING, {}, "estimated", 251 * IN, {"input_estimated"}),  # a body that says nothing
         (NOTHING, {"outcome": "client_gone"}, "estimated", 251 * IN, {"input_estimated"}),
         (NOTHING, {"outcome": "client_stalled"}, "estimated", 251 * IN, {"input_estimated"}),
-        (dataclasses.replace(NOTHING, exact=True), {}, "estimated", 0, set()),  # exact about nothing
+        (replace(NOTHING, exact=True), {"answered_bytes": 0}, "estimated", 0, set()),  # exact about nothing
+        # usage that tells of no prompt
+        (replace(NOTHING, usage=Usage(output=7)), {}, "estimated", 251 * IN + 7 * OUT, {"input_estimated"}),
+        (
+            replace(NOTHING, usage=Usage(cache_read=10, output=7)),
+            {},
+            "estimated",
+            5 * 1080 + 7 * OUT,
+            set(),
+        ),
     ],
 )
 def test_what_was_seen_decides_how_it_is_settled(
@@ -178,11 +189,11 @@ def test_an_error_answer_keeps_what_the_provider_said() -> None:
     [
         (WHOLE, COST_OF_WHOLE, "above_hold"),  # the provider counted it
         (PARTIAL, 1_500_000, "capped_at_hold"),
-        (dataclasses.replace(PARTIAL, error="overloaded_error"), COST_OF_PARTIAL, None),
+        (replace(PARTIAL, error="overloaded_error"), COST_OF_PARTIAL, None),
     ],
 )
 def test_no_estimate_costs_more_than_was_held(reading: Reading, cost: int, flag: str | None) -> None:
-    row = settled(reading, hold=dataclasses.replace(HOLD, amount=1_500_000))
+    row = settled(reading, hold=replace(HOLD, amount=1_500_000))
     assert row.cost_nanodollars == cost
     assert {*row.flags} & {"above_hold", "capped_at_hold"} == ({flag} if flag else set())
 
@@ -197,7 +208,7 @@ def test_a_request_in_whose_middle_the_proxy_stopped(progress: Usage | None, cos
     assert (row.settlement, row.outcome, row.status) == (Settlement.INTERRUPTED, "interrupted", 0)
     assert (row.cost_nanodollars, row.usage, row.raw_usage) == (cost, progress or Usage(), None)
     assert (row.id, row.wallets, row.hold_nanodollars) == (HOLD.id, HOLD.wallets, HOLD.amount)
-    small = dataclasses.replace(HOLD, amount=1000)
+    small = replace(HOLD, amount=1000)
     capped = interrupted(small, progress=progress, settled_at="x", versions=VERSIONS, multiplier=MULTIPLIER)
     assert (capped.cost_nanodollars, capped.flags) == ((1000, ("capped_at_hold",)) if progress else (0, ()))
 
@@ -222,7 +233,7 @@ def test_rating_again_with_other_prices() -> None:
 
 
 def test_rating_again_keeps_an_estimate_within_its_hold() -> None:
-    row = settled(PARTIAL, hold=dataclasses.replace(HOLD, amount=COST_OF_WHOLE))
+    row = settled(PARTIAL, hold=replace(HOLD, amount=COST_OF_WHOLE))
     assert "capped_at_hold" not in row.flags
     dearer = rerate(row, VERSIONS, Decimal(2))
     assert (dearer.cost_nanodollars, "capped_at_hold" in dearer.flags) == (COST_OF_WHOLE, True)
@@ -286,7 +297,7 @@ outcomes = st.sampled_from(["ok", "client_gone", "upstream_truncated", "upstream
 def test_whatever_was_seen_the_row_can_be_computed_again(
     reading: Reading, drained: bool, status: int, outcome: str, amount: int
 ) -> None:
-    hold = dataclasses.replace(HOLD, amount=amount)
+    hold = replace(HOLD, amount=amount)
     row = settled(reading, hold=hold, drained=drained, status=status, outcome=outcome)
     assert rerate(Row.from_json(row.to_json()), VERSIONS) == row
     if row.settlement is Settlement.ESTIMATED:

@@ -371,6 +371,59 @@ def test_a_body_that_is_no_json_object_is_flagged(protocol: WireProtocol, data: 
     assert told == Reading(None, None, False, False, None, ("no_event",), None, 0)
 
 
+@BOTH
+def test_a_byte_order_mark_before_a_body_is_passed_over(protocol: WireProtocol) -> None:
+    usage = {"input_tokens": 9, "output_tokens": 7} if protocol is ANTHROPIC else openai_usage(9, 7)
+    body = anthropic_message(usage) if protocol is ANTHROPIC else openai_completion(usage)
+    told = reading(protocol, [b"\xef\xbb\xbf" + body], stream=False)
+    assert (told.usage, told.exact, told.flags) == (Usage(input=9, output=7), True, ())
+
+
+LONG = "x" * MAX_BODY
+
+
+@pytest.mark.parametrize("size", [1000, 100_000, 10**9])
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        ("", True),
+        (',"x":{"usage":{"output_tokens":1,"completion_tokens":1}}', True),
+        (',"x":"\\"usage\\":{\\"output_tokens\\":1}"', True),
+        (',"x":"' + "x" * 40_000 + '"', True),
+        (',"x":"' + "x" * 70_000 + '"', False),
+    ],
+)
+@BOTH
+def test_of_a_body_that_is_too_long_the_usage_at_its_end_is_read(
+    protocol: WireProtocol, after: str, told: bool, size: int
+) -> None:
+    usage = {"input_tokens": 9, "output_tokens": 7} if protocol is ANTHROPIC else openai_usage(9, 7)
+    body = (anthropic_message if protocol is ANTHROPIC else openai_completion)(usage, words=[LONG])
+    body = body.removesuffix(b"}") + after.encode() + b"}\n"
+    seen = reading(protocol, [body[at : at + size] for at in range(0, len(body), size)], stream=False)
+    assert (seen.usage, seen.exact, seen.flags) == (
+        Usage(input=9, output=7) if told else None,
+        told,
+        ("oversized_body",),
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        '"}',
+        '","x":[{"usage":{"prompt_tokens":9,"completion_tokens":7}}]}',
+        '","x":{"usage":{"prompt_tokens":9,"completion_tokens":7}}}',
+        '","\\"usage":{"prompt_tokens":9,"completion_tokens":7}}',
+        '","usage":{"prompt_tokens":9,"completion_tokens":7}} x',
+        '","usage":{"prompt_tokens":9,"completion_tokens":7}',
+    ],
+)
+def test_what_only_looks_like_usage_at_the_end_is_none(end: str) -> None:
+    told = reading(OPENAI, [b'{"choices":[],"content":"', LONG.encode(), end.encode()], stream=False)
+    assert (told.usage, told.flags) == (None, ("oversized_body",))
+
+
 @pytest.mark.parametrize(
     ("protocol", "body"),
     [

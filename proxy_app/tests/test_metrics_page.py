@@ -27,3 +27,16 @@ async def told(url: str) -> dict[str, str]:
 async def test_the_page_has_all_metrics(gateway: Running) -> None:
     assert named("Of each proxy") == await told(gateway.url)
     assert named("Of the backend") == await told(gateway.backend.url)
+
+
+async def test_what_alarms_are_on_is_counted_from_0(gateway: Running) -> None:
+    """Prometheus sees no increase where a series begins with 1."""
+    shown = ""
+    for url in (gateway.url, gateway.backend.url):
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as answer:
+            shown += await answer.text()
+    for protocol in ("anthropic", "openai"):
+        for labels in ('outcome="internal_error"', 'outcome="refused",protocol="PROTOCOL",status="503"'):
+            assert f"goproxy_requests_total{{{labels}".replace("PROTOCOL", protocol) in shown
+    assert 'goproxy_ledger_rows_rejected_total{upstream="openhands"} 0.0' in shown
+    assert 'goproxy_leases_refused_total{upstream="openhands"} 0.0' in shown

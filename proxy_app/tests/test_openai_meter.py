@@ -68,6 +68,40 @@ def test_usage_beside_a_choice_is_final_when_the_stream_is_done() -> None:
     assert read(*openai_content(), last, DONE).exact
 
 
+STOP = openai_chunk([openai_choice("stop")])
+WITH_STOP = openai_chunk([openai_choice("stop")], usage=openai_usage(9, 7))
+BESIDE_NOTHING = openai_chunk([openai_choice()], usage=openai_usage(9, 7))
+MORE = openai_chunk([openai_choice(content="more")])
+
+
+@pytest.mark.parametrize(
+    ("events", "exact"),
+    [
+        ((*openai_content()[:-1], WITH_STOP), True),
+        ((*openai_content()[:-1], WITH_STOP.replace(b'"finish_reason":', b'"finish_reason": ')), True),
+        ((*openai_content(), BESIDE_NOTHING), True),
+        ((*openai_content()[:-1], STOP, b": a comment\n\n", BESIDE_NOTHING), True),
+        ((*openai_content()[:-1], BESIDE_NOTHING, STOP), False),
+        ((*openai_content()[:-1], BESIDE_NOTHING), False),
+        ((*openai_content(['"finish_reason":"stop"'])[:-1], BESIDE_NOTHING), False),
+        ((*openai_content()[:-1], WITH_STOP, MORE), False),
+        ((*openai_content()[:-1], WITH_STOP, MORE, WITH_STOP), True),
+    ],
+)
+def test_usage_of_a_finished_answer_is_final_when_the_body_ends_without_done(
+    events: tuple[bytes, ...], exact: bool
+) -> None:
+    """Perplexity sends usage with every chunk, and no `[DONE]`."""
+    for pieces in (events, [b"".join(events)]):
+        meter = OpenAIMeter(stream=True)
+        for piece in pieces:
+            meter.feed(piece)
+        assert not meter.reading().exact
+        meter.end()
+        told = meter.reading()
+        assert (told.exact, told.ended, "final_usage_missing" in told.flags) == (exact, False, not exact)
+
+
 def test_content_after_the_usage_makes_it_stale_until_it_is_told_again() -> None:
     usage = openai_chunk(usage=openai_usage(9, 7))
     more = openai_chunk([openai_choice(content="more")])
@@ -105,9 +139,10 @@ def test_the_kinds_come_to_the_counts_that_were_told(
         del usage["total_tokens"]
     told = read(openai_completion(usage), stream=False)
     assert told.usage is not None
-    assert told.exact
+    assert told.exact == bool(told.usage.prompt and told.usage.output)
+    assert ("zero_usage" in told.flags) != told.exact
     assert (told.usage.cache_read, told.usage.cache_write_5m) == (cached or 0, written or 0)
-    if not told.flags:
+    if not {*told.flags} - {"zero_usage"}:
         assert (told.usage.prompt, told.usage.output) == (prompt, completion)
         assert told.usage.reasoning == (reasoning or 0)
     elif "total_mismatch" not in told.flags:
@@ -156,6 +191,29 @@ def test_content_after_the_usage_is_seen_whatever_event_told_it(before: bytes, c
             ("cache_write_split_assumed",),
         ),
         ({"prompt_tokens_details": {"cache_write_tokens": 5}}, Usage(95, 5, 0, 0, 7), ()),
+        ({"cached_tokens": 10}, Usage(input=90, cache_read=10, output=7), ()),  # Moonshot
+        (
+            {"prompt_cache_hit_tokens": 10, "prompt_cache_miss_tokens": 90},  # DeepSeek
+            Usage(input=90, cache_read=10, output=7),
+            (),
+        ),
+        (
+            {  # DashScope
+                "prompt_tokens_details": {
+                    "cached_tokens": 10,
+                    "cache_creation_input_tokens": 5,
+                    "cache_creation": {"ephemeral_5m_input_tokens": 5},
+                    "cache_type": "ephemeral",
+                }
+            },
+            Usage(85, 5, 0, 10, 7),
+            (),
+        ),
+        (
+            {"prompt_tokens_details": {"cache_creation": {"ephemeral_1h_input_tokens": 5}}},
+            Usage(95, 0, 5, 0, 7),
+            (),
+        ),
         ({"prompt_tokens_details": []}, Usage(input=100, output=7), ()),
         ({"completion_tokens_details": {"reasoning_tokens": 5}}, Usage(input=100, output=7, reasoning=5), ()),
         ({"completion_tokens_details": {"reasoning_tokens": 8}}, Usage(100, 0, 0, 0, 7, 7), ("total_mismatch",)),
@@ -168,6 +226,30 @@ def test_details_are_parts_whatever_they_are_called(
 ) -> None:
     told = read(openai_completion(openai_usage(100, 7, **details)), stream=False)
     assert (told.usage, told.flags) == (usage, flags)
+
+
+INCOMPLETE = ("incomplete_usage", "part_by_total")
+
+
+@pytest.mark.parametrize(
+    ("told", "usage", "flags"),
+    [
+        ('"prompt_tokens":100000.0,"completion_tokens":50,"total_tokens":100050', (100_000, 50), INCOMPLETE),
+        ('"completion_tokens":50,"total_tokens":100050', (100_000, 50), INCOMPLETE),
+        ('"prompt_tokens":100000,"total_tokens":100050', (100_000, 50), INCOMPLETE),
+        ('"prompt_tokens":100000,"completion_tokens":"50","total_tokens":100050', (100_000, 50), INCOMPLETE),
+        ('"prompt_tokens":60,"total_tokens":50', (60, 0), INCOMPLETE),
+        ('"prompt_tokens":60,"completion_tokens":5,"total_tokens":65.0', (60, 5), ()),
+        ('"total_tokens":50', (0, 0), ("incomplete_usage",)),
+    ],
+)
+def test_a_total_stands_in_for_the_one_part_that_was_not_told(
+    told: str, usage: tuple[int, int], flags: tuple[str, ...]
+) -> None:
+    """And says nothing of reasoning then."""
+    reading = read(openai_completion("X").replace(b'"X"', f"{{{told}}}".encode()), stream=False)
+    assert reading.usage == Usage(input=usage[0], output=usage[1])
+    assert ({*reading.flags} - {"invalid_usage"}, reading.exact) == ({*flags}, False)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy.core.input_estimate import IMAGE_TOKENS, TOOL_TOKENS, TOOLS_TOKENS
-from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
+from goproxy.core.input_estimate import IMAGE_TOKENS, OPENING_FIELDS, REMOTE_TOKENS, TOOL_TOKENS, TOOLS_TOKENS
+from goproxy.core.request_body import READ_FIELDS, InvalidBody, RequestBody, read_request_body
 
+FIELDS = {name.casefold() for name in (*READ_FIELDS, *OPENING_FIELDS, "include_usage")}
+NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name.casefold() not in FIELDS)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
     max_leaves=12,
 )
 
@@ -31,7 +33,6 @@ def test_stream_may_be_null(stream: bool | None, expected: bool) -> None:
 
 
 READ = ("model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens")
-NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name not in (*READ, "include_usage"))
 
 
 @given(st.dictionaries(NAMES, JSON, max_size=5), st.integers(0, 5), NAMES, NAMES, st.booleans())
@@ -81,7 +82,7 @@ INPUT = st.fixed_dictionaries(
 @given(JSON | INPUT)
 def test_any_json_is_understood(document: Any) -> None:
     data = json.dumps(document).encode()
-    if isinstance(document, dict) and isinstance(document.get("model"), str) and not {*READ[1:]} & {*document}:
+    if isinstance(document, dict) and isinstance(document.get("model"), str):
         assert read_request_body(data).model == document["model"]
     else:
         with pytest.raises(InvalidBody, match=r"must be|is required"):
@@ -129,6 +130,24 @@ def test_any_json_is_understood(document: Any) -> None:
         (b'{"model": "m", "fallbacks": ["dear"]}', "fallbacks: a request is paid by its model here"),
         (b'{"model": "m", "models": ["dear"]}', "models: a request is paid by its model here"),
         (b'{"model": "m", "mock_testing_fallbacks": true}', "mock_testing_fallbacks: a request is paid"),
+        (b'{"model": "m", "router_settings_override": {"fallbacks": ["dear"]}}', "router_settings_override: a request"),
+        (b'{"model": "m", "additional_drop_params": ["max_tokens"]}', "additional_drop_params: a request is held for"),
+        (
+            b'{"model": "m", "extra_body": {"router_settings_override": {}}}',
+            "extra_body.router_settings_override",
+        ),
+        (b'{"model": "m", "Model": "dear"}', "model: this field must be written like this"),
+        (b'{"MODEL":"dear"}', "model: this field must be written like this"),
+        (b'{"model":"m","MAX_TOKENS":9}', "max_tokens: this field must be written like this"),
+        (b'{"model": "m", "Fallbacks": ["dear"]}', "fallbacks: this field must be written like this"),
+        (b'{"model":"m","maxoutputtokens":9}', "maxOutputTokens: this field must be written like this"),
+        ('{"model":"m","max_to\u212aen\u017f":9}'.encode(), "max_tokens: this field must be written like this"),
+        (b'{"model":"m","Web_Search_Options":{}}', "web_search_options: this field must be written like this"),
+        (
+            b'{"model":"m","tools":[{"type":"advisor_20260301","model":"dear"}]}',
+            "tools.model: a request is paid by its",
+        ),
+        (b'{"model": "m", "tools": [{"type": "x"}, {"model": ["dear"]}]}', "tools.model: a request is paid by its"),
         (b'{"model": "m", "extra_body": {"model": "dear"}}', "extra_body.model: this field must stand at the top"),
         (b'{"model": "m", "generationConfig": {"maxOutputTokens": 9}}', "generationConfig.maxOutputTokens: this field"),
         (b'{"model": "cheap", "model": "dear"}', "same field twice"),
@@ -173,6 +192,10 @@ def test_choices_are_counted(n: int | None, choices: int) -> None:
     assert read().choices == 1
     assert read(n=n).choices == choices
     assert read(candidate_count=n).choices == read(n=1, candidateCount=n).choices == choices
+
+
+def test_fields_that_are_not_read_may_be_written_in_any_case() -> None:
+    assert read(Temperature=1, topP=1, ſystem="x", generationConfig={"topK": 3}).model == "m"
 
 
 def test_what_is_too_deep_to_be_written_again_is_read() -> None:
@@ -325,7 +348,8 @@ def test_an_image_counts_as_an_image(block: dict[str, Any], packed: str) -> None
     ],
 )
 def test_what_the_body_does_not_bound_is_left_to_the_context(block: dict[str, Any], packed: str) -> None:
-    assert content(block) == (-len(packed), True)
+    image = block.get("type") in ("image", "image_url", "tool_result")
+    assert content(block) == ((IMAGE_TOKENS if image else REMOTE_TOKENS) - len(packed), True)
 
 
 def test_a_document_of_text_counts_by_its_bytes() -> None:
@@ -353,8 +377,9 @@ def test_results_of_the_providers_tools_count_by_their_bytes(inner: dict[str, An
         ([{"name": "f", "input_schema": {}}], TOOLS_TOKENS, False),
         ([{"type": "custom", "name": "f"}, {"type": "function"}], TOOLS_TOKENS, False),
         ([{"type": "bash_20250124"}, {"type": "computer_20250124"}], TOOLS_TOKENS + 2 * TOOL_TOKENS, False),
-        ([{"type": "web_search_20250305"}], TOOLS_TOKENS, True),
-        ([{"type": ["bash_"]}], TOOLS_TOKENS, True),
+        ([{"type": "web_search_20250305"}] * 2, TOOLS_TOKENS + 2 * REMOTE_TOKENS, True),
+        ([{"type": ["bash_"]}], TOOLS_TOKENS + REMOTE_TOKENS, True),
+        ([{"type": "advisor_20260301", "model": "m"}, {"model": None}], TOOLS_TOKENS + REMOTE_TOKENS, True),
     ],
 )
 def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) -> None:
@@ -370,12 +395,15 @@ def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) 
         ({"web_search_options": {"search_context_size": "low"}}, True),
         ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, True),
         ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}, None]}}, False),
+        ({"thread": {"type": "continue", "previous_message_id": "msg_1"}}, True),
+        ({"thread": {"type": "create"}}, False),
+        ({"thread": None}, False),
         ({"messages": [{"role": "assistant", "audio": {"id": "audio_1"}}]}, True),
         ({"messages": [{"role": "assistant", "audio": None, "content": None}]}, False),
     ],
 )
 def test_what_the_provider_gets_from_elsewhere_is_left_to_the_context(fields: dict[str, Any], is_open: bool) -> None:
-    assert estimate(**fields) == (0, is_open)
+    assert estimate(**fields) == (REMOTE_TOKENS if is_open else 0, is_open)
 
 
 @given(st.text(st.characters(codec="utf-8")), st.booleans())

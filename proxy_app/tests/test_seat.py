@@ -18,6 +18,7 @@ from goproxy.data_plane import books as books_file
 from goproxy.data_plane import control_client, seat
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable
+from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.seat import SEATS, adopt, take_seat
 from goproxy.data_plane.segment import InUse, Shelf
 from tests.bookkeeping import a_hold
@@ -42,9 +43,11 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def adopting(directory: Path, books_of: seat.BooksOf) -> AsyncIterator[None]:
+async def adopting(
+    directory: Path, books_of: seat.BooksOf, adopted: Callable[[Books], object] = lambda _: None
+) -> AsyncIterator[None]:
     """Another process, which has a seat of its own."""
-    task = asyncio.create_task(adopt(directory, directory / "beside-2", books_of, lambda _: None))
+    task = asyncio.create_task(adopt(directory, directory / "beside-2", books_of, adopted))
     try:
         yield
     finally:
@@ -131,6 +134,25 @@ async def test_a_row_that_is_not_taken_keeps_nobody_from_what_others_left(
         control.rows.clear()
     async with adopting(tmp_path, lambda path: kept(path, control)):
         await eventually(lambda: "req_2" in control.rows, seconds=5)
+
+
+async def test_damage_in_what_another_one_left_is_in_the_metrics(
+    tmp_path: Path, control: Control, eventually: Eventually
+) -> None:
+    async with crashing(tmp_path, control) as books:
+        for n in range(3):
+            await books.open(a_hold(f"req_{n}", 100))
+    (path,) = tmp_path.glob("journal-*.log")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"req_1")] ^= 0x01
+    path.write_bytes(content)
+    async with kept(tmp_path / "beside-2", control) as own:
+        observer = Observer("openhands", own)
+        async with adopting(tmp_path, lambda path: kept(path, control), observer.adopted):
+            await eventually(lambda: {"req_0", "req_2"} <= set(control.rows), seconds=5)
+        metrics = observer.metrics()
+    assert 'goproxy_journal_damaged{upstream="openhands"} 1.0' in metrics
+    assert 'goproxy_rows_total{settlement="interrupted",upstream="openhands"} 2.0' in metrics
 
 
 @pytest.mark.parametrize("error", [JournalUnwritable("the disk is full"), RuntimeError("can't start new thread")])

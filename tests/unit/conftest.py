@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from real_ansible import COLLECTIONS, REPOSITORY, Ansible
+from small_cloudflare import cloudflare
+from small_name_server import start
 from small_server import serve, serve_tls
 from sound_inventory import SOUND, Inventory
 
-__all__ = ["serve", "serve_tls"]
+__all__ = ["cloudflare", "serve", "serve_tls", "start"]
 
 sys.path[:0] = [str(COLLECTIONS), str(REPOSITORY / "proxy_app"), str(REPOSITORY / "molecule")]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.trollllm.gateway.plugins.lookup.build_context import read_context
+from real_ansible import REPOSITORY, Ansible
 
 
 @pytest.fixture
@@ -51,3 +53,27 @@ def test_content_path_and_salt_each_make_a_new_digest(folder: Path) -> None:
 def test_a_pattern_that_matches_nothing_is_an_error(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing matches"):
         digest(folder, include=("*.toml",))
+
+
+def test_a_file_that_is_not_text_is_named(folder: Path) -> None:
+    (folder / "app/logo.py").write_bytes(b"\xff\xd8")
+    with pytest.raises(ValueError, match=r"app/logo\.py is not text in UTF-8"):
+        digest(folder)
+
+
+def test_what_an_editor_or_a_file_manager_leaves_is_no_part_of_the_edge(ansible: Ansible, folder: Path) -> None:
+    """It would make the edge anew, or not at all."""
+    shutil.copytree(REPOSITORY / "roles/nginx", folder / "nginx")
+    role = [{"include_vars": str(folder / f"nginx/{part}/main.yml")} for part in ("defaults", "vars")]
+    told = {"debug": {"msg": "{{ [__nginx_build.digest] + __nginx_build.files | map(attribute='path') }}"}}
+
+    def build() -> list[str]:
+        found: list[str] = ansible.play([*role, told], "-e", f"role_path={folder}/nginx").result["msg"]
+        return found
+
+    before = build()
+    files = [path.name for path in (REPOSITORY / "roles/nginx/files/image").iterdir()]
+    assert before[1:] == sorted(name for name in files if not name.startswith(".") and not name.endswith("~"))
+    (folder / "nginx/files/image/.DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1\xff")
+    (folder / "nginx/files/image/edge-run~").write_text("#!/bin/sh\n")
+    assert build() == before

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -209,7 +210,8 @@ def files(directory: Path) -> type[http.server.BaseHTTPRequestHandler]:
 
 def probe(webroot: Path, domain: str, port: int) -> str:
     with acme_probe.challenge(str(webroot)) as (token, content):
-        return acme_probe.probe(domain, port, token, content, 0.5)
+        reason, _ = acme_probe.probe(domain, port, token, content, 0.5)
+        return reason
 
 
 def test_a_domain_that_serves_the_webroot_is_reachable(tmp_path: Path, serve: Serve) -> None:
@@ -258,6 +260,40 @@ def test_another_machine_is_named(tmp_path: Path, serve: Serve) -> None:
             self.wfile.write(b"this domain is for sale")
 
     assert "another machine" in probe(tmp_path, "localhost", serve(Parking))
+
+
+@pytest.fixture
+def leads_to(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let every name lead to those addresses."""
+    return lambda *there: monkeypatch.setattr(acme_probe, "addresses", lambda *_: list(there))
+
+
+def test_each_address_of_a_name_is_asked_and_the_one_that_leads_elsewhere_is_named(
+    tmp_path: Path, serve: Serve, leads_to: Callable[..., None]
+) -> None:
+    """An authority asks whichever it likes, and IPv6 first."""
+    port = serve(files(tmp_path))
+    other = http.server.HTTPServer(("127.0.0.2", port), files(tmp_path / "other"))
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    try:
+        leads_to("127.0.0.1", "127.0.0.2")
+        assert "127.0.0.2 answers with status 404" in probe(tmp_path, CHAT, port)
+        leads_to("127.0.0.1")
+        assert probe(tmp_path, CHAT, port) == ""
+    finally:
+        other.shutdown()
+        other.server_close()
+
+
+def test_an_address_that_cannot_be_reached_from_here_is_told_and_is_no_proof(
+    tmp_path: Path, serve: Serve, leads_to: Callable[..., None]
+) -> None:
+    port = serve(files(tmp_path))
+    leads_to("::ffff:127.0.0.9", "127.0.0.1")
+    with acme_probe.challenge(str(tmp_path)) as (token, content):
+        reason, silent = acme_probe.probe(CHAT, port, token, content, 0.5)
+    assert reason == ""
+    assert f"no answer on port {port} of ::ffff:127.0.0.9" in silent
 
 
 def test_a_closed_port_is_named(tmp_path: Path) -> None:

@@ -50,6 +50,32 @@ def test_a_copied_file_must_name_its_own_upstream(ansible: Ansible, inventory: I
     assert run.result["problems"] == [told]
 
 
+def test_what_ansible_skips_is_no_upstream(ansible: Ansible, inventory: Inventory) -> None:
+    """An editor's lock, macOS's AppleDouble file, a backup: also the callback has nothing to say of them."""
+    on_disk(ansible, inventory)
+    upstreams = ansible.directory / VARS / "upstreams"
+    (upstreams / ".#openhands.yml").symlink_to("ada@laptop.4711:1")
+    (upstreams / "._openhands.yml").write_bytes(b"\x00\x05\x16\x07\xa3")
+    (upstreams / "openhands.yml~").write_text("a: [")
+    (upstreams / ".drafts").mkdir()
+    (upstreams / ".drafts/third.yml").write_text("a: [")
+    run = ansible.play([CHECK], callback="trollllm.gateway.quiet")
+    assert run.code == 0, run.output
+    assert "openhands.yml" not in run.output
+    assert "third.yml" not in run.output
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_with_its_path(ansible: Ansible, inventory: Inventory) -> None:
+    """In the folder of a group that no host is in, so that Ansible has not failed yet."""
+    on_disk(ansible, inventory)
+    latin = ansible.write(f"{Path(VARS).parent}/elsewhere/upstreams/third.yml", "")
+    latin.write_bytes("# für alle\n".encode("latin-1"))
+    run = ansible.play([CHECK])
+    assert run.code != 0
+    (problem,) = run.result["problems"]
+    assert problem.startswith("group_vars/elsewhere/upstreams/third.yml: cannot be read ('utf-8' codec")
+
+
 def shows_no_secret(run: Run) -> bool:
     return not [secret for secret in SECRETS if secret in run.output]
 

@@ -56,9 +56,13 @@ def test_no_task_is_done_once_per_upstream(ansible: Ansible, monkeypatch: pytest
     deploy["roles"].remove(LEFT_OUT)
     deploy["vars_files"] = [str(REPOSITORY / "playbooks" / file) for file in deploy["vars_files"]]
     deploy["post_tasks"][0]["ansible.builtin.import_tasks"] = str(REPOSITORY / "playbooks/tasks/status.yml")
-    deploy["pre_tasks"] = [{"ansible.builtin.import_tasks": str(REPOSITORY / "playbooks/tasks/inventory.yml")}]
+    deploy["pre_tasks"] = [
+        {"ansible.builtin.import_tasks": str(REPOSITORY / "playbooks/tasks/inventory.yml")},
+        deploy["pre_tasks"][-1],
+    ]
     ansible.write("site.yml", [deploy | {"become": False}])
     counted = results(ansible, MANY, monkeypatch)
     assert "trollllm.gateway.goproxy : Make the folder of each journal and of the store" in counted
     assert "Look at what runs" in counted
+    assert [count for task, count in counted.items() if "Ask for the containers" in task] == [1]
     assert {task: count for task, count in counted.items() if count >= MANY} == {}

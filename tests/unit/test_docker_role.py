@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trustme
+import yaml
 
 from real_ansible import REPOSITORY, Ansible
 
@@ -40,6 +41,23 @@ def test_a_certificate_is_trusted_whatever_its_file_is_called(ansible: Ansible) 
     subprocess.run(command, check=True, capture_output=True)
     bundle = (places["etccertsdir"] / "ca-certificates.crt").read_text()
     assert [path.name for path in paths if path.read_text() not in bundle] == []
+
+
+@pytest.mark.parametrize(
+    ("service_manager", "python", "is_refused"),
+    [("systemd", "3.11.2", False), ("systemd", "3.10.12", True), ("openrc", "3.12.3", True)],
+)
+def test_a_host_without_systemd_or_with_an_old_python_is_refused(
+    ansible: Ansible, service_manager: str, python: str, is_refused: bool
+) -> None:
+    """Also one whose engine is complete, which no release of a distribution is asked for."""
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    (refuse,) = (task for task in tasks if task["name"] == "Refuse a host that the role cannot serve")
+    facts = {"service_mgr": service_manager, "python_version": python}
+    run = ansible.play([refuse | {"vars": {"docker_state": "present", "ansible_facts": facts}}])
+    assert run.result.get("failed", False) is is_refused
+    if is_refused:
+        assert f"Its service manager is '{service_manager}', and its Python is {python}." in run.result["msg"]
 
 
 # -- what the engine and the trust store have not read yet -------------------------------------------------------------

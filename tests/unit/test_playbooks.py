@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -30,6 +32,40 @@ def test_a_second_host_is_refused(ansible: Ansible) -> None:
     run = ansible.playbook(REPOSITORY / "playbooks/keys.yml", callback="ansible.builtin.minimal")
     assert run.code != 0
     assert "The group gateway has 2 hosts" in run.output
+
+
+def roles(playbook: str) -> list[str]:
+    play = yaml.safe_load((REPOSITORY / "playbooks" / playbook).read_text())[-1]
+    return [role["role"] if isinstance(role, dict) else role for role in play["roles"]]
+
+
+def test_a_name_is_led_to_the_host_when_the_edge_answers_there_and_away_before_it_stops() -> None:
+    """What works elsewhere would lead to nobody while images are built, and stay so where the run fails."""
+    deployed = roles("site.yml")
+    assert deployed[-3:] == [f"trollllm.gateway.{name}" for name in ("nginx", "dns", "certbot")]
+    assert roles("remove.yml") == deployed[::-1]
+
+
+def tasks_here(content: Any) -> Iterator[dict[str, Any]]:
+    """The tasks and blocks that are done on this machine in place of the host."""
+    if isinstance(content, dict):
+        if content.get("delegate_to") == "localhost":
+            yield content
+        content = list(content.values())
+    if isinstance(content, list):
+        for each in content:
+            yield from tasks_here(each)
+
+
+def test_what_is_done_on_this_machine_is_never_done_as_another_user() -> None:
+    """The keyword become is not enough: group_vars/all is localhost's, too, and its ansible_become beats it."""
+    files = [path for folder in ("playbooks", "roles") for path in (REPOSITORY / folder).rglob("*.yml")]
+    here = [(path, task) for path in files for task in tasks_here(yaml.safe_load(path.read_text()))]
+    assert len(here) >= 6
+    asking = [
+        f"{path}: {task['name']}" for path, task in here if task.get("vars", {}).get("ansible_become") is not False
+    ]
+    assert asking == []
 
 
 def test_every_playbook_looks_for_the_host_first() -> None:

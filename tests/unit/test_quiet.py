@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +28,21 @@ def test_prints_changes_and_reports_only(ansible: Ansible) -> None:
     assert "nothing to do" not in run.output
     assert "not today" not in run.output
     assert "changed=1" in run.output  # Molecule's idempotence check looks for this
+
+
+def test_a_document_can_be_cut_out_as_the_page_says(ansible: Ansible) -> None:
+    """Also where the run fails after it, as status.yml does."""
+    page = Path(__file__).parents[2] / "docs/troubleshooting.md"
+    (script,) = re.findall(r"\| sed -n '([^']+)'", page.read_text())
+    shown = {"problems": ["a { in the middle"], "found": {"alpha": {"ready": True}}}
+    tasks: list[dict[str, Any]] = [
+        {"name": "do it", "ansible.builtin.command": "true"},
+        {"name": "tell", "ansible.builtin.debug": {"msg": "{{ shown | to_nice_json }}"}, "vars": {"shown": shown}},
+        {"name": "fail", "ansible.builtin.fail": {"msg": "1 of the things above are not well."}},
+    ]
+    run = ansible.play(tasks, callback=QUIET)
+    cut = subprocess.run(["sed", "-n", script], input=run.output, capture_output=True, text=True, check=True)
+    assert json.loads(cut.stdout) == shown
 
 
 def test_a_failure_comes_with_its_reason(ansible: Ansible) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -93,25 +94,52 @@ def test_the_refusal_names_the_holder_and_the_remedy() -> None:
 # -- both, in runs of ansible-playbook
 
 
-@pytest.fixture
-def held(ansible: Ansible, lock: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+@contextlib.contextmanager
+def holding(
+    ansible: Ansible, lock: Path, lease: int = 9, variables: dict[str, Any] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A run that has the lock until the file `go` is there; a session of its own, with all but the keeper in it."""
+    place = ansible.directory
     tasks = [
-        {"trollllm.gateway.run_lock": {"purpose": "the first", "file": str(lock), "lease": 9}},
-        {"ansible.builtin.wait_for": {"path": str(tmp_path / "go"), "sleep": 1}},
+        {"trollllm.gateway.run_lock": {"purpose": "the first", "file": str(lock), "lease": lease}},
+        {"ansible.builtin.wait_for": {"path": str(place / "go"), "sleep": 1}, "delegate_to": "localhost"},
     ]
     ansible.write("first.yml", [{"hosts": "all", "gather_facts": False, "tasks": tasks}])
-    ansible.write("hosts.yml", {"all": {"hosts": {"here": None}}})
+    ansible.write("hosts.yml", {"all": {"hosts": {"here": variables}}})
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "first.yml", "-i", "hosts.yml"]
-    environment, said = ansible.environment("default"), tmp_path / "said"
+    environment, said = ansible.environment("default"), place / "said"
     with (
-        said.open("wb") as output,
-        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output) as first,
+        said.open("ab") as output,
+        subprocess.Popen(command, cwd=place, env=environment, stdout=output, stderr=output) as first,
     ):
         until(lambda: (lock.exists() and lock.read_text()) or first.poll() is not None)
         assert first.poll() is None, said.read_text()
+        try:
+            yield first
+        finally:
+            (place / "go").touch()
+
+
+@pytest.fixture
+def held(ansible: Ansible, lock: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with holding(ansible, lock) as first:
         yield first
-        (tmp_path / "go").touch()
+
+
+@pytest.fixture
+def password_login(tmp_path: Path) -> dict[str, Any]:
+    """This machine by Ansible's own ssh, with a password, as long as there is no file `away`."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text(
+        f'#!/bin/sh\n[ ! -e "{tmp_path}/away" ] || exit 255\nfor command; do :; done\nexec sh -c "$command"\n'
+    )
+    ssh.chmod(0o755)
+    return {
+        "ansible_connection": "ansible.builtin.ssh",
+        "ansible_ssh_executable": str(ssh),
+        "ansible_password": "not-a-secret",
+        "ansible_pipelining": True,
+    }
 
 
 def second(ansible: Ansible, lock: Path, patience: int, *flags: str) -> dict[str, Any]:
@@ -149,3 +177,31 @@ def test_a_run_that_has_lost_its_lock_stops(lock: Path, held: subprocess.Popen[b
     lock.write_text(json.dumps(OTHER))
     assert held.wait() != 0
     assert json.loads(lock.read_text()) == OTHER
+
+
+def test_a_lock_is_renewed_and_removed_where_the_login_is_by_a_password(
+    ansible: Ansible, lock: Path, password_login: dict[str, Any], tmp_path: Path
+) -> None:
+    """For which the connection needs multiprocessing's resource tracker."""
+    with holding(ansible, lock, lease=3, variables=password_login) as first:
+        os.utime(lock, (0, 0))
+        until(lambda: lock.stat().st_mtime > 0)
+        (tmp_path / "go").touch()
+        assert first.wait() == 0, (tmp_path / "said").read_text()
+        until(lambda: not lock.exists())
+    assert "not been renewed" not in (tmp_path / "said").read_text()
+
+
+def test_a_lock_that_cannot_be_renewed_is_told_once(
+    ansible: Ansible, lock: Path, password_login: dict[str, Any], tmp_path: Path
+) -> None:
+    with holding(ansible, lock, lease=1, variables=password_login) as first:
+        (tmp_path / "away").touch()
+        until(lambda: "has not been renewed for" in (tmp_path / "said").read_text())
+        time.sleep(2)
+        (tmp_path / "go").touch()
+        assert first.wait() == 0
+    told = (tmp_path / "said").read_text()
+    assert told.count("not been renewed") == 1
+    assert f"The lock {lock} of the host has not been renewed for" in told
+    assert "Failed to connect to the host via ssh" in told, "the reason"

@@ -10,7 +10,7 @@ from ansible_collections.trollllm.gateway.plugins.filter.dns_records import dns_
 from ansible_collections.trollllm.gateway.plugins.filter.status_table import status_problems, status_table
 
 UPSTREAMS = [{"name": "alpha", "domain": "a.example.net", "service": "goproxy-alpha", "ttl": 300}]
-ENDPOINT = {"endpoint": "alpha-anthropic", "host": "api.example.net", "reachable": True, "detail": ""}
+ENDPOINT = {"endpoint": "alpha-anthropic", "host": "api.example.net", "port": 443, "reachable": True, "detail": ""}
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def found() -> dict[str, Any]:
 
 
 def records(status: str = "right", values: tuple[str, ...] = ("198.51.100.7",)) -> list[dict[str, Any]]:
-    return [record | {"status": status, "found": list(values)} for record in dns_records(UPSTREAMS, "198.51.100.7")]
+    return [record | {"status": status, "found": list(values)} for record in dns_records(UPSTREAMS, "198.51.100.7")[:1]]
 
 
 def test_a_row_tells_all_of_an_upstream(found: dict[str, Any]) -> None:
     _blank, _head, row, store = status_table(UPSTREAMS, records(), found)
     assert store == "backend: SQLite, reachable"
-    assert "  2 unposted, 1 open  " in row
+    assert "  2 unposted, 1 not on disk  " in row
     for cell in ("https://a.example.net", "A 198.51.100.7 TTL 300", "until 2027-01-31 (40 d)", "running, healthy"):
         assert cell in row
     assert "trollllm/goproxy:1" in row
@@ -64,6 +64,22 @@ def test_what_is_not_there_is_said() -> None:
     assert len(problems) == 6
 
 
+def test_what_could_not_be_looked_at_is_not_called_missing() -> None:
+    """The engine does not answer: containers may run, and say so to nobody."""
+    found = {
+        "alpha": {"certificate": {"problem": "no TLS for a.example.net"}},
+        "docker.service": {"engine": {"problem": "the Docker engine does not answer: no"}},
+    }
+    _blank, _head, row = status_table(UPSTREAMS, records(), found)
+    assert row.split("  ")[-1] == "unknown"
+    assert row.count("unknown") == 3
+    assert "missing" not in row
+    assert status_problems(found) == [
+        "alpha: no TLS for a.example.net",
+        "docker.service: the Docker engine does not answer: no",
+    ]
+
+
 def test_records_are_wanted_for_each_address_of_the_host() -> None:
     both = dns_records(UPSTREAMS, "198.51.100.7", "2001:db8::7")
     assert [(record["type"], record["values"]) for record in both] == [
@@ -71,3 +87,13 @@ def test_records_are_wanted_for_each_address_of_the_host() -> None:
         ("AAAA", ["2001:db8::7"]),
     ]
     assert "ttl" not in dns_records(UPSTREAMS, "198.51.100.7", ttl=False)[0]
+
+
+def test_a_host_without_an_ipv6_address_wants_that_there_is_no_aaaa_record(found: dict[str, Any]) -> None:
+    a, aaaa = dns_records(UPSTREAMS, "198.51.100.7")
+    assert (a["type"], aaaa) == ("A", {"name": "a.example.net", "type": "AAAA", "values": []})
+    right = a | {"status": "right", "found": ["198.51.100.7"]}
+    row = status_table(UPSTREAMS, [right, aaaa | {"status": "right", "found": []}], found)[2]
+    assert "AAAA" not in row
+    row = status_table(UPSTREAMS, [right, aaaa | {"status": "different", "found": ["2001:db8::9"]}], found)[2]
+    assert "A 198.51.100.7 TTL 300, AAAA 2001:db8::9 (different)" in row

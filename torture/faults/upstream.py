@@ -325,6 +325,7 @@ _LONG = [
 
 def _compressed(data: bytes, coding: str) -> Answering:
     async def answer(turn: Turn) -> None:
+        turn.truth = _OF_SMALL
         await turn.message(data, 200, ("Content-Encoding", coding))
 
     return answer
@@ -338,20 +339,22 @@ async def _compressed_stream(turn: Turn) -> None:
 
 
 _SMALL = anthropic_message({"input_tokens": 5, "output_tokens": 5})
+_OF_SMALL = Usage(input=5, output=5)
+_UNDECODED = Billed(("estimated",), Charge.WITHIN_HOLD, "undecoded_body")
 _BOMB = gzip.compress(b"\0" * 100 * _MIB)
 _PACKED = [
     *(
         Kind("U15", f"a body in {coding}, unasked", "the bytes as they are, with Content-Encoding",
              look(_with_header("content-encoding", coding, passes()), is_stream=False),
-             Billed(("estimated",), Charge.WITHIN_HOLD, "unparsed_body"), _compressed(data, coding))
-        for coding, data in (("gzip", gzip.compress(_SMALL)), ("deflate", zlib.compress(_SMALL)),
-                             ("br", b"\x8b\x03\x80abc\x03"), ("zstd", b"\x28\xb5\x2f\xfd\x04\x00"))
+             billed, _compressed(data, coding))
+        for coding, data, billed in (("gzip", gzip.compress(_SMALL), EXACT), ("deflate", zlib.compress(_SMALL), EXACT),
+                                     ("br", b"\x8b\x03\x80abc\x03", _UNDECODED),
+                                     ("zstd", b"\x28\xb5\x2f\xfd\x04\x00", _UNDECODED))
     ),
-    Kind("U15", "a gzip bomb", "the bytes as they are; it is not unpacked",
-         look(passes(), is_stream=False),
-         Billed(("estimated",), Charge.WITHIN_HOLD, "unparsed_body"), _compressed(_BOMB, "gzip"), share=0.3),
+    Kind("U15", "a gzip bomb", "the bytes as they are; 32 MiB of it are unpacked at most",
+         look(passes(), is_stream=False), _UNDECODED, _compressed(_BOMB, "gzip"), share=0.3),
     Kind("U15", "a stream in gzip", "the bytes as they are, with Content-Encoding",
-         look(_with_header("content-encoding", "gzip", passes())), ESTIMATED, _compressed_stream),
+         look(_with_header("content-encoding", "gzip", passes())), EXACT, _compressed_stream),
 ]  # fmt: skip
 
 
@@ -418,7 +421,8 @@ _USAGE = [
     Kind("U16", "no usage at all", "the bytes as they are", look(passes()), _UNREAD, _telling(None, None, Usage())),
     Kind("U16", "usage null in the end", "the bytes as they are", look(passes()), _UNREAD,
          _telling(_FIVE, {"output_tokens": None}, Usage(input=5, output=1))),
-    Kind("U16", "an explicit 0", "the bytes as they are; 0 stays 0", look(passes()), EXACT,
+    Kind("U16", "an explicit 0", "the bytes as they are; an answer with words in it is not free", look(passes()),
+         Billed(("estimated",), Charge.WITHIN_HOLD, "zero_usage"),
          _telling({"input_tokens": 0, "output_tokens": 0}, {"output_tokens": 0}, Usage())),
     Kind("U16", "cumulative usage, told three times", "the bytes as they are; the last one counts", look(passes()),
          EXACT, _cumulative),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -253,10 +254,19 @@ class Chosen(Days):
 
 
 class RowsAsked(Chosen):
+    id: Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")] | None = None
+    """Of a request, as its client got it in X-Request-Id; or of a credit."""
+    upstream_request_id: Line | None = None
+    """The provider's. It is looked for in the whole ledger."""
     kind: Kind | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     before: Annotated[str, StringConstraints(pattern=_CURSOR)] | None = None
     """`next` of the page before."""
+
+    @property
+    def chosen(self) -> rows.Chosen:
+        """As the store is asked."""
+        return replace(super().chosen, id=self.id, upstream_request_id=self.upstream_request_id)
 
 
 class Usage(Given):

@@ -5,7 +5,7 @@ Prometheus keeps floating-point numbers: amounts are shown here to be watched, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
@@ -48,7 +48,7 @@ class Metrics:
             registry=registry,
         )
         self._available = Gauge(
-            "goproxy_store_available", "Whether the last piece of work could be done.", registry=registry
+            "goproxy_store_available", "Whether the last work could be done, read and written.", registry=registry
         )
         self._accounts = Gauge("goproxy_accounts", "Accounts, disabled ones too.", registry=registry)
         self._balance = Gauge(
@@ -62,6 +62,11 @@ class Metrics:
             ["upstream"],
             registry=registry,
         )
+
+    def begin(self, upstream: str) -> None:
+        """Count from 0 what alarms are on: Prometheus sees no increase from nothing to the first one."""
+        for counter in (self._rejected, self._refused):
+            counter.labels(upstream)
 
     def came(self, new: Sequence[Row]) -> None:
         """Rows were taken into the ledger."""
@@ -81,11 +86,12 @@ class Metrics:
         """The store has done, or not done, a piece of work."""
         self._store.labels(work).observe(seconds)
 
-    def stands(self, *, available: bool, totals: Totals | None) -> None:
-        """How the store stands now."""
-        self._available.set(available)
-        if totals is None:
-            return
+    def store_is_available(self, told: Callable[[], bool]) -> None:
+        """Whom to ask, at each look, whether the store can be had."""
+        self._available.set_function(told)
+
+    def stands(self, totals: Totals) -> None:
+        """What is in the store now."""
         self._accounts.set(totals.accounts)
         self._balance.set(totals.balance)
         self._held.clear()

@@ -51,6 +51,7 @@ class ControlPlane:
         self.operator = operator
         self.proxies = proxies
         self.metrics = metrics
+        metrics.store_is_available(lambda: database.problem is None)  # a full disk can still be read
         self._declared = declared
         self.listening_since = now()
         self.feed = KeyFeed(database.transact("read keys", keys.snapshot))
@@ -145,9 +146,8 @@ class ControlPlane:
         try:
             found, snapshot = await self.database.read("count", work)
         except StoreUnavailable:
-            self.metrics.stands(available=False, totals=None)
             return
-        self.metrics.stands(available=True, totals=found)
+        self.metrics.stands(found)
         if snapshot is not None and self.feed.version == known:  # else it may be older than what is told by now
             self.feed.publish(snapshot)
 

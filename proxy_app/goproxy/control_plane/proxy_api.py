@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -29,6 +30,9 @@ ROWS = 500
 
 ROWS_LIMIT = 16 * 1024 * 1024
 """Bytes of one post of rows."""
+
+_REJECTED = 100_000
+"""So many rejected rows are known again, not to be told and counted each time that they are posted."""
 
 _LEASES = 200
 _LEASES_LIMIT = 256 * 1024
@@ -69,6 +73,7 @@ class ProxyApi:
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
+        self._rejected: set[int] = set()
 
     def serve(self, app: web.Application) -> None:
         """Add the routes."""
@@ -89,10 +94,7 @@ class ProxyApi:
                 rejected.append({"id": item.get("id") if isinstance(item, dict) else None, "reason": str(problem)})
         new = await self._plane.database.run("take rows", lambda store: rows.ingest(store, instance, upstream, kept))
         self._plane.metrics.came(new)
-        if rejected:
-            reasons = sorted({str(each["reason"]) for each in rejected})
-            log("rows rejected", level=logging.ERROR, upstream=upstream, rows=len(rejected), reasons=reasons[:5])
-            self._plane.metrics.rejected(upstream, len(rejected))
+        self._tell_of_rejected(upstream, rejected)
         return web.json_response({"accepted": [row.id for row in kept], "rejected": rejected})
 
     async def lend(self, request: web.Request) -> web.Response:
@@ -120,6 +122,20 @@ class ProxyApi:
         if news is None:
             return web.Response(status=204)
         return web.json_response({"version": news.keys.version, "keys": news.keys.entries, "recall": news.recall})
+
+    def _tell_of_rejected(self, upstream: str, rejected: Sequence[Mapping[str, Any]]) -> None:
+        """Each row once: its proxy posts it again and again."""
+        news = [each for each in rejected if _digest(upstream, each) not in self._rejected]
+        if not news:
+            return
+        if len(self._rejected) > _REJECTED:
+            self._rejected.clear()
+        known = len(self._rejected)
+        self._rejected.update(_digest(upstream, each) for each in news)
+        count = len(self._rejected) - known
+        reasons = sorted({str(each["reason"]) for each in news})
+        log("rows rejected", level=logging.ERROR, upstream=upstream, rows=count, reasons=reasons[:5])
+        self._plane.metrics.rejected(upstream, count)
 
     def _caller(self, request: web.Request) -> str:
         """The upstream whose proxy is calling.
@@ -168,6 +184,11 @@ def _row(item: Any, upstream: str) -> Row:
     if problem := rows.problem_of(row, upstream):
         raise InvalidRow(problem)
     return row
+
+
+def _digest(upstream: str, rejected: Mapping[str, Any]) -> int:
+    """Which row was rejected; of those without an id, those with the same reason are one."""
+    return hash((upstream, str(rejected["id"]), rejected["reason"] if rejected["id"] is None else None))
 
 
 def _is_own(named: Any, upstream: str) -> None:

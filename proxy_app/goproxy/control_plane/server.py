@@ -22,6 +22,8 @@ def make_app(catalogue: Catalogue, stay: Stay, plane: ControlPlane) -> web.Appli
         return Readiness(True, "; ".join(problems) or "all configurations are as their files say")
 
     def metrics() -> str:
+        for config in catalogue.configs:
+            plane.metrics.begin(config.upstream)
         return catalogue.metrics() + plane.metrics.text()
 
     app = new_application(stay, errors_as_json)

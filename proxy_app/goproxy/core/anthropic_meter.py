@@ -6,8 +6,8 @@ Sources: docs.anthropic.com "Streaming messages"; `types/usage.py`, `types/messa
 - `input_tokens` has no cache tokens in it, `output_tokens` has the thinking in it;
 - the counts of `message_delta` are cumulative, so that they replace those of `message_start`. The split of cache writes
   by lifetime stands in `message_start` only: what the total grows above it is priced at five minutes;
-- what a compaction used stands in `iterations` only and is billed too: it is added here. (So do an advisor's tokens,
-  which are another model's; they are flagged.)
+- what a compaction used stands in `iterations` only and is billed too: it is added here. So is what an advisor used, if
+  it is the same model; another one's tokens are flagged.
 
 The usage is final once a `message_delta` has told `output_tokens`, and it or a later one had a `stop_reason`, or
 `message_stop` came. A whole JSON body is final.
@@ -58,7 +58,7 @@ class AnthropicMeter(Meter):
         super().__init__(stream=stream)
         self._output_was_told = False
         self._has_stop_reason = False
-        self._compaction = _NOTHING
+        self._apart = _NOTHING
 
     def _on_event(self, name: bytes, data: bytes) -> None:
         if b'"content_block_' in data and not _says_more(data):
@@ -112,11 +112,11 @@ class AnthropicMeter(Meter):
         if value_at(document, ("delta", "stop_reason")) is not None:
             self._has_stop_reason = True
 
-    def _on_body(self, document: Mapping[str, Any]) -> None:
+    def _on_body(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
         if document.get("type") == "error" or document.get("error"):
             self._fail(value_at(document, ("error", "type")))
         self._name_model(document.get("model"))
-        self._take_usage(document.get("usage"), self._body, ("usage",))
+        self._take_usage(document.get("usage"), data, ("usage",))
         self._output_was_told = True
 
     def _is_final(self) -> bool:
@@ -126,29 +126,35 @@ class AnthropicMeter(Meter):
         usage = self._merge(usage, data, path)
         iterations = usage.get("iterations") if isinstance(usage, dict) else None
         if isinstance(iterations, list):
-            self._compaction = Usage()
+            self._apart = Usage()
             for iteration in iterations:
                 self._on_iteration(iteration)
 
     def _on_iteration(self, iteration: object) -> None:
         match iteration:
             case {"type": "compaction"}:
-                told = RawUsage(COUNTS)
-                told.merge(iteration)
-                total = _sum(self._compaction, _usage(told, self._flags))
-                if told.was_invalid or max(total.to_json().values()) > MAX_TOKENS:
-                    self._flags.add("invalid_usage")
-                else:
-                    self._compaction = total
+                self._add_apart(iteration)
+            case {"type": "advisor_message", "model": str() as model} if model == self._model:
+                self._add_apart(iteration)
             case {"type": "advisor_message" | "fallback_message"}:
                 self._flags.add("other_model_usage")
+
+    def _add_apart(self, iteration: object) -> None:
+        """What was used beside the answer, at its price."""
+        told = RawUsage(COUNTS)
+        told.merge(iteration)
+        total = _sum(self._apart, _usage(told, self._flags))
+        if told.was_invalid or max(total.to_json().values()) > MAX_TOKENS:
+            self._flags.add("invalid_usage")
+        else:
+            self._apart = total
 
     def _usage(self, flags: set[str]) -> Usage:
         told = self._told
         if INPUT not in told.tokens or OUTPUT not in told.tokens:
             flags.add("incomplete_usage")
         _flag_terms(told.document, flags)
-        return _sum(_usage(told, flags), self._compaction)
+        return _sum(_usage(told, flags), self._apart)
 
 
 def _says_more(data: bytes) -> bool:

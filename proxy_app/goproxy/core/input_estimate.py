@@ -1,4 +1,4 @@
-"""How many input tokens a request can come to at most, told by its body alone.
+"""How many input tokens a request can come to, told by its body alone.
 
 The tokenizers of the providers take at least one byte of text for a token, and what they put around messages is shorter
 than the JSON around them: the bytes of the body bound the tokens of what is written in it. Three things they do not
@@ -7,8 +7,10 @@ bound, and each is looked for at the places where the protocols have it:
 - an image counts by its size in pixels, not in bytes: its base64 is left out and IMAGE_TOKENS stand for it;
 - tools bring words of the provider's own with them, within TOOLS_TOKENS for all and TOOL_TOKENS for each built-in one;
 - what is fetched, unpacked or found by the provider can be of any length: a reference to an image or a file, a
-  PDF or audio (whatever their bytes), tools that the provider runs, and every kind of block that is not known here.
-  Then `is_open` is true, and the model's context is the bound.
+  PDF or audio (whatever their bytes), a conversation that it holds, tools that it runs, and every kind of block that is
+  not known here.
+  Then `is_open` is true, and the model's context is the bound. Where an estimate is wanted and not a bound, that would
+  be far too much: in `tokens` IMAGE_TOKENS stand for such an image, and REMOTE_TOKENS for anything else of that sort.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from typing import Any, NamedTuple
 IMAGE_TOKENS = 10_000
 """Twice what an image comes to with Anthropic at most ("Vision": 4,784), and as much as with OpenAI's patches.
 Their older models that count tiles with a multiplier (gpt-4o-mini) come to more, at a price that is as much lower."""
+
+REMOTE_TOKENS = 40_000
+"""An estimate takes a quarter of it (ledger.py): a PDF of a few pages, five minutes of audio, what a search finds."""
 
 TOOLS_TOKENS = 1_000
 """Anthropic's system prompt for tools has up to 700 ("Tool use", pricing)."""
@@ -38,34 +43,38 @@ _TEXT_ENDINGS = (
 )
 """So do those of what tools of the provider's gave, which a client sends again with the conversation."""
 
+_IMAGES = ("image", "image_url")
 _OWN_TOOLS = (None, "custom", "function")
 _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 _OPENING = ("mcp_servers", "container", "web_search_options", "plugins")
 """Fields by which a request asks for something that the provider gets from elsewhere."""
 
-_MAY_OPEN = frozenset({*_OPENING, "context_management"})
+OPENING_FIELDS = frozenset({*_OPENING, "context_management", "thread"})
 """Without any of these there is nothing to look for; nearly every request has none."""
 
 
 class InputEstimate(NamedTuple):
-    """The bound on the input."""
+    """The bound on the input, unless it is open."""
 
     tokens: int
     is_open: bool
 
 
 def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
-    """The bound for a request of `size` bytes with these fields at its top level. Takes any JSON."""
-    tokens, is_open = size, False
-    if not _MAY_OPEN.isdisjoint(request):
-        is_open = any(request.get(name) for name in _OPENING) or _compacts(request)
+    """The estimate for a request of `size` bytes with these fields at its top level. Takes any JSON."""
+    tokens, remote, is_open = size, 0, False
+    if not OPENING_FIELDS.isdisjoint(request):
+        remote = sum(map(bool, map(request.get, _OPENING))) + _compacts(request) + _continues(request)
     for block in _blocks(request.get("messages")):
         packed = _image(block)
         if packed is not None:
             tokens += IMAGE_TOKENS - len(packed)
+        elif block.get("type") in _IMAGES:
+            tokens += IMAGE_TOKENS
+            is_open = True
         elif not _is_text(block):
             tokens -= len(_data(block))
-            is_open = True
+            remote += 1
     tools = request.get("tools")
     if tools and isinstance(tools, list):
         tokens += TOOLS_TOKENS
@@ -74,8 +83,8 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
             if isinstance(kind, str) and kind.startswith(_BUILT_IN_TOOLS):
                 tokens += TOOL_TOKENS
             elif kind not in _OWN_TOOLS:
-                is_open = True
-    return InputEstimate(tokens, is_open)
+                remote += 1
+    return InputEstimate(tokens + remote * REMOTE_TOKENS, is_open or remote > 0)
 
 
 def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
@@ -139,3 +148,11 @@ def _compacts(request: Mapping[str, Any]) -> bool:
         case {"edits": list() as edits}:
             return any(str(edit.get("type")).startswith("compact") for edit in _objects(edits))
     return False
+
+
+def _continues(request: Mapping[str, Any]) -> bool:
+    """Whether the provider holds what was said before: all threads, but one that begins."""
+    match request.get("thread"):
+        case None | {"type": "create"}:
+            return False
+    return True

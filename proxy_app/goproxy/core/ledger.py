@@ -26,7 +26,7 @@ BYTES_PER_TOKEN = 4
 FLAGS: Mapping[str, str] = {
     "above_hold": "It cost more than was held: the provider counted more than the body and the model's limits allow.",
     "capped_at_hold": "The estimate came to more than was held; what was held is charged.",
-    "input_estimated": "The input was not told, and is a quarter of what was held for it.",
+    "input_estimated": "The prompt was not told, and is a quarter of what the body can come to.",
     "output_estimated": "The final output was not told, and is a quarter of the bytes that were seen.",
     "unknown_account": "The control plane did not know the account when the row came.",
     "unknown_wallet": "The control plane did not know one of the wallets when the row came.",
@@ -76,7 +76,7 @@ class _Request:
     """The id of our catalogue, whatever alias was asked for."""
     stream: bool
     estimated_input_tokens: int
-    """Not fewer than the provider can count."""
+    """What the body can come to. Not fewer than the provider can count, unless it gets some of it from elsewhere."""
 
     def to_json(self) -> dict[str, Any]:
         """As `from_json` reads it."""
@@ -172,7 +172,9 @@ def settle(
     `status` is that of the upstream's answer, 0 where none came; `drained`: the rest of it was read after the client
     had left.
     """
-    usage, settlement, flags = _charged(hold, reading, drained=drained, status=status, outcome=outcome)
+    usage, settlement, flags = _charged(
+        hold, reading, drained=drained, status=status, outcome=outcome, has_body=answered_bytes > 0
+    )
     return _row(
         hold,
         usage=usage,
@@ -230,7 +232,7 @@ def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | Non
 
 
 def _charged(
-    hold: Hold, reading: Reading, *, drained: bool, status: int, outcome: str
+    hold: Hold, reading: Reading, *, drained: bool, status: int, outcome: str, has_body: bool
 ) -> tuple[Usage, Settlement, set[str]]:
     """What of the usage is charged, by which rule, and what of it is an estimate."""
     refused = not 200 <= status < 300 if status else outcome.startswith("upstream_")
@@ -242,8 +244,10 @@ def _charged(
     if reading.error is not None:
         return seen, Settlement.UPSTREAM_ERROR, set()
     flags = set()
-    if reading.usage is None and (reading.generated_bytes or outcome in _CLIENT_LEFT):
-        seen = Usage(input=_tokens(hold.estimated_input_tokens))
+    if not seen.prompt and (
+        has_body or outcome in _CLIENT_LEFT
+    ):  # no prompt is empty, whatever can be read of an answer
+        seen = dataclasses.replace(seen, input=_tokens(hold.estimated_input_tokens))
         flags.add("input_estimated")
     generated = _tokens(reading.generated_bytes)
     if generated > seen.output:

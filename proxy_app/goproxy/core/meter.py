@@ -29,6 +29,15 @@ from goproxy.core.usage import Usage
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a JSON body that are kept until it ends: many times what the longest answer takes."""
 
+_TAIL = 64 * 1024
+"""Bytes of the end of a longer one that are kept, too: the providers tell usage there."""
+
+_USAGE = re.compile(rb'(?<=[^\\])"usage"\s*+:\s*+(?=\{)')
+_USAGES = 16
+"""That are tried, from the last one."""
+
+_MARK = b"\xef\xbb\xbf"
+
 DELTA = b'"delta"'
 _UNREAD = 4 * 1024
 _UNCOUNTED = 12 * 1024
@@ -41,13 +50,14 @@ FLAGS: Mapping[str, str] = {
     "cache_write_split_assumed": "Cache writes whose lifetime (5 minutes or 1 hour) was not told; priced at 5 minutes.",
     "content_after_usage": "Content came after the last usage and no usage after it: that was not the final one.",
     "final_usage_missing": "The answer came to its end without its final usage.",
-    "incomplete_usage": "Prompt or output tokens were never told (or never validly); taken as 0.",
+    "incomplete_usage": "Prompt or output tokens were never told (or never validly).",
     "inference_geo_other": "Inference was bound to a region, which may change the provider's price.",
     "invalid_usage": "A count was no integer from 0 to 10^9; the last valid one stands.",
     "no_event": "The body of an event stream held no event.",
     "other_model_usage": "Another model worked too (advisor, fallback); its tokens are told apart and are not priced.",
-    "oversized_body": "The JSON body was longer than 8 MiB and was not read.",
+    "oversized_body": "The JSON body was longer than 8 MiB: only the usage at its end was looked for.",
     "oversized_event": "An event was longer than 1 MiB and was not read.",
+    "part_by_total": "Prompt or output was not told, or is no count: it is what the other part leaves of the total.",
     "prompt_excludes_cache": "By its own total, the OpenAI usage tells cache tokens beside the prompt, not in it.",
     "prompt_vanished": "Usage told of a prompt and then of none, which there cannot be; the former stands.",
     "raw_usage_trimmed": "The usage object was too long, too deep or not ASCII; only its counts are kept.",
@@ -60,8 +70,10 @@ FLAGS: Mapping[str, str] = {
     "service_tier_priority": "Served at the priority tier; priced at the standard one.",
     "speed_other": "Served at a speed that is not standard, which may change the provider's price.",
     "total_mismatch": "The usage contradicts itself: a sum or a part does not fit.",
+    "undecoded_body": "The answer came in a Content-Encoding that was not asked for and cannot be read.",
     "unparsed_body": "The body is not the JSON that it should be.",
     "unparsed_event": "An event is not the JSON that it should be.",
+    "zero_usage": "The usage tells of no prompt, or of no output though there was some: what is 0 is estimated.",
 }
 """Every flag of a Reading, and what it means for the row that carries it."""
 
@@ -114,6 +126,8 @@ class Meter(ABC):
         self._events = EventReader() if stream else None
         self._has_events = False
         self._body = bytearray()
+        self._tail = bytearray()
+        """Of what is beyond MAX_BODY."""
         self._flags: set[str] = set()
         self._told = RawUsage(self.counts)
         self._ended = False
@@ -141,23 +155,36 @@ class Meter(ABC):
         elif len(self._body) + len(data) <= MAX_BODY:
             self._body += data
         else:
-            self._body += data[: MAX_BODY - len(self._body)]
+            kept = MAX_BODY - len(self._body)
+            self._body += data[:kept]
+            self._tail += data[kept:]
+            if len(self._tail) > 2 * _TAIL:
+                del self._tail[:-_TAIL]
             self._flags.add("oversized_body")
         self.bytes += len(data)
 
+    def lose(self) -> None:
+        """What comes now cannot be decoded: what was told before is all that will be."""
+        self._flags.add("undecoded_body")
+
     def end(self) -> None:
         """The body ended as HTTP says: it is whole. To be called once."""
+        if "undecoded_body" in self._flags:
+            return
         if self._events is not None:
             self._read()
             self._take(self._events.end())
             self._is_over = self._has_events
             if not self._has_events:
                 self._flags.add("no_event")
-        elif "oversized_body" not in self._flags:
-            document = self._parse(self._body, "unparsed_body")
+        elif "oversized_body" in self._flags:
+            self._read_tail()
+        else:
+            body = self._body.removeprefix(_MARK) if self._body.startswith(_MARK) else self._body
+            document = self._parse(body, "unparsed_body")
             if document is not None:
                 self._ended = True
-                self._on_body(document)
+                self._on_body(document, body)
 
     def usage(self) -> Usage | None:
         """The usage that was told by now."""
@@ -180,6 +207,9 @@ class Meter(ABC):
         if told.was_trimmed:
             flags.add("raw_usage_trimmed")
         exact = is_final and not told.invalid and "incomplete_usage" not in flags
+        if exact and usage is not None and self._lacks_something(usage):
+            exact = False
+            flags.add("zero_usage")
         return Reading(
             usage=usage,
             raw_usage=told.document or None,
@@ -196,8 +226,8 @@ class Meter(ABC):
         """Take what an event says."""
 
     @abstractmethod
-    def _on_body(self, document: Mapping[str, Any]) -> None:
-        """Take what a whole JSON body says."""
+    def _on_body(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
+        """Take what a whole JSON body says, which stands in `data`."""
 
     @abstractmethod
     def _is_final(self) -> bool:
@@ -213,6 +243,12 @@ class Meter(ABC):
 
         `data` begins between two events, and holds no CR. `events` has read what came before it.
         """
+
+    def _lacks_something(self, usage: Usage) -> bool:
+        """Whether it tells of nothing where there was something. No prompt is empty, if there is an answer to it."""
+        if usage.prompt and usage.output:
+            return False
+        return self._generated_by_now() > 0 or usage.output > 0
 
     def _read(self) -> None:
         """Read what was fed. Nearly all of a stream is content, which is told apart without looking into it."""
@@ -234,6 +270,23 @@ class Meter(ABC):
                 return
         if data:
             self._take(self._events.feed(data))
+
+    def _read_tail(self) -> None:
+        """Take the usage at the end of a body whose middle was not kept.
+
+        From its name on there must be what ends the outermost object, and nothing after it. No text within the answer
+        looks so, since a quote in a text has a backslash before it.
+        """
+        tail = bytes((self._body[-_TAIL:] + self._tail)[-_TAIL:])
+        for found in reversed([*_USAGE.finditer(tail)][-_USAGES:]):
+            data = b"{" + tail[found.start() :]
+            try:
+                document = orjson.loads(data)
+            except ValueError:
+                continue
+            self._ended = True
+            self._on_body(document, data)
+            return
 
     def _leave_uncounted(self, run: bytes) -> None:
         """Events of nothing but content, one after the other, each with the blank line that ends it."""

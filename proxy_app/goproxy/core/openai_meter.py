@@ -5,11 +5,12 @@ Sources: `types/completion_usage.py` and `types/chat/chat_completion_chunk.py` o
 LiteLLM for Anthropic's names within an OpenAI usage object. The wire protocol decides what a count means, not who
 sends it: cache tokens are a part of `prompt_tokens` here, whatever they are called. Three sorts of upstreams break that
 rule and say so by their own `total_tokens`; those are read by it, and flagged. One of them is Google, whose
-`completion_tokens` have no thinking in them, and which tells of that nowhere else.
+`completion_tokens` have no thinking in them, and which tells of that nowhere else, whether a cache was read or not.
 
 The usage is final when it comes in a chunk without choices (the one that `include_usage` asks for), or when `[DONE]`
-comes and no content came in between: some upstreams send usage with the last choice, and some with every chunk. A
-whole JSON body is final.
+comes and no content came in between: some upstreams send usage with the last choice, and some with every chunk. One of
+them (Perplexity) sends no `[DONE]`: there the end of the HTTP body stands for it, if the usage came with a
+`finish_reason` or after one. A whole JSON body is final.
 """
 
 from __future__ import annotations
@@ -38,10 +39,23 @@ CREATED = ("prompt_tokens_details", "cache_creation_tokens")
 CREATED_5M = ("prompt_tokens_details", "cache_creation_token_details", "ephemeral_5m_input_tokens")
 CREATED_1H = ("prompt_tokens_details", "cache_creation_token_details", "ephemeral_1h_input_tokens")
 
+# The names of Moonshot, DeepSeek and DashScope, whose prompt has them in it, too.
+CACHED_OF_MOONSHOT = ("cached_tokens",)
+CACHED_OF_DEEPSEEK = ("prompt_cache_hit_tokens",)
+CREATED_OF_DASHSCOPE = ("prompt_tokens_details", "cache_creation_input_tokens")
+CREATED_OF_DASHSCOPE_5M = ("prompt_tokens_details", "cache_creation", "ephemeral_5m_input_tokens")
+CREATED_OF_DASHSCOPE_1H = ("prompt_tokens_details", "cache_creation", "ephemeral_1h_input_tokens")
+
+_READ = (CACHED, CACHE_READ, CACHED_OF_MOONSHOT, CACHED_OF_DEEPSEEK)
+_WRITTEN = (WRITTEN, CREATED, CREATED_OF_DASHSCOPE, CACHE_WRITE)
+_WRITTEN_5M = (CREATED_5M, CREATED_OF_DASHSCOPE_5M, CACHE_WRITE_5M)
+_WRITTEN_1H = (CREATED_1H, CREATED_OF_DASHSCOPE_1H, CACHE_WRITE_1H)
+"""The names of each: the first that was told counts."""
+
 COUNTS = Counts(
     (
-        *(PROMPT, COMPLETION, TOTAL, CACHED, WRITTEN, REASONING, AUDIO_IN, AUDIO_OUT),
-        *(CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H, CREATED, CREATED_5M, CREATED_1H),
+        *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT),
+        *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H),
     ),
     prompt=(PROMPT,),
 )
@@ -67,6 +81,9 @@ class OpenAIMeter(Meter):
         self._parsed_for_model = 0
         self._is_usage_chunk = False
         self._has_content_after_usage = False
+        self._has_finish_reason = False
+        self._is_usage_of_finished = False
+        """The usage came with or after a `finish_reason`."""
 
     def _on_event(self, name: bytes, data: bytes) -> None:
         if data == b"[DONE]":
@@ -79,6 +96,7 @@ class OpenAIMeter(Meter):
         if generated and self._told.tokens:
             self._has_content_after_usage = True
             self._is_usage_chunk = False
+        self._look_for_finish(data)
         if b'"choices"' in data and not self._must_be_parsed(data):
             return
         if (document := self._parse(data, "unparsed_event")) is None:
@@ -108,9 +126,15 @@ class OpenAIMeter(Meter):
                 rest.append(data[at : run.start()])
                 at = run.start() + len(content)
                 self._leave_uncounted(content)
+                self._look_for_finish(content)
             if content != run[0]:
                 break  # what comes after usage has a meaning by where it stands
         return b"".join([*rest, data[at:]])
+
+    def _look_for_finish(self, data: bytes) -> None:
+        """Within content the quotes around the name would have a backslash before them."""
+        if b'"finish_reason":"' in data or b'"finish_reason": "' in data:
+            self._has_finish_reason = True
 
     def _must_be_parsed(self, data: bytes) -> bool:
         """Whether a chunk says more than its content. Events are parsed, too, until one has named the model."""
@@ -119,15 +143,16 @@ class OpenAIMeter(Meter):
             return True
         return b'"error"' in data or (b'"usage"' in data and _TELLS_USAGE.search(data) is not None)
 
-    def _on_body(self, document: Mapping[str, Any]) -> None:
+    def _on_body(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
         self._name_model(document.get("model"))
-        self._take_usage(document, self._body)
+        self._take_usage(document, data)
         self._take_error(document)
 
     def _take_usage(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
         if isinstance(usage := self._merge(document.get("usage"), data, ("usage",)), dict) and usage:
             self._is_usage_chunk = not document.get("choices")
             self._has_content_after_usage = False
+            self._is_usage_of_finished = self._has_finish_reason
         tier = document.get("service_tier")
         if isinstance(tier, str) and tier not in ("default", "standard", "auto"):
             self._flags.add(_TIERS.get(tier, "service_tier_other"))
@@ -151,7 +176,8 @@ class OpenAIMeter(Meter):
         return total - min(reasoning, reasoning_content)
 
     def _is_final(self) -> bool:
-        return self._is_usage_chunk or (self._ended and not self._has_content_after_usage)
+        has_ended = self._ended or (self._is_over and self._is_usage_of_finished)
+        return self._is_usage_chunk or (has_ended and not self._has_content_after_usage)
 
     def _usage(self, flags: set[str]) -> Usage:
         told = self._told
@@ -168,19 +194,21 @@ class OpenAIMeter(Meter):
 
 
 def _usage(told: RawUsage, flags: set[str]) -> Usage:
-    prompt, output, reasoning = told.get(PROMPT), told.get(COMPLETION), told.get(REASONING)
-    read = _one(told, flags, CACHED, CACHE_READ) or 0
+    prompt, output, beyond = _parts(told, flags)
+    reasoning = told.get(REASONING)
+    read = _one(told, flags, *_READ) or 0
     for_5m, for_1h = _writes(told, flags)
     cache = read + for_5m + for_1h
     uncached = prompt - cache
-    beyond = told.tokens.get(TOTAL, prompt + output) - prompt - output
-    if beyond and beyond == cache:
+    cannot_be_within = beyond > cache > prompt and not reasoning
+    if cache and beyond and (cannot_be_within or beyond in (cache, cache + reasoning)):
         flags.add("prompt_excludes_cache")
         uncached = prompt
-    elif beyond and beyond == reasoning:
+        beyond -= cache
+    if beyond and beyond == reasoning:
         flags.add("reasoning_beside_output")
         output += reasoning
-    elif beyond > 0 and not cache and not reasoning:
+    elif beyond > 0 and not reasoning:
         flags.add("reasoning_by_total")
         reasoning = beyond
         output += beyond
@@ -194,11 +222,32 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
     return Usage(uncached, for_5m, for_1h, read, output, min(reasoning, output))
 
 
+def _parts(told: RawUsage, flags: set[str]) -> tuple[int, int, int]:
+    """The prompt, the output, and what the total has beyond both.
+
+    A total says something of reasoning or cache beside them only where both were told; where one was not, or is no
+    count, that one is what the other leaves of the total.
+    """
+    prompt, output = told.get(PROMPT), told.get(COMPLETION)
+    valid = told.tokens.keys() - told.invalid
+    if TOTAL not in valid or valid.isdisjoint((PROMPT, COMPLETION)):
+        return prompt, output, 0
+    total = told.tokens[TOTAL]
+    if PROMPT in valid and COMPLETION in valid:
+        return prompt, output, total - prompt - output
+    flags.add("part_by_total")
+    if PROMPT in valid:
+        output = max(total - prompt, 0)
+    else:
+        prompt = max(total - output, 0)
+    return prompt, output, 0
+
+
 def _writes(told: RawUsage, flags: set[str]) -> tuple[int, int]:
     """Tokens written for five minutes and for an hour. OpenAI's own count knows no lifetimes: nothing is assumed."""
-    total = _one(told, flags, WRITTEN, CREATED, CACHE_WRITE)
-    for_5m = _one(told, flags, CREATED_5M, CACHE_WRITE_5M)
-    for_1h = _one(told, flags, CREATED_1H, CACHE_WRITE_1H)
+    total = _one(told, flags, *_WRITTEN)
+    for_5m = _one(told, flags, *_WRITTEN_5M)
+    for_1h = _one(told, flags, *_WRITTEN_1H)
     if WRITTEN in told.tokens and for_5m is None and for_1h is None:
         return total or 0, 0
     return cache_writes(total, for_5m, for_1h, flags)

@@ -157,6 +157,9 @@ _USUAL: Mapping[str, Any] = {
     "prompt_tokens": int,
     "completion_tokens": int,
     "total_tokens": int,
+    "cached_tokens": int,
+    "prompt_cache_hit_tokens": int,
+    "prompt_cache_miss_tokens": int,
     "prompt_tokens_details": {"cached_tokens": int, "audio_tokens": int, "cache_write_tokens": int},
     "completion_tokens_details": {
         "reasoning_tokens": int,

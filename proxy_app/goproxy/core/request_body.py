@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from goproxy.core.input_estimate import estimate_input
+from goproxy.core.input_estimate import OPENING_FIELDS, estimate_input
 
 _DECODER = json.JSONDecoder()
 _scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
@@ -38,18 +38,28 @@ _OTHER_CHOICES = ("candidate_count", "candidateCount")
 
 _OTHER_MODELS = (
     *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
-    *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks"),
+    *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "router_settings_override"),
 )
 """By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
+
+_PAID_BY_ITS_MODEL = "a request is paid by its model here, and no other may answer. Leave this field out."
+
+_DROPPING = "additional_drop_params"
+"""With it LiteLLM keeps fields from the provider: `max_tokens` that were held for, too."""
 
 _SPREAD = ("extra_body", "generationConfig", "generation_config")
 """Objects that LiteLLM spreads over the request."""
 
-_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, *_SPREAD})
+_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, _DROPPING, *_SPREAD})
 READ_FIELDS = _RARE.union(
     ("model", "stream", "stream_options", "messages", "tools", "max_tokens", "max_completion_tokens", "n")
 )
 """What must be understood, and is refused where it cannot be."""
+
+_FOLDED = {name.casefold(): name for name in READ_FIELDS | OPENING_FIELDS}
+"""Upstreams written in Go read JSON without regard to case: `Model` is their `model`, and the later one counts."""
+
+_FOLDED_TO_OTHERS = _FOLDED.keys() - {*_FOLDED.values()}
 
 
 class InvalidBody(Exception):
@@ -83,10 +93,10 @@ class RequestBody:
     """The stream shall have OpenAI's usage chunk."""
 
     estimated_input_tokens: int
-    """An upper bound; see input_estimate.py."""
+    """An upper bound, unless there is remote input; see input_estimate.py."""
 
     has_remote_input: bool
-    """There is no such bound in the body, and the model's context is the bound."""
+    """The body does not bound the input, and the model's context is the bound."""
 
     def asking_for_usage(self) -> RequestBody:
         """The body with `stream_options.include_usage` true, and nothing else different.
@@ -149,7 +159,22 @@ def _walked(body: bytes) -> dict[str, Any]:
     return fields
 
 
+def _check_case(fields: Mapping[str, Any]) -> None:
+    """Nearly every request has names in lower case only: that is seen in one look at all of them.
+
+    Raises:
+        InvalidBody: a field that is read here is written in another case.
+    """
+    names = "".join(fields)
+    if names.isascii() and names == names.lower() and _FOLDED_TO_OTHERS.isdisjoint(fields):
+        return
+    for name in fields:
+        if (meant := _FOLDED.get(name.casefold(), name)) != name:
+            raise InvalidBody(f"{meant}: this field must be written like this, upper and lower case too.")
+
+
 def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
+    _check_case(fields)
     model = fields.get("model")
     if "model" not in fields:
         raise InvalidBody("model: this field is required. GET /v1/models lists what there is.")
@@ -163,6 +188,8 @@ def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
     options = fields.get("stream_options")
     if not isinstance(options, dict | None):
         raise InvalidBody("stream_options: this field must be an object.")
+    if tools := fields.get("tools"):
+        _check_tools(tools, model)
     estimate = estimate_input(fields, len(body))
     return RequestBody(
         body,
@@ -184,9 +211,11 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
     """
     for name in _OTHER_MODELS:
         if fields.get(name):
-            raise InvalidBody(
-                f"{name}: a request is paid by its model here, and no other may answer. Leave this field out."
-            )
+            raise InvalidBody(f"{name}: {_PAID_BY_ITS_MODEL}")
+    if fields.get(_DROPPING):
+        raise InvalidBody(
+            f"{_DROPPING}: a request is held for as it stands, and must be sent so. Leave this field out."
+        )
     for name in _SPREAD:
         if isinstance(inner := fields.get(name), dict) and (hidden := READ_FIELDS & inner.keys()):
             raise InvalidBody(f"{name}.{min(hidden)}: this field must stand at the top level of the request.")
@@ -196,6 +225,17 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
     for name in _OTHER_CHOICES:
         choices = max(choices, _integer(fields, name, at_least=1, at_most=_MOST_CHOICES) or 1)
     return limit, choices
+
+
+def _check_tools(tools: object, model: str) -> None:
+    """See that no tool brings a model of its own, as Anthropic's advisor does.
+
+    Raises:
+        InvalidBody: one does.
+    """
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict) and tool.get("model", model) not in (model, None):
+            raise InvalidBody(f"tools.model: {_PAID_BY_ITS_MODEL}")
 
 
 def _flag(fields: Mapping[str, Any], name: str, within: str = "") -> bool:

@@ -72,9 +72,8 @@ def check_permission(key: LimitedKey, upstream: str, model: Model) -> None:
 def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endpoint, request_id: str) -> Hold:
     """The worst case of a request: the longest prompt that its body can be, and the longest answer that it asks for."""
     asked, model = admitted.asked, admitted.model
-    prompt = model.context_tokens
-    if not asked.has_remote_input:
-        prompt = min(asked.estimated_input_tokens, prompt)
+    estimated = min(asked.estimated_input_tokens, model.context_tokens)
+    prompt = model.context_tokens if asked.has_remote_input else estimated
     longest = min(asked.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
     opened_at = timestamp()
     version = version_in_force(model.prices, day_of(opened_at))
@@ -90,7 +89,7 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
         protocol=endpoint.protocol.name,
         model=model.id,
         stream=admitted.stream,
-        estimated_input_tokens=prompt,
+        estimated_input_tokens=estimated,
         amount=worst_case(version, model.billing_multiplier, prompt, longest * asked.choices),
     )
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -66,8 +67,11 @@ class Standing:
     """Leased and not held, over all accounts' wallets."""
     unposted_rows: int
     unposted_bytes: int
+    unposted_age: float
+    """Seconds since the oldest of them was settled; 0 if there is none."""
     unsettled_rows: int
     """Rows that the disk does not have yet."""
+    unsettled_age: float
     journal_problem: str | None
     journal_syncs: int
     journal_damaged: int
@@ -247,7 +251,9 @@ class Books:
             free=sum(lease.free for lease in self._desk.leases if not lease.wallet.startswith("key:")),
             unposted_rows=len(self._post),
             unposted_bytes=self._post.bytes,
+            unposted_age=_age(self._post.oldest),
             unsettled_rows=len(self._unsettled),
+            unsettled_age=_age(next((row.settled_at for row, _ in self._unsettled.values()), None)),
             journal_problem=self._journal.problem,
             journal_syncs=self._journal.syncs,
             journal_damaged=self._journal.damaged,
@@ -324,6 +330,12 @@ async def books_for(config: Config, directory: Path, backend_url: str, token: st
             yield books
         finally:
             await books.close()
+
+
+def _age(settled_at: str | None) -> float:
+    if settled_at is None:
+        return 0.0
+    return max(0.0, time.time() - datetime.fromisoformat(settled_at).timestamp())
 
 
 async def _keep_up(work: Callable[[], Awaitable[None]]) -> None:

@@ -18,6 +18,7 @@ from goproxy.core.meter import Meter
 from goproxy.core.usage import Usage
 from goproxy.core.usage_chunk import UsageChunkFilter
 from goproxy.core.wire import WireProtocol
+from goproxy.data_plane.decoding import Decoded, content_coding
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import RequestRecord, moment
 
@@ -61,7 +62,11 @@ class Exchange:
         self._withholds_usage = withhold_usage
         self._filter: UsageChunkFilter | None = None
         self._meter: Meter | None = None
+        self._decoded: Decoded | None = None
+        """Of an answer in a Content-Encoding."""
         self._noted: Usage | None = None
+        self._feed: Callable[[bytes], object]
+        """Takes the pieces; there are none before the answer has begun."""
         self._note_at = 0.0
         self._moments: list[float] = []
         """When pieces came, from the last one on whose gap has been told."""
@@ -69,16 +74,19 @@ class Exchange:
     def begin(self, answer: Answer) -> None:
         """The head of the answer is there."""
         is_stream = answer.content_type == EVENT_STREAM
-        self._meter = self._protocol.meter(stream=is_stream)
-        if is_stream and self._withholds_usage:
+        meter = self._meter = self._protocol.meter(stream=is_stream)
+        coding = content_coding(answer.header("content-encoding"))
+        if coding is not None:
+            self._decoded = Decoded(meter, coding)
+        self._feed = meter.feed if self._decoded is None else self._decoded.feed
+        if is_stream and self._withholds_usage and coding is None:
             self._filter = UsageChunkFilter()
 
     def take(self, piece: bytes) -> bytes:
         """A piece of the answer's body; what of it goes to the client."""
-        assert self._meter is not None, "the answer has begun"
         now = time.monotonic()
         self._moments.append(now)
-        self._meter.feed(piece)
+        self._feed(piece)
         if now >= self._note_at and not self.is_whole:
             self._note_at = now + _NOTE_EVERY
             asyncio.get_running_loop().call_soon(self._note)  # an answer that comes at once is whole by then
@@ -96,6 +104,7 @@ class Exchange:
         meter = self._meter or self._protocol.meter(stream=False)
         if self.is_whole:
             meter.end()
+        answered_bytes = (self._decoded or meter).bytes
         return settle(
             self.hold,
             reading=meter.reading(counts_exact=False),
@@ -103,8 +112,8 @@ class Exchange:
             status=self.record.upstream_status,
             outcome=self.record.outcome,
             settled_at=timestamp(),
-            received_bytes=self.record.bytes_out if meter.bytes else 0,
-            answered_bytes=meter.bytes,
+            received_bytes=self.record.bytes_out if answered_bytes else 0,
+            answered_bytes=answered_bytes,
             versions=self._model.prices,
             multiplier=self._model.billing_multiplier,
             upstream_request_id=self.record.upstream_request_id,

@@ -6,6 +6,9 @@ computed elsewhere.
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
@@ -17,10 +20,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from goproxy.core.ledger import Row
+from goproxy.core.protocols import PROTOCOLS
 from goproxy.data_plane.board import Place
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.tally import OwnTally, Tally
-from goproxy.observe import RequestRecord, log
+from goproxy.observe import Outcome, RequestRecord, log
 
 _FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -58,6 +62,9 @@ class Buckets:
         return family
 
 
+_TOLD_EVERY = 60.0
+"""Seconds between two warnings of the same."""
+
 _COUNTERS = {
     "requests": ("Requests that ended.", "protocol", "status", "outcome"),
     "rows": ("Paid requests, by how they were settled.", "settlement"),
@@ -65,6 +72,9 @@ _COUNTERS = {
     "cost_nanodollars": ("What was charged.",),
 }
 """What they tell, and their labels."""
+
+_FROM_THE_START = ((200, Outcome.INTERNAL_ERROR), (500, Outcome.INTERNAL_ERROR), (503, Outcome.REFUSED))
+"""Statuses and outcomes that alarms are on: Prometheus sees no increase from nothing to the first one."""
 
 _GAUGES = {
     "requests_in_flight": "Requests that are served, drained or settled.",
@@ -74,12 +84,14 @@ _GAUGES = {
     "lease_free_nanodollars": "What is leased and not held.",
     "journal_syncs": "Times that the journal was synced.",
     "journal_unposted_rows": "Rows that the backend does not have.",
+    "journal_unposted_age_seconds": "Since the oldest row was settled that the backend does not have.",
     "journal_unsettled_rows": "Rows that the disk does not have.",
+    "journal_unsettled_age_seconds": "Since the oldest row was settled that the disk does not have.",
     "journal_damaged": "Records that could not be read.",
     "keys_age_seconds": "Since the backend told the keys.",
 }
 
-_OLDEST = "keys_age_seconds"
+_AGES = ("journal_unposted_age_seconds", "journal_unsettled_age_seconds", "keys_age_seconds")
 """Of several processes it is the highest that is told, and not the sum."""
 
 
@@ -100,10 +112,19 @@ class Observer(Collector):
         self._former_syncs = self._counts.numbers[self._counts.index("journal_syncs")]
         """Those of the processes that had this place before: their sum must not fall."""
 
-        self.count_interrupted(books.interrupted)
+        self._adopted_damage = 0
+        self._undecoded_told_at = -math.inf
+        for protocol in PROTOCOLS:
+            for status, outcome in _FROM_THE_START:
+                self._counts.numbers[self._index["requests", protocol, status, outcome]] += 0
+        self._count_interrupted(books.interrupted)
 
-    def count_interrupted(self, rows: Iterable[Row]) -> None:
-        """Requests that an instance left open which is no more."""
+    def adopted(self, books: Books) -> None:
+        """Count what is found in the journal of an instance that is no more."""
+        self._count_interrupted(books.interrupted)
+        self._adopted_damage += books.standing.journal_damaged
+
+    def _count_interrupted(self, rows: Iterable[Row]) -> None:
         for row in rows:
             self._counts.numbers[self._index["requests", row.protocol, row.status, row.outcome]] += 1
             self._settled(row)
@@ -155,8 +176,10 @@ class Observer(Collector):
             "lease_free_nanodollars": standing.free,
             "journal_unposted_rows": standing.unposted_rows,
             "journal_unsettled_rows": standing.unsettled_rows,
-            "journal_damaged": standing.journal_damaged,
-            _OLDEST: standing.keys_age,
+            "journal_damaged": standing.journal_damaged + self._adopted_damage,
+            "journal_unposted_age_seconds": standing.unposted_age,
+            "journal_unsettled_age_seconds": standing.unsettled_age,
+            "keys_age_seconds": standing.keys_age,
         }
 
     def collect(self) -> Iterable[Metric]:
@@ -167,7 +190,7 @@ class Observer(Collector):
             for name, value in other.counts.items():
                 counted[name] = counted.get(name, 0.0) + value
             for name, value in other.gauges.items():
-                gauges[name] = max(gauges[name], value) if name == _OLDEST else gauges[name] + value
+                gauges[name] = max(gauges[name], value) if name in _AGES else gauges[name] + value
         gauges["journal_syncs"] = counted["journal_syncs"]
         for name, (text, *labels) in _COUNTERS.items():
             counter = CounterMetricFamily(f"goproxy_{name}", text, labels=["upstream", *labels])
@@ -192,12 +215,21 @@ class Observer(Collector):
         tokens = {kind: count for kind, count in usage.to_json().items() if count}
         for kind, count in tokens.items():
             numbers[index["tokens", kind]] += count
+        if "undecoded_body" in row.flags:
+            self._tell_undecoded(row)
         return {
             "settlement": row.settlement,
             "cost_nanodollars": row.cost_nanodollars,
             "tokens": tokens,
             "flags": row.flags,
         }
+
+    def _tell_undecoded(self, row: Row) -> None:
+        """What an operator must do something about; each request's own line has the flag."""
+        now = time.monotonic()
+        if now - self._undecoded_told_at >= _TOLD_EVERY:
+            self._undecoded_told_at = now
+            log("answer cannot be decoded", level=logging.WARNING, request_id=row.id, upstream=self._upstream)
 
 
 class _Indexes(dict[tuple[str | int, ...], int]):

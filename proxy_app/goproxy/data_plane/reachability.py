@@ -21,6 +21,7 @@ class Reach:
 
     endpoint: str
     host: str
+    port: int
     reachable: bool
     detail: str
 
@@ -33,15 +34,16 @@ async def try_endpoints(config: Config, tls: ssl.SSLContext) -> list[Reach]:
 
 async def _try(endpoint: Endpoint, config: Config, tls: ssl.SSLContext) -> Reach:
     origin = URL(endpoint.base_url, encoded=True).origin()
+    host, port = origin.raw_host or "", origin.port or 0
     pool = UpstreamPool(origin, tls)
     try:
         async with asyncio.timeout(config.timeouts.connect):
             connection = await pool.connect()
     except (OSError, TimeoutError, ValueError) as error:
-        return Reach(endpoint.name, origin.raw_host or "", False, why(error))
+        return Reach(endpoint.name, host, port, False, why(error))
     detail = f"connected, {connection.tls_version or 'without TLS'}"
     pool.close()  # no TLS farewell to wait for: there was no conversation
-    return Reach(endpoint.name, origin.raw_host or "", True, detail)
+    return Reach(endpoint.name, host, port, True, detail)
 
 
 def why(error: BaseException) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from goproxy.core.journal_record import row_document
 from goproxy.core.journal_state import Unposted
@@ -23,10 +25,24 @@ _BATCH = 500
 """Rows in one call, at most."""
 
 _SET_ASIDE = 60.0
-"""Seconds until a row that the control plane does not take is tried again: perhaps another version takes it."""
+_SET_ASIDE_LONGEST = 3600.0
+"""Seconds until a row that the control plane does not take is tried again, at first and at most: another version may
+take it."""
+
+_TELL_AGAIN = 3600.0
+"""Seconds between two lines about rows that are still not taken."""
 
 _ABOUT_US = (401, 403, 404, 409)
 """Refusals that are not about the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SetAside:
+    """A row that the control plane did not take."""
+
+    reason: str
+    pause: float
+    until: float
 
 
 class RowPost:
@@ -37,11 +53,13 @@ class RowPost:
         self._control = control
         self._unposted = dict(unposted)
         self._bytes = sum(len(row.line) for row in unposted.values())
-        self._set_aside: dict[str, float] = {}
+        self._set_aside: dict[str, _SetAside] = {}
         self._limit = _BATCH
         self._has_some = asyncio.Event()
         self._has_many = asyncio.Event()
         self._now = asyncio.get_running_loop().time
+        self._told_at = self._now()
+        """When it was last said that rows are still not taken."""
         self._back_off = BackOff("rows")
         self.posting = asyncio.Lock()
         """Held while rows are on their way."""
@@ -50,6 +68,12 @@ class RowPost:
 
     def __len__(self) -> int:
         return len(self._unposted)
+
+    @property
+    def oldest(self) -> str | None:
+        """When the row was settled that has waited for longest."""
+        first = next(iter(self._unposted.values()), None)
+        return None if first is None else str(json.loads(row_document(first.line))["settled_at"])
 
     @property
     def postable(self) -> int:
@@ -130,6 +154,7 @@ class RowPost:
             except ControlPlaneRefuses as refusal:
                 if refusal.status in _ABOUT_US:
                     raise
+                self._back_off.succeeded()
                 # One row of the batch can be what is refused: the halves of it are tried, down to that row.
                 self._limit = max(1, len(batch) // 2)
                 if len(batch) == 1:
@@ -155,7 +180,7 @@ class RowPost:
         now = self._now()
         batch = []
         for id_ in self._unposted:
-            if self._set_aside.get(id_, now) <= now:
+            if id_ not in self._set_aside or self._set_aside[id_].until <= now:
                 batch.append(id_)
                 if len(batch) == self._limit:
                     break
@@ -164,5 +189,12 @@ class RowPost:
         return batch
 
     def _put_aside(self, id_: str, reason: str) -> None:
-        log("control plane does not take a row; it is kept", level=logging.ERROR, request_id=id_, reason=reason[:200])
-        self._set_aside[id_] = self._now() + _SET_ASIDE
+        now, before = self._now(), self._set_aside.get(id_)
+        pause = _SET_ASIDE if before is None else min(2 * before.pause, _SET_ASIDE_LONGEST)
+        self._set_aside[id_] = _SetAside(reason, pause, now + pause)
+        if before is None or before.reason != reason:
+            text = "control plane does not take a row; it is kept"
+            log(text, level=logging.ERROR, request_id=id_, reason=reason[:200])
+        elif now - self._told_at >= _TELL_AGAIN:
+            self._told_at = now
+            log("control plane still does not take rows", level=logging.ERROR, rows=len(self._set_aside))

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from goproxy.core.ledger import Row
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import JournalInUse
 from goproxy.data_plane.segment import InUse, Shelf
@@ -73,12 +72,12 @@ def has_company(directory: Path) -> bool:
     return any(map(_is_in_use, _seats(directory)))
 
 
-async def adopt(directory: Path, own: Path, books_of: BooksOf, interrupted: Callable[[Sequence[Row]], object]) -> None:
+async def adopt(directory: Path, own: Path, books_of: BooksOf, adopted: Callable[[Books], object]) -> None:
     """Bring to an end, for ever, what other instances left in their seats.
 
-    `interrupted`: is told the rows of their open requests, which nobody else has counted.
+    `adopted`: is given the books of each, to count what nobody else has: their open requests, and damage.
     """
-    adopted: set[Path] = set()
+    ended: set[Path] = set()
     problems: dict[Path, str] = {}
     while True:
         for path in _seats(directory):
@@ -86,12 +85,12 @@ async def adopt(directory: Path, own: Path, books_of: BooksOf, interrupted: Call
                 if path == own or not any(path.glob("journal-*.log")):
                     continue
                 if _is_in_use(path):
-                    adopted.discard(path)  # to be looked at again when that one is gone
-                elif path not in adopted:
+                    ended.discard(path)  # to be looked at again when that one is gone
+                elif path not in ended:
                     if path not in problems:
                         log("adopting the journal that another instance left", path=str(path))
-                    if await _bring_to_an_end(path, books_of, interrupted):
-                        adopted.add(path)
+                    if await _bring_to_an_end(path, books_of, adopted):
+                        ended.add(path)
                     problems.pop(path, None)
             except JournalInUse:
                 continue  # another one was faster
@@ -102,10 +101,10 @@ async def adopt(directory: Path, own: Path, books_of: BooksOf, interrupted: Call
         await asyncio.sleep(_LOOK_EVERY)
 
 
-async def _bring_to_an_end(path: Path, books_of: BooksOf, interrupted: Callable[[Sequence[Row]], object]) -> bool:
+async def _bring_to_an_end(path: Path, books_of: BooksOf, adopted: Callable[[Books], object]) -> bool:
     """Whether the control plane has all that it takes, and what was lent. Else it is to be tried again."""
     async with books_of(path) as books:
-        interrupted(books.interrupted)
+        adopted(books)
         while not books.is_settled:  # noqa: ASYNC110 - a few looks, at what has no event
             await asyncio.sleep(_SETTLED_EVERY)
     return books.has_told_all

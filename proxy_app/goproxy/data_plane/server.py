@@ -151,7 +151,7 @@ async def serve(
             gc.set_threshold(_COLLECT_EVERY)
             if seat.is_beside if place is None else place.is_beside:
                 await _until_ready(config, books, tls)
-            beside = [asyncio.create_task(adopt(journal, seat.path, books_of, observer.count_interrupted))]
+            beside = [asyncio.create_task(adopt(journal, seat.path, books_of, observer.adopted))]
             if place is not None:
                 await place.until_it_may_listen()
                 beside.append(asyncio.create_task(_beat(place, config, gateway)))

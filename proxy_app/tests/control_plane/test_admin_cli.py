@@ -113,6 +113,21 @@ async def test_usage_rows_and_leases(backend: Backend, admin: Admin) -> None:
     assert (await admin("leases", "retire", "i1", "--force")).cells() == ["alice", "1.998765433"]
 
 
+async def test_a_row_is_found_by_either_id(backend: Backend, admin: Admin) -> None:
+    """What a client, or the provider, can name of a request that went wrong."""
+    await backend.account(dollars=10)
+    await backend.post("i1", *(row(n, flags=("final_usage_missing",)) for n in range(1, 4)))
+    for arguments in (["--id", row(2).id], ["--upstream-request-id", "up_2"]):
+        found = await admin("rows", *arguments)
+        assert found.cells()[2] == row(2).id
+        assert found.cells()[-2:] == ["ok", "final_usage_missing"]
+        assert len(found.out.splitlines()) == 2
+    assert (await admin("rows", "--id", "grant-alice")).cells()[1] == "grant"
+    assert len((await admin("rows", "--id", row(2).id, "--account", "alice", "--kind", "grant")).out.splitlines()) == 1
+    assert (await admin("--json", "rows", "--id", "req_none")).json["rows"] == []
+    assert (await admin("--json", "rows", "--upstream-request-id", "none")).json["rows"] == []
+
+
 async def test_rerating_and_reconciling(backend: Backend, admin: Admin, tmp_path: Path) -> None:
     await backend.account()
     await backend.post("i1", row(1))

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from goproxy.control_plane.store import accounts, usage, walk, wallets
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
+from tests.conftest import Lines
 from tests.control_plane.backend import DOLLAR, OPERATOR, PROXY, Backend, row
 from tests.control_plane.conftest import on_sqlite
 
@@ -120,7 +121,24 @@ async def test_rows_that_cannot_be_kept_are_named_and_the_others_are_kept(backen
     assert all(each["reason"] for each in rejected)
     assert {each["id"] for each in await listed(backend)} == {row(1).id, row(2).id}
     shown = (await backend.ask("GET", "/metrics", None)).text
-    assert f'goproxy_ledger_rows_rejected_total{{upstream="openhands"}} {len(BAD_ROWS)}.0' in shown
+    distinct = {str(each["id"] or each["reason"]) for each in rejected}
+    assert f'goproxy_ledger_rows_rejected_total{{upstream="openhands"}} {len(distinct)}.0' in shown
+
+
+@on_sqlite
+async def test_a_row_that_is_posted_again_and_again_is_rejected_once(backend: Backend, lines: Lines) -> None:
+    """Or the log is full of it, and the metric rises for as long as the row is kept."""
+    for reason in ("guessed", "guessed", "yesterday"):
+        posted = {
+            "instance": "i1",
+            "upstream": "openhands",
+            "rows": [broken(settlement=reason), broken(id="other" * 60)],
+        }
+        assert len((await backend.proxy("/rows", posted)).json["rejected"]) == 2
+    shown = (await backend.ask("GET", "/metrics", None)).text
+    assert 'goproxy_ledger_rows_rejected_total{upstream="openhands"} 2.0' in shown
+    (line,) = lines.all("rows rejected")
+    assert line["rows"] == 2
 
 
 @on_sqlite

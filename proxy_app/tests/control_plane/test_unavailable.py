@@ -184,6 +184,10 @@ async def test_a_full_disk_is_503(tmp_path: Path, new_url: Callable[[str], str])
         assert is_away(answer)
         assert "full" in answer.error
         assert (await backend.wallet("alice"))["spent_nanodollars"] == 0
+        await backend.plane.count()  # which only reads, and can
+        assert "goproxy_store_available 0.0" in backend.plane.metrics.text()
+        await backend.lend_answer(1)
+        assert "goproxy_store_available 1.0" in backend.plane.metrics.text()
 
 
 @on_sqlite

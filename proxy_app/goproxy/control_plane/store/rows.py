@@ -40,6 +40,8 @@ class Chosen:
     upstream: str | None = None
     model: str | None = None
     settlement: str | None = None
+    id: str | None = None
+    upstream_request_id: str | None = None
     since: str | None = None
     until: str | None = None
 
@@ -70,7 +72,7 @@ class Chosen:
 
     def of_credits(self) -> list[ColumnElement[bool]] | None:
         """As conditions on the credits; None: they have nothing that could be chosen like this."""
-        if self.key or self.upstream or self.model or self.settlement:
+        if self.key or self.upstream or self.model or self.settlement or self.upstream_request_id:
             return None
         conditions: list[ColumnElement[bool]] = (
             [] if self.account is None else [credit_entries.c.account == self.account]
@@ -87,6 +89,8 @@ class Chosen:
             ("upstream", self.upstream),
             ("model", self.model),
             ("settlement", self.settlement),
+            ("id", self.id),
+            ("upstream_request_id", self.upstream_request_id),
         )
         return [(name, value) for name, value in named if value is not None]
 
@@ -161,6 +165,9 @@ def page(
     conditions = chosen.of_credits()
     if kind != REQUEST and conditions is not None:
         sources.append((credit_entries, conditions + ([] if kind is None else [credit_entries.c.kind == kind])))
+    if chosen.id is not None:  # found by its own index, and not on a walk
+        by_id = [select(table).where(table.c.id == chosen.id, *conditions) for table, conditions in sources]
+        return [record for query in by_id for record in connection.execute(query).mappings()][:limit], None
     ends = []
     for table, _ in sources:
         arrival = (table.c.received_at, table.c.id)

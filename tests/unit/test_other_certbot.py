@@ -1,0 +1,131 @@
+"""A certbot that somebody else installed: the role says so, and touches nothing of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from real_ansible import REPOSITORY, Ansible, Run
+
+ROLE = REPOSITORY / "roles/certbot"
+
+
+class Host:
+    """The places where the role looks, below one folder."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.venv = place / "venv"
+        for folder in ("acme", "tls", "cron.d", "letsencrypt"):
+            (place / folder).mkdir()
+
+    def foreign(self) -> Path:
+        """A certbot as EFF's pip instructions make it; one of its files."""
+        (self.venv / "bin").mkdir(parents=True)
+        plugin = self.venv / "bin/certbot-dns-plugin"
+        plugin.touch()
+        return plugin
+
+    def run(self, tasks: list[dict[str, Any]]) -> Run:
+        given = {
+            "certbot_lineage": "example.org",
+            "certbot_domains": ["a.example.org"],
+            "certbot_webroot": str(self.place / "acme"),
+            "certbot_deploy_dir": str(self.place / "tls"),
+            "certbot_venv": str(self.venv),
+            "__certbot_config_dir": str(self.place / "letsencrypt"),
+            "__certbot_foreign_timers": [str(self.place / "certbot.timer"), str(self.place / "snap.timer")],
+            "__certbot_crontabs": [str(self.place / "crontab"), str(self.place / "cron.d")],
+        }
+        known = [{"include_vars": str(ROLE / f"{part}/main.yml")} for part in ("defaults", "vars")]
+        return Ansible(self.place).play([*known, {"set_fact": given}, *tasks])
+
+    def preflight(self) -> str:
+        """What it refuses; empty: nothing."""
+        run = self.run([{"import_tasks": str(ROLE / "tasks/preflight.yml")}])
+        return str(run.result["msg"]) if run.result.get("failed") else ""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def task_of(file: str, name: str) -> dict[str, Any]:
+    """A task of the role, also of a block."""
+    tasks = yaml.safe_load((ROLE / "tasks" / file).read_text())
+    (found,) = (each for task in tasks for each in [task, *task.get("block", [])] if each["name"] == name)
+    return dict(found)
+
+
+def test_a_folder_that_the_role_did_not_make_is_refused(host: Host) -> None:
+    assert host.preflight() == "", "there is none"
+    host.venv.mkdir()
+    assert host.preflight() == "", "it is empty"
+    host.foreign()
+    said = host.preflight()
+    assert f"{host.venv} (certbot_venv) is there, and not this role's" in said
+    assert "Set certbot_venv to another path" in said
+    (host.venv / "requirements.txt").touch()
+    assert host.preflight() == "", "the role installed it"
+
+
+def test_an_interrupted_installation_is_still_the_roles(host: Host) -> None:
+    old = host.foreign()
+    (host.venv / "requirements.txt").touch()
+    tools = host.place / "tools"
+    tools.mkdir()
+    (tools / "python3").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tools / "python3").chmod(0o755)
+    path = {"environment": {"PATH": f"{tools}:{os.environ['PATH']}"}}
+    make = task_of("install.yml", "Make an empty environment")
+    assert host.run([make | path]).code != 0
+    assert not old.exists()
+    assert host.preflight() == ""
+    assert host.run([make]).code == 0
+    assert (host.venv / "bin/pip").exists()
+    assert host.preflight() == ""
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_only_a_folder_of_the_roles_own_is_removed(host: Host, is_ours: bool) -> None:
+    plugin = host.foreign()
+    if is_ours:
+        (host.venv / "requirements.txt").touch()
+    looks, removes = task_of("remove.yml", "Look for what is there"), task_of("remove.yml", "Remove the files")
+    mine = {f"__certbot_{name}": str(host.place / "absent" / name) for name in ("renew", "check", "state", "hook")}
+    # What it names by itself is the system's.
+    removes["loop"] = removes["loop"].replace("'/etc/", f"'{host.place}/etc/").replace("'/var/", f"'{host.place}/var/")
+    assert str(host.place) in removes["loop"]
+    run = host.run([{"set_fact": mine}, looks, removes])
+    assert run.code == 0, run.output
+    assert plugin.exists() is not is_ours
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("certbot.timer", ""),
+        ("snap.timer", ""),
+        ("crontab", "0 0,12 * * * root /opt/certbot/bin/python -c 'import random' && sudo certbot renew -q\n"),
+        ("cron.d/renewal", "MAILTO=root\n5 4 * * * root certbot -q renew\n"),
+    ],
+)
+def test_what_renews_for_another_certbot_is_refused(host: Host, file: str, content: str) -> None:
+    (host.place / file).write_text(content)
+    said = host.preflight()
+    assert "Another certbot is installed on this host" in said
+    assert str(host.place / file) in said
+
+
+def test_what_renews_nothing_is_not_refused(host: Host) -> None:
+    """Debian's package leaves its line when it is removed; it does nothing where there is systemd."""
+    (host.place / "crontab").write_text("# 0 0 * * * root certbot renew\n17 * * * * root run-parts /etc/cron.hourly\n")
+    (host.place / "cron.d/certbot").write_text(
+        "0 */12 * * * root test -x /usr/bin/certbot -a \\! -d /run/systemd/system && certbot -q renew\n"
+    )
+    assert host.preflight() == ""
