@@ -14,9 +14,10 @@ from real_ansible import Ansible, Run
 @pytest.fixture
 def another_server() -> socket.socket:
     try:
+        socket.create_server(("127.0.0.1", 443)).close()
         return socket.create_server(("127.0.0.1", 80))
     except OSError as taken:
-        pytest.skip(f"port 80 of this machine: {taken}")
+        pytest.skip(f"a port of the edge on this machine: {taken}")
 
 
 def look(ansible: Ansible, monkeypatch: pytest.MonkeyPatch, *, edge_runs: bool) -> Run:
