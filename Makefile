@@ -43,6 +43,7 @@ demo-down: .venv/.installed
 
 ## make test         lint, unit tests, Molecule scenarios; what fails keeps nothing else from running
 # The scenarios leave one of two cores idle: the unit tests run beside them, and each suite shows its output when it ends.
+# Packages come before, as Debian's tools let one install at a time.
 test: .venv/.installed cache
 	@$(SUDO) rm -rf $(RESULTS) && mkdir -p $(RESULTS)
 	@$(MAKE) $(SIDE_BY_SIDE) lint || echo lint >>$(RESULTS)/failed

@@ -192,6 +192,14 @@ async def full_at_once(gateway: Running) -> AsyncIterator[tuple[RawClient, Conne
         yield raw, accepted
 
 
+@asynccontextmanager
+async def full_within_3_seconds(document: dict[str, Any], keys: Path) -> AsyncIterator[tuple[RawClient, Connection]]:
+    """The same, at a gateway whose answers may take three seconds in all."""
+    timeouts = {"connect": 1, "first_byte": 3, "idle": 3, "total": 3}
+    async with running_gateway(document | {"timeouts": timeouts}, keys) as gateway, full_at_once(gateway) as found:
+        yield found
+
+
 def is_full(connection: Connection) -> bool:
     return connection.client is not None and connection.client.is_full
 
@@ -235,11 +243,7 @@ async def test_a_slow_client_is_told_that_the_answer_took_too_long_in_all(
             await wire.chunk(b"data: " + b"x" * 10_000 + b"\n\n")
 
     provider.script = script
-    timeouts = {"connect": 1, "first_byte": 3, "idle": 3, "total": 3}
-    async with (
-        running_gateway(document | {"timeouts": timeouts}, keys) as gateway,
-        full_at_once(gateway) as (slow, connection),
-    ):
+    async with full_within_3_seconds(document, keys) as (slow, connection):
         await slow.post(ASK)
         await slow.head()
         await eventually(lambda: is_full(connection))
@@ -261,11 +265,7 @@ async def test_a_slow_client_that_takes_the_end_after_total_has_a_whole_answer(
         await wire.whole(body)
 
     provider.script = script
-    timeouts = {"connect": 1, "first_byte": 3, "idle": 3, "total": 3}
-    async with (
-        running_gateway(document | {"timeouts": timeouts}, keys) as gateway,
-        full_at_once(gateway) as (slow, connection),
-    ):
+    async with full_within_3_seconds(document, keys) as (slow, connection):
         await slow.post(ASK)
         await eventually(lambda: is_full(connection))
         await eventually(lambda: bool(lines.all("request")))

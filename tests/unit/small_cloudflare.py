@@ -6,9 +6,7 @@ import http.server
 import itertools
 import json
 import ssl
-import threading
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 import trustme
 
 from small_name_server import NameServer
+from small_server import Serve
 
 
 class SmallCloudflare:
@@ -88,17 +87,15 @@ def handler(api: SmallCloudflare, context: ssl.SSLContext) -> type[http.server.B
 
 
 @pytest.fixture
-def cloudflare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name_server: NameServer) -> Iterator[SmallCloudflare]:
+def cloudflare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name_server: NameServer, serve: Serve
+) -> SmallCloudflare:
     """The modules of a run find it where they look for Cloudflare."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("api.cloudflare.com").configure_cert(context)
     api = SmallCloudflare(name_server)
-    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(api, context))
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
+    monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{serve(handler(api, context))}")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    yield api
-    proxy.shutdown()
-    proxy.server_close()
+    return api

@@ -20,16 +20,16 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Nothing."""
 
 
-Serve = Callable[[type[http.server.BaseHTTPRequestHandler]], int]
+Serve = Callable[..., int]
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Serve HTTP on a free port of loopback; gives the port."""
+    """Serve HTTP on loopback, on a free port unless one is given; gives the port."""
     servers: list[http.server.ThreadingHTTPServer] = []
 
-    def start(handler: Any) -> int:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    def start(handler: type[http.server.BaseHTTPRequestHandler], address: str = "127.0.0.1", port: int = 0) -> int:
+        server = http.server.ThreadingHTTPServer((address, port), handler)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return int(server.server_address[1])

@@ -125,17 +125,16 @@ class ProxyApi:
 
     def _tell_of_rejected(self, upstream: str, rejected: Sequence[Mapping[str, Any]]) -> None:
         """Each row once: its proxy posts it again and again."""
-        news = [each for each in rejected if _digest(upstream, each) not in self._rejected]
+        news = {_digest(upstream, each): str(each["reason"]) for each in rejected}
+        news = {digest: reason for digest, reason in news.items() if digest not in self._rejected}
         if not news:
             return
         if len(self._rejected) > _REJECTED:
             self._rejected.clear()
-        known = len(self._rejected)
-        self._rejected.update(_digest(upstream, each) for each in news)
-        count = len(self._rejected) - known
-        reasons = sorted({str(each["reason"]) for each in news})
-        log("rows rejected", level=logging.ERROR, upstream=upstream, rows=count, reasons=reasons[:5])
-        self._plane.metrics.rejected(upstream, count)
+        self._rejected.update(news)
+        reasons = sorted(set(news.values()))
+        log("rows rejected", level=logging.ERROR, upstream=upstream, rows=len(news), reasons=reasons[:5])
+        self._plane.metrics.rejected(upstream, len(news))
 
     def _caller(self, request: web.Request) -> str:
         """The upstream whose proxy is calling.

@@ -244,9 +244,8 @@ def _charged(
     if reading.error is not None:
         return seen, Settlement.UPSTREAM_ERROR, set()
     flags = set()
-    if not seen.prompt and (
-        has_body or outcome in _CLIENT_LEFT
-    ):  # no prompt is empty, whatever can be read of an answer
+    # No prompt is empty, whatever can be read of an answer.
+    if not seen.prompt and (has_body or outcome in _CLIENT_LEFT):
         seen = dataclasses.replace(seen, input=_tokens(hold.estimated_input_tokens))
         flags.add("input_estimated")
     generated = _tokens(reading.generated_bytes)
