@@ -112,7 +112,7 @@ class Process:
         (directory / "config.json").write_text(json.dumps(config_document()))
         (directory / "operator_token").write_text(hashlib.sha256(TOKEN.encode()).hexdigest())
         self.port = free_port()
-        self._log = directory / "log"
+        self.log = directory / "log"
         self._environment = {
             "PATH": os.environ["PATH"],
             "GOPROXY_OPENHANDS_CONFIG_PATH": str(directory / "config.json"),
@@ -125,12 +125,12 @@ class Process:
         self.process: asyncio.subprocess.Process
 
     def said(self) -> list[str]:
-        return [json.loads(line)["event"] for line in self._log.read_text().splitlines()]
+        return [json.loads(line)["event"] for line in self.log.read_text().splitlines()]
 
     async def until(self, event: str) -> None:
         async with asyncio.timeout(30):
             while event not in self.said():
-                assert self.process.returncode is None, self._log.read_text()
+                assert self.process.returncode is None, self.log.read_text()
                 await asyncio.sleep(0.02)
 
     async def ask(self, path: str) -> tuple[int, dict[str, str], Any]:
@@ -146,12 +146,12 @@ class Process:
         """Tell it to; how long it took."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(self.process.wait(), 30) == 0, self._log.read_text()
+        assert await asyncio.wait_for(self.process.wait(), 30) == 0, self.log.read_text()
         return time.monotonic() - began
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Process]:
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "goproxy.cli", "backend"), env=self._environment, stdout=log, stderr=log
             )
@@ -191,6 +191,7 @@ async def test_it_lives_and_is_not_ready_until_the_store_is_migrated(url: str, t
         status, _, document = await backend.ask("/admin/v1/accounts")
         assert (status, [account["name"] for account in document["accounts"]]) == (200, ["alice"])
         assert backend.said().index("migrating the store") < backend.said().index("store migrated")
+        assert '"event":"store migrated"' in backend.log.read_text()  # the role goproxy looks for it like this
         await backend.leave()
 
 
