@@ -32,7 +32,8 @@ ROW, WALLETS = "req_1", ("alice", "alice/team")
 _SLOW = {
     "sqlite": """CREATE TRIGGER slow AFTER UPDATE ON ledger_rows BEGIN
         SELECT count(*) FROM
-        (WITH RECURSIVE c(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM c WHERE n < {turns}) SELECT n FROM c); END""",
+        (WITH RECURSIVE c(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM c WHERE n < {turns}) SELECT n FROM c);
+        {then} END""",
     "postgresql": """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
         'BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END';
         CREATE TRIGGER slow AFTER UPDATE ON ledger_rows FOR EACH ROW EXECUTE FUNCTION slow()""",
@@ -85,11 +86,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return made
 
 
-def slow_down(url: str, pace: dict[str, int]) -> None:
+def slow_down(url: str, pace: dict[str, int], then: str = "") -> None:
     database = Database(url)
     kind = url.partition(":")[0]
     database.transact(
-        "slow down", lambda connection: connection.execute(text(_SLOW[kind].format(**pace).replace(":", "\\:")))
+        "slow down",
+        lambda connection: connection.execute(text(_SLOW[kind].format(**pace, then=then).replace(":", "\\:"))),
     )
     database.close()
 
@@ -125,7 +127,7 @@ class Process:
         self.process: asyncio.subprocess.Process
 
     def said(self) -> list[str]:
-        return [json.loads(line)["event"] for line in self.log.read_text().splitlines()]
+        return [json.loads(line)["event"] for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     async def until(self, event: str) -> None:
         async with asyncio.timeout(30):
@@ -209,6 +211,18 @@ async def test_one_that_is_told_to_leave_at_once_does(url: str, tmp_path: Path) 
     async with Process(url, tmp_path / "backend").running() as backend:
         await backend.until("migrating the store")
         assert await backend.leave() < 5
+    assert revision(url) == "0002"
+
+
+@pytest.mark.parametrize("url", [SQLITE], indirect=True)
+async def test_one_whose_migration_fails_ends_with_one_line(url: str, tmp_path: Path) -> None:
+    slow_down(url, SOME_SECONDS, then="SELECT RAISE(ABORT, 'no room');")
+    async with Process(url, tmp_path / "backend").running() as backend:
+        await backend.until("answering while the store is migrated")
+        assert await asyncio.wait_for(backend.process.wait(), 30) == 1
+        *_, last = backend.log.read_text().splitlines()
+        assert last.startswith("the store cannot be used: ")
+        assert last.endswith("no room")
     assert revision(url) == "0002"
 
 
