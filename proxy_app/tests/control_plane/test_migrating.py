@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from sqlalchemy import Connection, text
 
 from goproxy.control_plane.store.database import Database, upgrade
 from tests.control_plane.conftest import POSTGRESQL, SQLITE
-from tests.control_plane.postgres import Postgres
+from tests.control_plane.postgres import Postgres, name_of
 from tests.gateway import config_document
 from tests.process import free_port
 
@@ -35,11 +35,12 @@ _SLOW = {
         (WITH RECURSIVE c(n) AS (VALUES(1) UNION ALL SELECT n + 1 FROM c WHERE n < {turns}) SELECT n FROM c);
         {then} END""",
     "postgresql": """CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-        'BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END';
+        'BEGIN WHILE NOT pg_try_advisory_xact_lock({gate}) LOOP PERFORM pg_sleep(0.05); END LOOP; RETURN NEW; END';
         CREATE TRIGGER slow AFTER UPDATE ON ledger_rows FOR EACH ROW EXECUTE FUNCTION slow()""",
 }
-LONG = {"turns": 10**10, "seconds": 600}
-SOME_SECONDS = {"turns": 15_000_000, "seconds": 4}
+LONG = {"turns": 10**10, "gate": 42}
+SOME_SECONDS = {"turns": 40_000_000, "gate": 42}
+"""On SQLite; on PostgreSQL until the test opens the `gate`."""
 
 
 def fill(connection: Connection, corrections: int = 1) -> None:
@@ -94,6 +95,22 @@ def slow_down(url: str, pace: dict[str, int], then: str = "") -> None:
         lambda connection: connection.execute(text(_SLOW[kind].format(**pace, then=then).replace(":", "\\:"))),
     )
     database.close()
+
+
+@pytest.fixture
+def gate(url: str, request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Holds up the migration on PostgreSQL until it is called; on SQLite it does nothing."""
+    if url.startswith("sqlite"):
+        yield lambda: None
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    with server.connect(name_of(url)) as connection:
+        connection.execute("SELECT pg_advisory_lock(42)")
+
+        def opens() -> None:
+            connection.execute("SELECT pg_advisory_unlock(42)")
+
+        yield opens
 
 
 def revision(url: str) -> Any:
@@ -165,7 +182,9 @@ class Process:
                 await self.process.wait()
 
 
-async def test_it_lives_and_is_not_ready_until_the_store_is_migrated(url: str, tmp_path: Path) -> None:
+async def test_it_lives_and_is_not_ready_until_the_store_is_migrated(
+    url: str, tmp_path: Path, gate: Callable[[], None]
+) -> None:
     slow_down(url, SOME_SECONDS)
     async with Process(url, tmp_path / "backend").running() as backend:
         await backend.until("answering while the store is migrated")
@@ -182,6 +201,7 @@ async def test_it_lives_and_is_not_ready_until_the_store_is_migrated(url: str, t
         assert "\ngoproxy_store_available 0.0\n" in metrics
         assert "listening" not in backend.said()
 
+        gate()
         refused = []
         while "listening" not in backend.said():  # nobody is turned away when the one application follows the other
             try:
@@ -197,6 +217,7 @@ async def test_it_lives_and_is_not_ready_until_the_store_is_migrated(url: str, t
         await backend.leave()
 
 
+@pytest.mark.usefixtures("gate")
 async def test_one_that_is_told_to_leave_ends_it_and_the_store_is_as_it_was(url: str, tmp_path: Path) -> None:
     slow_down(url, LONG)
     async with Process(url, tmp_path / "backend").running() as backend:
@@ -206,6 +227,7 @@ async def test_one_that_is_told_to_leave_ends_it_and_the_store_is_as_it_was(url:
     assert revision(url) == "0002"
 
 
+@pytest.mark.usefixtures("gate")
 async def test_one_that_is_told_to_leave_at_once_does(url: str, tmp_path: Path) -> None:
     slow_down(url, LONG)
     async with Process(url, tmp_path / "backend").running() as backend:
@@ -219,7 +241,7 @@ async def test_one_whose_migration_fails_ends_with_one_line(url: str, tmp_path: 
     slow_down(url, SOME_SECONDS, then="SELECT RAISE(ABORT, 'no room');")
     async with Process(url, tmp_path / "backend").running() as backend:
         await backend.until("answering while the store is migrated")
-        assert await asyncio.wait_for(backend.process.wait(), 30) == 1
+        assert await asyncio.wait_for(backend.process.wait(), 60) == 1
         *_, last = backend.log.read_text().splitlines()
         assert last.startswith("the store cannot be used: ")
         assert last.endswith("no room")
@@ -227,12 +249,15 @@ async def test_one_whose_migration_fails_ends_with_one_line(url: str, tmp_path: 
 
 
 @pytest.mark.parametrize("url", [POSTGRESQL], indirect=True)
-async def test_a_second_backend_waits_until_the_first_one_is_done(url: str, tmp_path: Path) -> None:
+async def test_a_second_backend_waits_until_the_first_one_is_done(
+    url: str, tmp_path: Path, gate: Callable[[], None]
+) -> None:
     slow_down(url, SOME_SECONDS)
     async with Process(url, tmp_path / "one").running() as one:
         await one.until("migrating the store")
         async with Process(url, tmp_path / "two").running() as two:
             await two.until("another backend migrates the store")
+            gate()
             await one.until("listening")
             await two.until("listening")
             assert "store migrated" not in two.said()
@@ -240,6 +265,7 @@ async def test_a_second_backend_waits_until_the_first_one_is_done(url: str, tmp_
 
 
 @pytest.mark.parametrize("url", [POSTGRESQL], indirect=True)
+@pytest.mark.usefixtures("gate")
 async def test_a_second_backend_leaves_while_it_waits(url: str, tmp_path: Path) -> None:
     slow_down(url, LONG)
     async with Process(url, tmp_path / "one").running() as one:
