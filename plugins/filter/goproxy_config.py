@@ -8,12 +8,17 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from ansible_collections.trollllm.gateway.plugins.module_utils import inventory, price_book
+
 MIB = 1024 * 1024
 
 
 def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of goproxy_upstreams -> the content of its config.json. Numbers stay as the operator wrote them."""
-    disconnect = upstream["disconnect"]
+    """An entry of goproxy_upstreams -> the content of its config.json. Numbers stay as the operator wrote them.
+
+    What the proxy takes by itself is not said: an image that does not know a key yet refuses the file that has it, and
+    the image of before must be able to start again.
+    """
     config = {
         "upstream": upstream["name"],
         "domain": upstream["domain"],
@@ -21,20 +26,23 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
         "endpoints": [dict(endpoint) for endpoint in upstream["endpoints"]],
         "multiplier_band": list(upstream["multiplier_band"]),
         "models": [
-            {
-                "name": model["name"],
-                "id": model["id"],
-                "id_aliases": list(model["aliases"]),
-                "upstream": upstream["name"],
-                "upstream_model_id": model["upstream_model_id"],
-                "billing_multiplier": model["multiplier"],
-                "context_tokens": model["context_tokens"],
-                "max_output_tokens": model["max_output_tokens"],
-                "prices": [
-                    {"effective_from": price["effective_from"], "tiers": [dict(tier) for tier in price["tiers"]]}
-                    for price in model["prices"]
-                ],
-            }
+            _said(
+                _MODEL,
+                {
+                    "name": model["name"],
+                    "id": model["id"],
+                    "id_aliases": list(model["aliases"]),
+                    "upstream": upstream["name"],
+                    "upstream_model_id": model["upstream_model_id"],
+                    "billing_multiplier": model["multiplier"],
+                    "context_tokens": model["context_tokens"],
+                    "max_output_tokens": model["max_output_tokens"],
+                    "prices": [
+                        {"effective_from": price["effective_from"], "tiers": [dict(tier) for tier in price["tiers"]]}
+                        for price in model["prices"]
+                    ],
+                },
+            )
             for model in upstream["models"]
         ],
         "timeouts": dict(upstream["timeouts"]),
@@ -42,16 +50,38 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
         "include_usage": upstream["include_usage"],
         "staleness_seconds": upstream["staleness_seconds"],
         "processes": upstream["processes"],
-        "disconnect": {
-            "policy": disconnect["policy"],
-            "seconds": disconnect["seconds"],
-            "bytes": disconnect["max_mib"] * MIB,
-            "concurrent": disconnect["concurrent"],
-        },
+        "disconnect": _said(_disconnect(inventory.DEFAULT_DISCONNECT), _disconnect(upstream["disconnect"])),
+        "wallet": upstream["wallet"],
     }
-    if upstream["wallet"] is not None:
-        config["wallet"] = upstream["wallet"]
-    return config
+    return _said(_UPSTREAM, config)
+
+
+_UPSTREAM = {
+    "include_usage": True,
+    "staleness_seconds": inventory.DEFAULT_STALENESS_SECONDS,
+    "processes": inventory.DEFAULT_PROCESSES,
+    "disconnect": {},
+    "wallet": None,
+}
+_MODEL = {
+    "context_tokens": price_book.DEFAULT_CONTEXT_TOKENS,
+    "max_output_tokens": price_book.DEFAULT_MAX_OUTPUT_TOKENS,
+}
+"""What the proxy takes where the file says nothing."""
+
+
+def _said(taken: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """What is to be said, for it is another value than what is taken."""
+    return {name: value for name, value in document.items() if name not in taken or value != taken[name]}
+
+
+def _disconnect(disconnect: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "policy": disconnect["policy"],
+        "seconds": disconnect["seconds"],
+        "bytes": disconnect["max_mib"] * MIB,
+        "concurrent": disconnect["concurrent"],
+    }
 
 
 def api_keyring(keys: Mapping[str, str], opening_credits: Mapping[str, float] | None = None) -> dict[str, Any]:

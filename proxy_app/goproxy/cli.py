@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     import socket
 
     from goproxy.control_plane.catalogue import Catalogue
+    from goproxy.control_plane.metrics import Metrics
     from goproxy.control_plane.plane import ControlPlane
+    from goproxy.control_plane.store.database import Database
 
 _CONFIG_PATH = "/app/config.json"
 _KEYS_PATH = "/app/keys/keys.json"
@@ -44,6 +47,7 @@ _PROXY_TOKENS_PATH = "/run/secrets/proxy_tokens"
 _BACKEND_PORT = 8000
 _GRACE_SECONDS = 120.0
 _HEALTHCHECK_SECONDS = 5.0
+_UNUSABLE = "the store cannot be used"
 _DPKG_STATUS = "/var/lib/dpkg/status"
 _CONFIG_VARIABLE = re.compile(r"GOPROXY_[A-Z0-9_]+_CONFIG_PATH")
 
@@ -182,6 +186,7 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     import asyncio
 
     from goproxy.control_plane.catalogue import Catalogue
+    from goproxy.control_plane.metrics import Metrics
     from goproxy.control_plane.server import serve
     from goproxy.hosting import CannotListen, raise_file_limit
     from goproxy.observe import start_logging
@@ -198,30 +203,45 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     url = _database_url(environment)
     start_logging()
     raise_file_limit()
-    plane = _control_plane(catalogue, url, environment)
+    os.umask(0o077)  # what the store holds is nobody else's business
+    metrics = Metrics()
+    database = _database(url, metrics)
+    open_plane = partial(_control_plane, catalogue, database, metrics, environment)
     try:
-        asyncio.run(serve(catalogue, plane, port, grace))
+        asyncio.run(serve(catalogue, metrics, database, open_plane, port, grace))
     except CannotListen as problem:
         raise CannotStart(problem) from None
     return 0
 
 
-def _control_plane(catalogue: Catalogue, url: str, environment: Mapping[str, str]) -> ControlPlane:
-    """The control plane on its store.
+def _database(url: str, metrics: Metrics) -> Database:
+    """The store's database, which is not opened yet.
+
+    Raises:
+        CannotStart: this is none.
+    """
+    from goproxy.control_plane.store.database import Database, UnusableStore
+
+    try:
+        return Database(url, metrics.worked)
+    except UnusableStore as problem:
+        raise CannotStart(f"{_UNUSABLE}: {problem}") from None
+
+
+def _control_plane(
+    catalogue: Catalogue, database: Database, metrics: Metrics, environment: Mapping[str, str]
+) -> ControlPlane:
+    """The control plane on its store, once that has today's tables: which may take minutes.
 
     Raises:
         CannotStart: the store cannot be used.
     """
     from goproxy.control_plane.credentials import ProxyTokens, TokenFile
     from goproxy.control_plane.declared import DeclaredFile
-    from goproxy.control_plane.metrics import Metrics
     from goproxy.control_plane.plane import ControlPlane
-    from goproxy.control_plane.store.database import Database, StoreUnavailable, UnusableStore
+    from goproxy.control_plane.store.database import StoreUnavailable, UnusableStore
 
-    os.umask(0o077)  # what the store holds is nobody else's business
-    metrics = Metrics()
     try:
-        database = Database(url, metrics.worked)
         database.migrate()
         return ControlPlane(
             catalogue,
@@ -232,7 +252,7 @@ def _control_plane(catalogue: Catalogue, url: str, environment: Mapping[str, str
             metrics=metrics,
         )
     except (UnusableStore, StoreUnavailable) as problem:
-        raise CannotStart(f"the store cannot be used: {problem}") from None
+        raise CannotStart(f"{_UNUSABLE}: {problem}") from None
 
 
 def _database_url(environment: Mapping[str, str]) -> str:

@@ -379,9 +379,7 @@ async def host(
     `accepting`: the sockets are other processes', too: who accepts from them for this one. Whoever opened them has new
     connections refused.
     """
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stay.ask_to_leave)
+    leave_when_told(stay)
     async with serving(make_runner(app), sockets, front, accepting) as (servers, before):
         log("listening", addresses=[_address(each) for each in sockets])
         await stay.until_asked_to_leave()
@@ -397,6 +395,13 @@ async def host(
         if before is not None:
             await before.until_taken(stay.left_of(grace, at_least=_TAKEN_AT_LAST))
     log("left")
+
+
+def leave_when_told(stay: Stay) -> None:
+    """Have SIGTERM and SIGINT ask this process to leave."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stay.ask_to_leave)
 
 
 async def _until_all_are_accepted(listeners: Sequence[socket.socket]) -> None:

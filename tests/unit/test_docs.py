@@ -82,6 +82,21 @@ def test_every_link_of_the_pages_leads_somewhere() -> None:
     assert dead == []
 
 
+def test_the_changelog_names_each_migration_of_the_store() -> None:
+    """By it an operator knows that a release has no way back but a backup."""
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
+    section = changelog.partition("### What migrates the store\n")[2].partition("\n### ")[0]
+    steps = (REPOSITORY / "proxy_app/goproxy/control_plane/store/migrations/versions").glob("v*.py")
+    assert re.findall(r"^- `(v\d+_\w+)`", section, re.MULTILINE) == sorted(step.stem for step in steps)
+
+
+def test_what_the_page_on_upgrading_has_git_compare_is_there() -> None:
+    text = (REPOSITORY / "docs/upgrading.md").read_text()
+    paths = [path for line in re.findall(r"git diff .*OLD NEW -- ([^#\n]+)", text) for path in line.strip(" `").split()]
+    assert len(paths) == 4
+    assert [path for path in paths if not (REPOSITORY / path).exists()] == []
+
+
 def test_a_page_is_written_checked_and_removed_with_its_role(
     generate: ModuleType, tree: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,25 @@ with open(os.environ["STUBS"] + "/calls", "a") as calls:
 print(open(os.environ["STUBS"] + "/" + name).read())
 """
 DOCKER = """#!/bin/sh
+# Each file of answers is taken line by line, and its last line again and again.
 echo "$*" >> "$STUBS/docker"
-case "$1" in inspect) cat "$STUBS/backend";; esac
+next() {
+    head -n 1 "$STUBS/$1"
+    if [ "$(wc -l < "$STUBS/$1")" -gt 1 ]; then sed -i 1d "$STUBS/$1"; fi
+}
+case "$*" in
+    *RestartCount*) cat "$STUBS/restarts";;
+    inspect*) cat "$STUBS/backend";;
+    exec*) said=$(next ready); [ "$said" = ready ] || { echo "$said" >&2; exit 1; };;
+    logs*) cat "$STUBS/log";;
+    *" up "*) cp "$STUBS/gateway/docker-compose.prod.yml" "$STUBS/started"; exit "$(next ups)";;
+esac
 """
+MIGRATED = (
+    '{"time":"2026-11-29T16:00:00.000+00:00","level":"info","event":"store migrated","found":"0002","wanted":"0003"}'
+)
+MIGRATES = "http://127.0.0.1:8000/readyz: status 503"
+AWAY = "http://127.0.0.1:8000/readyz: no answer: Connection refused"
 OLD, NEW = "trollllm/goproxy:old", "trollllm/goproxy:new"
 ALPHA, BETA = upstream("alpha", 9001), upstream("beta", 9002)
 
@@ -46,12 +63,35 @@ class Host:
     releases: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, *, rollout: dict[str, Any], compose: dict[str, Any], backend: str, late: bool = True) -> Run:
-        """site.yml's way through the role, and another role after it."""
+    def run(
+        self,
+        *,
+        rollout: dict[str, Any],
+        compose: dict[str, Any],
+        backend: str,
+        ready: Sequence[str] = ("ready",),
+        log: str = "",
+        starts: Sequence[int] = (0,),
+        restarts: int = 0,
+        late: bool = True,
+    ) -> Run:
+        """site.yml's way through the role, and another role after it.
+
+        Args:
+            backend: health, image and secrets of its container when the services did not come up.
+            ready: what it says of itself, one time after the other.
+            log: what it wrote.
+            starts: the exit codes of its being started alone.
+            restarts: how often its container began again.
+        """
         for name, answer in (("stub_rollout", rollout), ("stub_compose", compose)):
             (self.folder / name).write_text(json.dumps({"changed": True} | answer))
         (self.folder / "backend").write_text(backend)
         (self.folder / "gateway/releases.json").write_text(json.dumps(self.record))
+        (self.folder / "ready").write_text("".join(f"{each}\n" for each in ready))
+        (self.folder / "log").write_text(log + "\n")
+        (self.folder / "ups").write_text("".join(f"{each}\n" for each in starts))
+        (self.folder / "restarts").write_text(f"{restarts}\n")
         encoded = base64.b64encode(json.dumps(self.record).encode()).decode()
         tell = {
             "ansible.builtin.include_role": {"name": "goproxy", "tasks_from": "failed"},
@@ -62,6 +102,7 @@ class Host:
             "goproxy_dir": str(self.folder / "gateway"),
             "goproxy_upstreams": [ALPHA, BETA],
             "goproxy_upstream_api_keys": {"alpha": "a", "beta": "b"},
+            "goproxy_backend_ready_seconds": 3,
             "__goproxy_build": {"digest": "new"},
             "__goproxy_reg_record": {"content": encoded},
         }
@@ -76,6 +117,14 @@ class Host:
     def calls(self, name: str) -> list[dict[str, Any]]:
         lines = (self.folder / "calls").read_text().splitlines()
         return [given for called, given in map(json.loads, lines) if called == name]
+
+    def asked(self, beginning: str) -> list[str]:
+        """The calls of Docker's command line that begin like this."""
+        return [line for line in (self.folder / "docker").read_text().splitlines() if line.startswith(beginning)]
+
+    def started(self) -> str:
+        """The compose file of the last backend that was started alone."""
+        return (self.folder / "started").read_text()
 
     def file(self, path: str) -> str:
         return (self.folder / "gateway" / path).read_text()
@@ -115,6 +164,9 @@ def host(ansible: Ansible, monkeypatch: pytest.MonkeyPatch) -> Host:
     (role / "tasks/services.yml").write_text(
         services.replace("retries: 30", "retries: 1").replace("delay: 2", "delay: 0")
     )
+    own = (role / "vars/main.yml").read_text()
+    assert "__goproxy_look_every: 5" in own
+    (role / "vars/main.yml").write_text(own.replace("__goproxy_look_every: 5", "__goproxy_look_every: 1"))
     ansible.write("hosts.yml", {"all": {"hosts": {"here": None}}})
     names = ("alpha", "beta")
     return Host(
@@ -145,7 +197,8 @@ def test_one_that_is_not_ready_keeps_no_other_waiting(host: Host) -> None:
     assert host.current() == {"alpha": NEW, "beta": OLD, "backend": NEW}
     assert OLD in host.file("goproxy/config-beta-prod.json")
     assert NEW in host.file("goproxy/config-alpha-prod.json")
-    (up,) = host.calls("stub_compose")
+    backend, up = host.calls("stub_compose")
+    assert backend["services"] == ["backend"]
     assert sorted(up["services"]) == ["backend", "goproxy-alpha"]  # the one that stays would be made anew
     assert up["remove_orphans"] is True
 
@@ -194,12 +247,107 @@ def test_without_a_backend_the_run_ends_at_once(host: Host) -> None:
     assert "The edge is up to date" not in run.output
     assert "The backend of before is back, and healthy." in run.output
     assert host.current() == {"alpha": NEW, "beta": NEW, "backend": OLD}
-    assert "up --detach --no-deps --pull never --wait backend" in (host.folder / "docker").read_text()
+    assert "up --detach --no-deps --pull never --wait --wait-timeout 90 backend" in (host.folder / "docker").read_text()
 
 
 def test_where_all_is_well_nothing_is_told(host: Host) -> None:
     run = host.run(rollout={"rolled_out": ["goproxy-alpha", "goproxy-beta"]}, compose=UP, backend=f"healthy {NEW} s")
     assert run.code == 0, run.output
     assert host.current() == {"alpha": NEW, "beta": NEW, "backend": NEW}
+    backend, up = host.calls("stub_compose")
+    assert backend["services"] == ["backend"]
+    assert "services" not in up
+
+
+def test_where_the_image_is_that_of_before_the_backend_is_brought_up_with_all_others(host: Host) -> None:
+    host.releases |= {"backend": {"image": OLD, "secrets": "s"}}
+    run = host.run(rollout=UP, compose=UP, backend=f"healthy {OLD} s")
+    assert run.code == 0, run.output
     (up,) = host.calls("stub_compose")
     assert "services" not in up
+
+
+def test_a_run_waits_for_as_long_as_the_backend_migrates_its_store(host: Host) -> None:
+    """Before it rolls out, should another run have begun it; and before it starts what is new, which needs keys."""
+    run = host.run(
+        rollout=UP, compose=UP, backend=f"healthy {NEW} s", ready=(MIGRATES, "ready", MIGRATES, MIGRATES, "ready")
+    )
+    assert run.code == 0, run.output
+    assert len(host.asked("exec backend goproxy healthcheck http://127.0.0.1:8000/readyz")) == 5
+    assert host.current()["backend"] == NEW
+
+
+def test_a_backend_that_is_away_before_the_run_is_not_waited_for(host: Host) -> None:
+    run = host.run(rollout=UP, compose=UP, backend=f"healthy {NEW} s", ready=(AWAY, "ready"))
+    assert run.code == 0, run.output
+
+
+def test_a_backend_that_migrates_for_longer_goes_on_with_it(host: Host) -> None:
+    """To stop it would have each run begin it anew."""
+    run = host.run(rollout=UP, compose=UP, backend=f"healthy {NEW} s", ready=("ready", MIGRATES))
+    assert run.code != 0
+    assert run.output.index("The edge is up to date") < run.output.index(
+        "The backend still migrates its store after 3 s"
+    )
+    assert host.current()["backend"] == NEW
+    assert host.asked("compose --file") == [line for line in host.asked("compose --file") if " up " not in line]
+
+
+def test_one_that_ends_in_the_middle_of_migrating_is_put_back(host: Host) -> None:
+    """It has begun again, and looks healthy; nothing of it was stored."""
+    run = host.run(
+        rollout=UP, compose=UP, backend=f"healthy {NEW} s", ready=("ready", MIGRATES, AWAY, MIGRATES), restarts=1
+    )
+    assert run.code != 0
+    assert "The backend of before is back, and healthy." in run.output
+    assert host.current()["backend"] == OLD
+
+
+LOST = {"failed": True, "msg": "container backend is unhealthy"}
+
+
+def test_the_backend_of_before_gets_its_own_configuration_and_the_proxies_keep_theirs(host: Host) -> None:
+    """The new one may have keys that the image of before does not know."""
+    run = host.run(rollout=UP, compose=LOST, backend=f"unhealthy {NEW} s")
+    assert run.code != 0
+    for name in ("alpha", "beta"):
+        assert OLD in host.file(f"goproxy-former/config-{name}-prod.json")
+        assert NEW in host.file(f"goproxy/config-{name}-prod.json")
+    assert f"image: {OLD}" in host.started()
+    assert "./goproxy-former/config-alpha-prod.json:/app/goproxy/config-alpha-prod.json:ro" in host.started()
+    assert "./goproxy/config-alpha-prod.json:/app/config.json:ro" in host.started()
+
+
+def test_one_of_before_that_could_not_open_the_store_any_more_is_not_put_back(host: Host) -> None:
+    run = host.run(rollout=UP, compose=LOST, backend=f"unhealthy {NEW} s", log=MIGRATED)
+    assert run.code != 0
+    assert "has migrated the store, which the one of before could not open any more" in run.output
+    assert "The new backend was started again, and is healthy" in run.output
+    assert host.current()["backend"] == NEW
+    assert f"image: {OLD}" not in host.started()
+    assert len([line for line in host.asked("compose") if " up " in line]) == 1
+
+
+@pytest.mark.parametrize(("again", "said"), [(0, "is healthy: run again"), (1, "NO BACKEND RUNS")])
+def test_where_the_one_of_before_does_not_come_up_either_the_new_one_is_started_again(
+    host: Host, again: int, said: str
+) -> None:
+    """It alone may know the store: the migration may have ended when its time was over."""
+    refused = "the store cannot be used: Can't locate revision identified by '0003'; was it made by a newer goproxy?"
+    run = host.run(rollout=UP, compose=LOST, backend=f"unhealthy {NEW} s", log=refused, starts=(1, again))
+    assert run.code != 0
+    assert "The backend of before was put back, and is not healthy either" in run.output
+    assert "was it made by a newer goproxy?" in run.output
+    assert said in run.output
+    assert "The edge is up to date" not in run.output
+    assert host.current()["backend"] == NEW
+    assert f"image: {OLD}" not in host.started()
+    assert "goproxy-former" not in host.started()
+
+
+def test_where_there_was_no_backend_before_the_new_one_is_tried_again(host: Host) -> None:
+    host.record = {}
+    run = host.run(rollout=UP, compose=LOST, backend=f"unhealthy {NEW} s", starts=(1,))
+    assert run.code != 0
+    assert "There is no backend of before." in run.output
+    assert "NO BACKEND RUNS" in run.output

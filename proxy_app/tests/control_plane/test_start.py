@@ -20,6 +20,7 @@ import pytest
 
 from goproxy import cli
 from goproxy.control_plane.catalogue import Catalogue
+from goproxy.control_plane.metrics import Metrics
 from tests.control_plane.postgres import Postgres
 from tests.gateway import config_document
 from tests.process import free_port
@@ -118,12 +119,10 @@ def test_a_backend_that_is_polled_leaves_at_once(environment: dict[str, str], tm
         ("postgresql://backend:x@A:CANARY@127.0.0.1/x", "cannot be read"),
     ],
 )
-def test_a_store_that_cannot_be_used_is_one_line_and_the_end(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, url: str, said: str
-) -> None:
-    monkeypatch.setattr(os, "umask", lambda _: None)
+def test_a_store_that_cannot_be_used_is_one_line_and_the_end(environment: dict[str, str], url: str, said: str) -> None:
+    metrics = Metrics()
     with pytest.raises(cli.CannotStart) as raised:
-        cli._control_plane(Catalogue({}), url, environment)
+        cli._control_plane(Catalogue({}), cli._database(url, metrics), metrics, environment)
     assert said in str(raised.value)
     assert "CANARY" not in str(raised.value)
     assert "\n" not in str(raised.value)

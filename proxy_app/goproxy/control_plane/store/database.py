@@ -21,15 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, Table, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from goproxy.control_plane.store import copying, engine
 from goproxy.control_plane.store.engine import UnusableStore
+from goproxy.control_plane.store.migrating import Migration, Taken, revisions, upgrade
 from goproxy.control_plane.store.walk import Place
 from goproxy.control_plane.store.worker import Leaving, Worker
 from goproxy.observe import log
@@ -41,7 +39,6 @@ T = TypeVar("T")
 QUEUE_SECONDS = 5.0
 """How long a piece of work waits for its turn before it is given up: whoever asked for it tries again."""
 
-_MIGRATIONS = Path(__file__).with_name("migrations")
 _OUR_MISTAKES = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
 _COPY = "copy-"
 
@@ -72,6 +69,7 @@ class Database:
         readers = ThreadPoolExecutor(engine.READERS, thread_name_prefix="store-read")
         self._reading = _Lane(engine.to_read(self.url), readers, observe)
         self._one_copy = asyncio.Lock()
+        self._migration = Migration()
 
     @property
     def problem(self) -> str | None:
@@ -149,17 +147,36 @@ class Database:
     def migrate(self) -> None:
         """Bring the tables to this version of goproxy, and clear away what a process before left lying about.
 
+        It waits for another backend that is at it (PostgreSQL; on SQLite there is none).
+
         Raises:
             UnusableStore: a newer goproxy made them, or the database cannot be had.
+            GivenUp: see `give_up`.
         """
+        is_waiting = False
         try:
-            self.transact("migrate", upgrade)
+            while True:
+                began = time.monotonic()
+                try:
+                    self.transact("migrate", self._migration.work)
+                except Taken:
+                    if not is_waiting:
+                        log("another backend migrates the store")
+                    is_waiting = True
+                    self._migration.wait_for_the_other()
+                else:
+                    self._migration.tell(time.monotonic() - began)
+                    break
         except (StoreUnavailable, exc.DBAPIError) as problem:
             raise UnusableStore(f"{self}: {_first_line(problem)}") from None
         except CommandError as problem:
             raise UnusableStore(f"{self}: {problem}; was it made by a newer goproxy?") from None
         if self._file is not None:
             copying.clear(self._file.parent, _COPY)
+
+    def give_up(self) -> None:
+        """Have `migrate`, in another thread, end and be undone. To be called until it has."""
+        self._migration.give_up()
 
     def close(self) -> None:
         """Finish what waits, and close."""
@@ -247,18 +264,6 @@ def _read_whole(url: URL, name: str, work: Callable[[Connection], T]) -> T:
         lane.close()
 
 
-def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Bring the tables from what they are to a revision."""
-    config = _alembic()
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
-
-
-def revisions() -> set[str]:
-    """All that this version of goproxy knows."""
-    return {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
-
-
 def keep_or_insert(connection: Connection, table: Table, **values: Any) -> bool:
     """Insert a record unless there is one of its key already; whether it was inserted."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
@@ -274,13 +279,6 @@ def now() -> str:
 def written(moment: datetime) -> str:
     """A time, as it is stored."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _alembic() -> AlembicConfig:
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
 
 
 def _first_line(error: Exception) -> str:

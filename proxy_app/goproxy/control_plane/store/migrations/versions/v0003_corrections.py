@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0003"
 down_revision = "0002"
 
+_BATCH = 1000
 _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
@@ -24,7 +29,20 @@ def upgrade() -> None:
     made = sa.select(entries.c.row_id, entries.c.note).where(entries.c.kind == "rerate")
     connection = op.get_bind()
     found = connection.execute(
-        made.order_by(entries.c.received_at, entries.c.id), execution_options={"yield_per": 1000}
+        made.order_by(entries.c.row_id, entries.c.received_at, entries.c.id), execution_options={"yield_per": _BATCH}
     )
-    for some in found.partitions():
-        connection.execute(corrected, [{"row": row, "last": note.rpartition(" multiplier ")[2]} for row, note in some])
+    for some in _batches(groupby(found, lambda entry: entry.row_id)):
+        connection.execute(corrected, some)
+
+
+def _batches(rows: Iterable[tuple[str, Iterator[Any]]]) -> Iterator[list[dict[str, str]]]:
+    """The multiplier in the last note of each row: it has one of each correction, for each of its wallets."""
+    batch: list[dict[str, str]] = []
+    for row, entries in rows:
+        *_, last = entries
+        batch.append({"row": row, "last": last.note.rpartition(" multiplier ")[2]})
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
