@@ -326,6 +326,8 @@ def _row(
 
 def _unpriced(priced: Priced) -> set[str]:
     """The flags of terms that have no price."""
+    if not priced.unpriced:
+        return set()
     named = {part: part.replace("=", "_") for part in priced.unpriced}
     return {flag if flag in FLAGS else f"{part.partition('=')[0]}_other" for part, flag in named.items()}
 
