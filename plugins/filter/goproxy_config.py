@@ -37,10 +37,7 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
                     "billing_multiplier": model["multiplier"],
                     "context_tokens": model["context_tokens"],
                     "max_output_tokens": model["max_output_tokens"],
-                    "prices": [
-                        {"effective_from": price["effective_from"], "tiers": [dict(tier) for tier in price["tiers"]]}
-                        for price in model["prices"]
-                    ],
+                    "prices": [dict(price) for price in model["prices"]],
                 },
             )
             for model in upstream["models"]

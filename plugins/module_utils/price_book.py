@@ -6,10 +6,15 @@ import datetime
 import re
 from typing import Any
 
-from .field import Field, shown
+from .field import Field, listed, shown
 
 AMOUNTS_REQUIRED = {"input": "give USD per million tokens", "output": "give USD per million tokens"}
 AMOUNTS_OPTIONAL = ("cache_write_5m", "cache_write_1h", "cache_read", "reasoning")
+STANDARD_TERMS = {  # by which a request can ask for a service at another price, and what the usual price is for
+    "inference_geo": ("global", "not_available"),
+    "service_tier": ("auto", "default", "standard", "standard_only"),
+    "speed": ("standard",),
+}
 DEFAULT_CONTEXT_TOKENS = 200_000
 DEFAULT_MAX_OUTPUT_TOKENS = 64_000
 DATE_EXAMPLE = 'write the day from which it holds, like "2025-11-24"'
@@ -114,21 +119,66 @@ def read_prices(prices: Field) -> list[dict[str, Any]]:
 
 
 def read_price(entry: Field) -> dict[str, Any] | None:
-    """Either amounts, or tiers of amounts by the length of the prompt."""
-    tiered = isinstance(entry.value, dict) and "tiers" in entry.value
-    if tiered:
-        fields = entry.record({"effective_from": DATE_EXAMPLE, "tiers": ""})
-    else:
-        fields = entry.record({"effective_from": DATE_EXAMPLE, **AMOUNTS_REQUIRED}, optional=AMOUNTS_OPTIONAL)
-    if fields is None:
-        return None
+    """The prices of a model from a day on, and those of other terms than the standard ones where there are any."""
+    fields, tiers = read_priced(entry, {"effective_from": DATE_EXAMPLE}, optional=("terms",))
     date = read_date(fields["effective_from"]) if "effective_from" in fields else None
-    if tiered:
-        tiers = read_tiers(fields["tiers"])
+    terms = read_terms(fields["terms"]) if "terms" in fields else []
+    if date is None:
+        return None
+    return {"effective_from": date, "tiers": tiers} | ({"terms": terms} if terms else {})
+
+
+def read_priced(
+    entry: Field, required: dict[str, str], optional: tuple[str, ...]
+) -> tuple[dict[str, Field], list[dict[str, Any]]]:
+    """The other fields of an entry, and its prices: either amounts, or tiers of amounts by the prompt's length."""
+    if isinstance(entry.value, dict) and "tiers" in entry.value:
+        fields = entry.record({**required, "tiers": ""}, optional=optional) or {}
+        tiers = read_tiers(fields.pop("tiers"))
     else:
-        amounts = {key: field for key, field in fields.items() if key != "effective_from"}
-        tiers = [{"up_to_prompt_tokens": None, **read_amounts(amounts)}]
-    return None if date is None else {"effective_from": date, "tiers": tiers}
+        fields = entry.record({**required, **AMOUNTS_REQUIRED}, optional=(*AMOUNTS_OPTIONAL, *optional)) or {}
+        kinds = [kind for kind in fields if kind in AMOUNTS_REQUIRED or kind in AMOUNTS_OPTIONAL]
+        tiers = [{"up_to_prompt_tokens": None, **read_amounts({kind: fields.pop(kind) for kind in kinds})}]
+    return fields, tiers
+
+
+def read_terms(field: Field) -> list[dict[str, Any]]:
+    """What requests cost that ask for another service than the standard one, by what they ask for."""
+    entries = field.items("give a list of prices, each with service_tier, speed or inference_geo")
+    if entries is None:
+        return []
+    if not entries:
+        field.report("is an empty list", "leave it out, or give the prices of what requests may ask for")
+    read_entries: list[dict[str, Any]] = []
+    known: list[dict[str, str | None]] = []
+    for entry in entries:
+        fields, tiers = read_priced(entry, {}, optional=tuple(STANDARD_TERMS))
+        values = {name: read_term(fields[name]) for name in STANDARD_TERMS if name in fields}
+        if not isinstance(entry.value, dict) or None in values.values():
+            continue
+        differing = {name: value for name, value in values.items() if value not in STANDARD_TERMS[name]}
+        if not values:
+            entry.report("does not say what it is for", f"give {listed(STANDARD_TERMS)}")
+        elif not differing:
+            name, value = next(iter(values.items()))
+            fields[name].report(
+                f"is {shown(value)}, which is standard", "the price beside terms holds for it: leave this entry out"
+            )
+        elif differing in known:
+            same = " and ".join(f"{name} {shown(value)}" for name, value in differing.items())
+            entry.report(f"is for {same}, and another entry of this price is, too", "leave one of them out")
+        known.append(differing)
+        read_entries.append({**values, "tiers": tiers})
+    return read_entries
+
+
+def read_term(field: Field) -> str | None:
+    right = "give the value that requests have, one word like priority"
+    text = field.text(right)
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        field.report(f"is {shown(text)}", right)
+        return None
+    return text
 
 
 def read_date(field: Field) -> str | None:

@@ -292,7 +292,7 @@ def _rows(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     names = ("id", "upstream_request_id", "kind", "limit", "before")
     found = api.get("/rows", {**_choice(chosen), **{name: getattr(chosen, name) for name in names}})
     is_of_one = chosen.id or chosen.upstream_request_id
-    text = table([_line(row) for row in found["rows"]], (*_ROW, "outcome", "flags") if is_of_one else _ROW)
+    text = table([_line(row) for row in found["rows"]], (*_ROW, "terms", "outcome", "flags") if is_of_one else _ROW)
     return found, text if found["next"] is None else f"{text}\nOlder ones: --before {found['next']}"
 
 

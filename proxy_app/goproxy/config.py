@@ -20,6 +20,8 @@ from yarl import URL
 from goproxy.config_reader import Fields, Problems, parse_json
 from goproxy.core.pricing import KINDS, MULTIPLIER, REQUIRED_PRICES, PriceVersion, Tier, written
 from goproxy.core.protocols import PROTOCOLS
+from goproxy.core.terms import STANDARD, VALUE
+from goproxy.core.terms import written as written_terms
 from goproxy.core.wire import OfferedModel, WireProtocol
 
 
@@ -304,6 +306,32 @@ def _price_version(fields: Fields) -> PriceVersion:
             effective_from = date.fromisoformat(day)
         except ValueError:
             fields.complain("effective_from", f"{day!r} is no day", "a day such as 2025-11-24")
+    tiers = _tiers(fields)
+    terms = _terms(fields) if fields.has("terms") else {}
+    fields.nothing_else()
+    return PriceVersion(effective_from, tiers, terms)
+
+
+def _terms(fields: Fields) -> dict[str, tuple[Tier, ...]]:
+    """The prices of other terms than the standard ones."""
+    found: dict[str, tuple[Tier, ...]] = {}
+    for each in fields.objects("terms"):
+        values = {name: each.text(name, VALUE, "a value of it, in one word") for name in STANDARD if each.has(name)}
+        terms, tiers = written_terms(values), _tiers(each)
+        if all(map(each.is_sound, values)):
+            name, right = next(iter(values), "service_tier"), "a value that is not"
+            if not values:
+                each.complain(name, "is missing", f"one or more of {', '.join(STANDARD)}")
+            elif not terms:
+                each.complain(name, f"{values[name]!r} is standard, and has the price of the version", right)
+            elif terms in found:
+                each.complain(name, f"{terms} has another entry", "one entry for the same")
+        each.nothing_else()
+        found[terms] = tiers
+    return found
+
+
+def _tiers(fields: Fields) -> tuple[Tier, ...]:
     tiers = tuple(_tier(each) for each in fields.objects("tiers"))
     limits = [tier.up_to_prompt_tokens for tier in tiers]
     bounded = [limit for limit in limits[:-1] if limit is not None]
@@ -314,8 +342,7 @@ def _price_version(fields: Fields) -> PriceVersion:
             f"up_to_prompt_tokens {limits} do not cover every prompt once".replace("None", "null"),
             "ascending limits, and null in the last tier only",
         )
-    fields.nothing_else()
-    return PriceVersion(effective_from, tiers)
+    return tiers
 
 
 def _tier(fields: Fields) -> Tier:

@@ -35,7 +35,7 @@ _TRUST = ssl.create_default_context()
 ALICE = new_key(bytes(range(32)))
 BOB = new_key(bytes(range(1, 33)))
 
-OPUS = {
+OPUS: dict[str, Any] = {
     "name": "Claude Opus 4.5",
     "id": "claude-opus-4-5-20251101",
     "id_aliases": ["claude-opus-4-5"],

@@ -35,6 +35,8 @@ class Answer:
     exact: bool = True
     ended: bool = True
     flags: tuple[str, ...] = ()
+    unpriced: tuple[str, ...] = ()
+    """Flags of the terms that it tells, where there is no price for them."""
     error: str | None = None
     model: str | None = OPUS
     generated_bytes: int = GENERATED
@@ -278,7 +280,7 @@ ANTHROPIC_STREAMS: tuple[Answer, ...] = (
             {**_START, "service_tier": "priority", "inference_geo": "us", "speed": "fast"}, {"output_tokens": 7}
         ),
         Usage(input=9, output=7),
-        *("inference_geo_other", "service_tier_priority", "speed_other"),
+        unpriced=("inference_geo_other", "service_tier_priority", "speed_other"),
     ),
     _anthropic(
         "a compaction, and an advisor of another model",
@@ -661,7 +663,7 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
         "priority tier",
         openai_stream(_OPENAI, service_tier="priority"),
         Usage(input=1129, output=7),
-        "service_tier_priority",
+        unpriced=("service_tier_priority",),
     ),
     _openai(
         "default tier, comments, CR LF, a byte order mark",

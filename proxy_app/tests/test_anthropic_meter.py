@@ -157,16 +157,6 @@ def test_cache_writes_come_to_their_total(total: int | None, short: int | None, 
 @pytest.mark.parametrize(
     ("field", "value", "flags"),
     [
-        ("service_tier", "standard", ()),
-        ("service_tier", "priority", ("service_tier_priority",)),
-        ("service_tier", "batch", ("service_tier_batch",)),
-        ("service_tier", "gold", ("service_tier_other",)),
-        ("service_tier", ["priority"], ("service_tier_other",)),
-        ("inference_geo", "global", ()),
-        ("inference_geo", "not_available", ()),
-        ("inference_geo", "us", ("inference_geo_other",)),
-        ("speed", "standard", ()),
-        ("speed", "fast", ("speed_other",)),
         ("server_tool_use", {"web_search_requests": 0, "web_fetch_requests": None}, ()),
         ("server_tool_use", {"web_search_requests": 0, "web_fetch_requests": 1}, ("server_tool_use",)),
         ("server_tool_use", 3, ("server_tool_use",)),
@@ -185,6 +175,18 @@ def test_what_may_change_the_price_is_flagged(field: str, value: Any, flags: tup
     told = meter.reading()
     assert told.flags == flags
     assert told.usage == Usage(input=9, output=7, reasoning=7 if field == "output_tokens_details" else 0)
+
+
+def test_terms_are_told_by_the_last_word() -> None:
+    start = START | {"service_tier": "priority", "inference_geo": "us", "speed": "fast"}
+    told = read(message_start(start), message_delta({"output_tokens": 7, "speed": "standard", "inference_geo": None}))
+    assert told.terms == {"service_tier": "priority", "inference_geo": "us", "speed": "standard"}
+    assert read(message_start(START | {"service_tier": ["priority"], "speed": 2})).terms == {}
+
+
+def test_terms_are_read_of_usage_that_is_too_long_to_be_kept() -> None:
+    told = read(message_start(START | {"speed": "fast", "more": "x" * 70_000}))
+    assert ("raw_usage_trimmed" in told.flags, told.terms) == (True, {"speed": "fast"})
 
 
 def test_compactions_are_replaced_and_not_added_from_event_to_event() -> None:

@@ -114,6 +114,7 @@ async def test_the_catalogue_has_all_models_with_exact_prices(backend: Session) 
                                         "effective": {"input": "4.4", "output": "19.8", "cache_read": "0.44"},
                                     },
                                 ],
+                                "terms": {},
                             }
                         ],
                     }
@@ -154,6 +155,7 @@ async def test_the_catalogue_has_all_models_with_exact_prices(backend: Session) 
                                         },
                                     }
                                 ],
+                                "terms": {},
                             }
                         ],
                     }

@@ -221,7 +221,8 @@ async def test_every_shape_of_answer_is_charged_to_the_nanodollar(
         assert row is not None
         settlement, usage = expected(answer, row)
         assert (row["settlement"], tokens(row), row["cost_nanodollars"]) == (settlement, usage, opus(usage)), answer
-        assert {*answer.flags} <= {*row["flags"]} <= {*answer.flags, "input_estimated", "output_estimated"}, answer
+        flags = {*answer.flags, *answer.unpriced}
+        assert flags <= {*row["flags"]} <= {*flags, "input_estimated", "output_estimated"}, answer
         assert row["received_bytes"] <= row["answered_bytes"] == len(answer.body), answer
     (wallet,) = (await gateway.backend.get("wallets", account="alice"))["wallets"]
     assert wallet["spent_nanodollars"] == sum(row["cost_nanodollars"] for row in rows.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from goproxy.control_plane import documents
-from goproxy.core import ledger, meter
+from goproxy.core import ledger, meter, terms
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted, settle
 from goproxy.core.meter import Reading
 from goproxy.core.pricing import KINDS, PriceVersion, Tier, cost, price, version_in_force, worst_case
@@ -48,12 +48,19 @@ def decimal(number: object) -> Decimal:
     return Decimal(str(number))
 
 
-def version(entry: dict[str, Any]) -> PriceVersion:
-    tiers = [
+def tiers_of(entry: dict[str, Any]) -> tuple[Tier, ...]:
+    return tuple(
         Tier(tier.get("up_to_prompt_tokens"), {kind: decimal(tier[kind]) for kind in KINDS if kind in tier})
         for tier in entry.get("tiers", [entry])
-    ]
-    return PriceVersion(date.fromisoformat(entry["effective_from"]), tuple(tiers))
+    )
+
+
+def version(entry: dict[str, Any]) -> PriceVersion:
+    on_terms = {
+        terms.written({name: each[name] for name in terms.STANDARD if name in each}): tiers_of(each)
+        for each in entry.get("terms", [])
+    }
+    return PriceVersion(date.fromisoformat(entry["effective_from"]), tiers_of(entry), on_terms)
 
 
 def offers(upstream: str) -> dict[str, Offer]:
@@ -166,7 +173,35 @@ def test_the_examples_of_what_is_held() -> None:
         if "address" in request:
             assert number(prompt) == offer.context_tokens
         in_force = version_in_force(offer.versions, date(2026, 1, 15))
-        assert worst_case(in_force, offer.multiplier, number(prompt), number(answer)) == number(held)
+        assert worst_case(in_force, offer.multiplier, number(prompt), number(answer), {}) == number(held)
+
+
+def fields(cell: str) -> dict[str, str]:
+    return dict(re.findall(r"`(\w+): (\w+)`", cell))
+
+
+def test_the_example_of_terms() -> None:
+    text = section("Example: a fast answer")
+    _, block, _ = re.split(r"```(?:yaml)?\n", text)
+    in_force = version(*yaml.safe_load(block))
+    multiplier = Decimal(re.findall(r"multiplier of ([0-9.]+)", text)[0])
+    (facts,) = re.findall(r"Its prompt is .*", text)
+    prompt, cached, output, longest_prompt, longest_answer = map(number, re.findall(r"[\d,]*\d", facts))
+    usage = Usage(input=prompt, cache_read=cached, output=output)
+    refused = 0
+    for asked, answer, served, flags, held, charged in table(text):
+        wanted = terms.written(fields(asked))
+        if answer == "refused":
+            refused += wanted not in in_force.terms
+            continue
+        assert not wanted or wanted in in_force.terms
+        assert worst_case(in_force, multiplier, longest_prompt, longest_answer, fields(asked)) == number(held)
+        hold = replace(HOLD, terms=wanted, amount=number(held), opened_at="2026-03-01T00:00:00.000Z")
+        reading = replace(READING, usage=usage, exact=True, terms=fields(answer))
+        row = settle(hold, reading=reading, versions=[in_force], multiplier=multiplier, **SEEN)
+        assert (row.terms, row.flags) == (served.strip("`"), tuple(re.findall(r"\w+", flags)))
+        assert row.cost_nanodollars == number(charged)
+    assert refused == 1
 
 
 def told(cell: str) -> Usage | None:
@@ -179,6 +214,41 @@ def told(cell: str) -> Usage | None:
 ONE_REQUEST = section("Example: one request, eleven ways")
 
 
+HOLD = Hold(
+    id="r",
+    opened_at=f"{day_of(ONE_REQUEST)}T12:00:00.000Z",
+    account="alice",
+    key_id="k",
+    wallets=("alice",),
+    upstream="openhands",
+    endpoint="openhands-anthropic",
+    protocol="anthropic",
+    model="claude-sonnet-4-5-20250929",
+    stream=True,
+    estimated_input_tokens=0,
+    amount=0,
+)
+READING = Reading(
+    usage=None,
+    raw_usage=None,
+    exact=False,
+    ended=False,
+    error=None,
+    flags=(),
+    terms={},
+    model=None,
+    generated_bytes=0,
+)
+SEEN: dict[str, Any] = {
+    "drained": False,
+    "status": 200,
+    "outcome": "ok",
+    "settled_at": "later",
+    "received_bytes": 0,
+    "answered_bytes": 0,
+}
+
+
 def row_of(cells: list[str]) -> Row:
     """The row of the ledger that follows from what a line says was seen."""
     _, status, outcome, last_word, usage, generated, *_ = cells
@@ -186,43 +256,25 @@ def row_of(cells: list[str]) -> Row:
     prompt, held = next(
         (number(prompt), number(held)) for request, prompt, _, held in table(section("What is held")) if request
     )
-    hold = Hold(
-        id="r",
-        opened_at=f"{day_of(ONE_REQUEST)}T12:00:00.000Z",
-        account="alice",
-        key_id="k",
-        wallets=("alice",),
-        upstream="openhands",
-        endpoint="openhands-anthropic",
-        protocol="anthropic",
-        model="claude-sonnet-4-5-20250929",
-        stream=True,
-        estimated_input_tokens=prompt,
-        amount=held,
-    )
-    prices: dict[str, Any] = {"versions": offer.versions, "multiplier": offer.multiplier, "settled_at": "later"}
+    hold = replace(HOLD, estimated_input_tokens=prompt, amount=held)
+    prices: dict[str, Any] = {"versions": offer.versions, "multiplier": offer.multiplier}
     if outcome == "`interrupted`":
-        return interrupted(hold, progress=told(usage), **prices)
-    reading = Reading(
+        return interrupted(hold, progress=told(usage), settled_at="later", **prices)
+    reading = replace(
+        READING,
         usage=told(usage),
-        raw_usage=None,
         exact=last_word.startswith("final usage"),
         ended=last_word.startswith("final usage"),
         error="overloaded_error" if last_word == "error event" else None,
-        flags=(),
-        model=None,
         generated_bytes=number(generated),
     )
-    return settle(
-        hold,
-        reading=reading,
-        drained="drained" in last_word,
-        status=int(status),
-        outcome=outcome.strip("`"),
-        received_bytes=0,
-        answered_bytes=number(generated),
-        **prices,
-    )
+    seen = {
+        "drained": "drained" in last_word,
+        "status": int(status),
+        "outcome": outcome.strip("`"),
+        "answered_bytes": number(generated),
+    }
+    return settle(hold, reading=reading, **prices, **SEEN | seen)
 
 
 @pytest.mark.parametrize("cells", table(ONE_REQUEST), ids=lambda cells: cells[0].replace(" ", "-"))

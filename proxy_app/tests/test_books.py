@@ -448,8 +448,8 @@ async def test_what_was_open_becomes_one_interrupted_row(tmp_path: Path, control
     async with crashing(tmp_path, control) as books:
         await books.open(a_hold("req_1", 3000))
         await books.open(a_hold("req_2", 3000))
-        books.progress("req_2", Usage(output=1))
-        books.progress("req_2", Usage(input=1, output=20))
+        books.progress("req_2", Usage(output=1), "")
+        books.progress("req_2", Usage(input=1, output=20), "")
     for interrupted_ids in (["req_1", "req_2"], []):
         async with kept(tmp_path, control) as books:
             assert [row.id for row in books.interrupted] == interrupted_ids
@@ -466,6 +466,19 @@ async def test_what_was_open_becomes_one_interrupted_row(tmp_path: Path, control
     assert (control.wallets["alice"].balance, control.wallets["alice"].held) == (7000, 0)
 
 
+async def test_what_was_open_is_charged_by_the_terms_that_were_noted(tmp_path: Path, control: Control) -> None:
+    fast = replace(a_hold("req_1", 3000), terms="speed=fast")
+    async with crashing(tmp_path, control) as books:
+        for id_ in ("req_1", "req_2"):
+            await books.open(replace(fast, id=id_))
+            books.progress(id_, Usage(input=1), "" if id_ == "req_2" else "speed=fast")
+    async with kept(tmp_path, control) as books:
+        assert {row.id: (row.terms, row.flags) for row in books.interrupted} == {
+            "req_1": ("speed=fast", ("capped_at_hold", "speed_other")),
+            "req_2": ("", ("capped_at_hold",)),
+        }
+
+
 async def test_rows_that_were_not_posted_are_and_leases_are_found_again(tmp_path: Path, control: Control) -> None:
     async with crashing(tmp_path, control) as books:
         await books.open(a_hold("req_1", 3000))
@@ -473,7 +486,7 @@ async def test_rows_that_were_not_posted_are_and_leases_are_found_again(tmp_path
         await books.open(a_hold("req_3", 2000))
         await control.leave()
         await books.settle(a_row(a_hold("req_1", 3000), 400))
-        books.progress("req_3", Usage(output=1_000_000))
+        books.progress("req_3", Usage(output=1_000_000), "")
         free = books.standing.free
     for _ in range(2):
         async with kept(tmp_path, control) as books:

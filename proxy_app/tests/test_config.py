@@ -19,6 +19,9 @@ from tests.gateway import OPUS, config_document
 
 Document = dict[str, Any]
 TIER = "models.0.prices.0.tiers.0"
+TERMS = "models.0.prices.0.terms"
+IN_TERMS = "models[0].prices[0].terms"
+TIERS = [{"up_to_prompt_tokens": None, "input": 2, "output": 12}]
 
 
 def problems_of(document: Any) -> list[str]:
@@ -46,7 +49,7 @@ def test_money_is_read_without_floats() -> None:
 
 
 def test_prices_are_put_in_order_of_their_days() -> None:
-    tier = OPUS["prices"][0]["tiers"]  # type: ignore[index]
+    tier = OPUS["prices"][0]["tiers"]
     prices = [{"effective_from": day, "tiers": tier} for day in ("2026-10-07", "2025-11-24")]
     config = parse_config(json.dumps(config_document(models=[OPUS | {"prices": prices}])).encode())
     days = [version.effective_from for version in config.models[0].prices]
@@ -172,6 +175,22 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
         (f"{TIER}.cache_read", -1, "models[0].prices[0].tiers[0].cache_read: -1 is below 0; expected USD"),
         (f"{TIER}.cached", 1, "models[0].prices[0].tiers[0].cached: is not known; expected only "),
         (f"{TIER}.up_to_prompt_tokens", 200000, "models[0].prices[0].tiers: up_to_prompt_tokens [200000] do not cover"),
+        (TERMS, [], f"{IN_TERMS}: [] will not do; expected a list with at least one object"),
+        (TERMS, [{"tiers": TIERS}], f"{IN_TERMS}[0].service_tier: is missing; expected one or more of inference_geo"),
+        (
+            TERMS,
+            [{"speed": "standard", "service_tier": "default", "tiers": TIERS}],
+            f"{IN_TERMS}[0].service_tier: 'default' is standard, and has the price of the version; expected a value",
+        ),
+        (
+            TERMS,
+            [{"speed": "fast", "tiers": TIERS}, {"speed": "fast", "service_tier": "auto", "tiers": TIERS}],
+            f"{IN_TERMS}[1].service_tier: speed=fast has another entry; expected one entry for the same",
+        ),
+        (TERMS, [{"speed": "a,b", "tiers": TIERS}], f'{IN_TERMS}[0].speed: "a,b" will not do; expected a value of it'),
+        (TERMS, [{"speed": 2, "tiers": TIERS}], f"{IN_TERMS}[0].speed: 2 will not do; expected a value of it"),
+        (TERMS, [{"speed": "fast"}], f"{IN_TERMS}[0].tiers: is missing; expected a list of objects"),
+        (TERMS, [{"speed": "x", "colour": 1, "tiers": TIERS}], f"{IN_TERMS}[0].colour: is not known; expected only"),
         ("timeouts", ..., "timeouts: is missing; expected an object"),
         ("timeouts.idle", 0, "timeouts.idle: 0 is not above 0; expected a number of seconds"),
         ("timeouts.idle", 61, "timeouts.idle: 61 is longer than total; expected at most 60 s, or a longer total"),
@@ -238,8 +257,17 @@ def test_a_name_stands_for_one_model() -> None:
     assert found.startswith("models[1]: 'claude-opus-4-5' already names 'Claude Opus 4.5'")
 
 
+def test_terms_have_prices_of_their_own() -> None:
+    document = copy.deepcopy(config_document())
+    fast = {"speed": "fast", "inference_geo": "us", "service_tier": "auto", "tiers": [TIERS[0] | {"input": 30.5}]}
+    change(TERMS, [fast, {"service_tier": "flex", "tiers": TIERS}])(document)
+    (version,) = parse_config(json.dumps(document).encode()).models[0].prices
+    found = {terms: [str(tier.prices["input"]) for tier in tiers] for terms, tiers in version.terms.items()}
+    assert found == {"inference_geo=us,speed=fast": ["30.5"], "service_tier=flex": ["2"]}
+
+
 def test_two_prices_of_one_day() -> None:
-    (found,) = problems_of(config_document(models=[OPUS | {"prices": OPUS["prices"] * 2}]))  # type: ignore[operator]
+    (found,) = problems_of(config_document(models=[OPUS | {"prices": OPUS["prices"] * 2}]))
     assert found.startswith("models[0].prices: two versions begin on one day")
 
 

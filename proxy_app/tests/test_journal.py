@@ -58,8 +58,8 @@ async def test_a_row_is_in_the_file_when_settle_returns(tmp_path: Path) -> None:
 async def test_what_was_open_is_open_at_the_next_start(tmp_path: Path) -> None:
     async with opened(tmp_path) as (journal, _):
         await asyncio.gather(*(journal.open(a_hold(f"req_{n}")) for n in range(4)))
-        journal.progress("req_1", Usage(output=5))
-        journal.progress("req_1", Usage(output=9))
+        journal.progress("req_1", Usage(output=5), "")
+        journal.progress("req_1", Usage(output=9), "")
         await journal.settle(a_row(a_hold("req_2"), 400))
         journal.void("req_3")
     recovered = await reopened(tmp_path)
@@ -124,7 +124,7 @@ async def test_many_share_one_sync(tmp_path: Path) -> None:
 async def test_what_nobody_waits_for_is_written_soon(tmp_path: Path, eventually: Callable[..., Any]) -> None:
     async with opened(tmp_path) as (journal, _):
         await journal.open(a_hold("req_1"))
-        journal.progress("req_1", Usage(output=77))
+        journal.progress("req_1", Usage(output=77), "")
         await eventually(lambda: b'"output":77' in segments(tmp_path)[-1].read_bytes())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -37,6 +39,7 @@ ALL: list[Record] = [
     Leased("alice", 5000),
     Opened(a_hold("req_1")),
     Progressed("req_1", Usage(input=7, output=1)),
+    Progressed("req_1", Usage(input=7, output=9), "speed=fast"),
     Settled(a_row(a_hold("req_1"))),
     Opened(a_hold("req_2")),
     Voided("req_2"),
@@ -144,6 +147,28 @@ def test_a_request_is_a_hold_then_a_row_then_spent() -> None:
     assert state.spent_totals() == {"alice": 400}
 
 
+def test_an_open_request_is_on_the_terms_that_were_told_last() -> None:
+    state = JournalState()
+    asked = replace(a_hold("req_1"), terms="speed=fast")
+    for record, terms in (
+        (Opened(asked), "speed=fast"),
+        (Progressed("req_1", Usage(output=1)), "speed=fast"),  # as a version of before writes it
+        (Progressed("req_1", Usage(output=2), ""), ""),
+        (Progressed("req_1", Usage(output=3), "inference_geo=us"), "inference_geo=us"),
+    ):
+        state.apply(record, encode(record))
+        assert state.holds["req_1"].terms == terms
+        assert replay([Reader(state.checkpoint())]).holds == state.holds
+    assert asked.terms == "speed=fast"
+
+
+def test_a_hold_of_before_is_read() -> None:
+    document = json.loads(encode(Opened(a_hold("req_1")))[9:])
+    del document["hold"]["terms"]
+    body = json.dumps(document, separators=(",", ":")).encode()
+    assert decode(b"%08x %s" % (zlib.crc32(body), body)) == Opened(a_hold("req_1"))
+
+
 def test_another_instance_was_lent_nothing_and_has_spent_what_it_will_post() -> None:
     state = JournalState()
     for record in (
@@ -165,7 +190,7 @@ _records = st.one_of(
     st.builds(
         lambda id_, wallets, cost: Settled(a_row(a_hold(id_, 1000, *wallets), cost)), _ids, _wallets, st.integers(0, 9)
     ),
-    st.builds(Progressed, _ids, st.builds(Usage, output=st.integers(0, 9))),
+    st.builds(Progressed, _ids, st.builds(Usage, output=st.integers(0, 9)), st.sampled_from([None, "", "speed=fast"])),
     st.builds(Voided, _ids),
     st.builds(lambda ids: Posted(tuple(ids)), st.lists(_ids, max_size=3)),
     st.builds(Leased, st.sampled_from(["alice", "bob", "key:1"]), st.integers(0, 9)),

@@ -25,6 +25,7 @@ VERSIONS = (
     PriceVersion(date(2026, 1, 1), (Tier(None, {"input": Decimal(4), "output": Decimal(20)}),)),
 )
 MULTIPLIER = Decimal("1.08")
+PRIORITY = (Tier(None, {"input": Decimal(10), "output": Decimal(50)}),)
 
 HOLD = Hold(
     id="req_0123456789",
@@ -47,6 +48,7 @@ NOTHING = Reading(
     ended=False,
     error=None,
     flags=(),
+    terms={},
     model=None,
     generated_bytes=0,
 )
@@ -230,6 +232,79 @@ def test_rating_again_with_other_prices() -> None:
     )
     assert rerate(row, cheaper, Decimal(2)).cost_nanodollars == 2_300_000
     assert rerate(row, VERSIONS) == settled(WHOLE)
+
+
+# Terms other than the standard.
+
+DEAR = tuple(replace(version, terms={"service_tier=priority": PRIORITY}) for version in VERSIONS)
+TOLD = replace(WHOLE, terms={"service_tier": "priority"})
+ASKED = replace(HOLD, terms="service_tier=priority")
+
+
+def on_terms(reading: Reading, hold: Hold = HOLD, **seen: Any) -> tuple[str, str, set[str]]:
+    row = settled(reading, hold=hold, versions=DEAR, **seen)
+    return row.terms, row.prices["output"], {*row.flags} - {*reading.flags}
+
+
+@pytest.mark.parametrize(
+    ("reading", "hold", "terms", "output", "flags"),
+    [
+        (WHOLE, HOLD, "", "25", set()),
+        (TOLD, HOLD, "service_tier=priority", "50", set()),
+        (WHOLE, ASKED, "service_tier=priority", "50", set()),
+        (replace(WHOLE, terms={"service_tier": "default"}), ASKED, "", "25", set()),
+        (
+            replace(PARTIAL, terms={"service_tier": "priority"}),
+            HOLD,
+            "service_tier=priority",
+            "50",
+            {"output_estimated"},
+        ),
+        (replace(GENERATED, terms={}), ASKED, "service_tier=priority", "50", {"input_estimated", "output_estimated"}),
+        (replace(WHOLE, terms={"service_tier": "flex"}), HOLD, "service_tier=flex", "25", {"service_tier_flex"}),
+        (replace(WHOLE, terms={"service_tier": "gold"}), ASKED, "service_tier=gold", "25", {"service_tier_other"}),
+        (replace(WHOLE, terms={"service_tier": "no word"}), HOLD, "service_tier=?", "25", {"service_tier_other"}),
+        (
+            replace(WHOLE, terms={"speed": "fast", "service_tier": "priority"}),
+            HOLD,
+            "service_tier=priority,speed=fast",
+            "50",
+            {"speed_other"},
+        ),
+        (replace(WHOLE, terms={"inference_geo": "us"}), HOLD, "inference_geo=us", "25", {"inference_geo_other"}),
+    ],
+)
+def test_the_answer_tells_what_it_is_charged_by(
+    reading: Reading, hold: Hold, terms: str, output: str, flags: set[str]
+) -> None:
+    assert on_terms(reading, hold) == (terms, output, flags)
+
+
+def test_a_drained_answer_is_charged_by_what_it_tells() -> None:
+    assert on_terms(TOLD, drained=True, outcome="client_gone") == ("service_tier=priority", "50", set())
+
+
+def test_a_request_in_whose_middle_the_proxy_stopped_is_charged_by_what_was_noted() -> None:
+    """The journal has what was told in the hold (journal_state.py)."""
+    seen: Any = {"progress": Usage(input=100, output=1), "settled_at": "x", "multiplier": MULTIPLIER}
+    row = interrupted(ASKED, versions=DEAR, **seen)
+    assert (row.terms, row.prices["output"], row.flags) == ("service_tier=priority", "50", ())
+    row = interrupted(ASKED, versions=VERSIONS, **seen)  # the price has left the configuration meanwhile
+    assert (row.terms, row.prices["output"], row.flags) == ("service_tier=priority", "25", ("service_tier_priority",))
+
+
+def test_rating_again_finds_the_price_of_the_terms() -> None:
+    unpriced, priced = settled(TOLD), settled(TOLD, versions=DEAR)
+    assert rerate(unpriced, DEAR) == priced
+    assert rerate(priced, VERSIONS) == unpriced
+    before = replace(settled(WHOLE), flags=("service_tier_priority",))  # by a version that kept no terms
+    assert rerate(before, DEAR) == before
+
+
+def test_a_document_of_before_has_the_standard_terms() -> None:
+    for document, kind in ((HOLD.to_json(), Hold), (settled(WHOLE).to_json(), Row)):
+        del document["terms"]
+        assert kind.from_json(document).terms == ""
 
 
 def test_rating_again_keeps_an_estimate_within_its_hold() -> None:

@@ -60,6 +60,7 @@ def true_reading(answer: Answer, told: Reading) -> Reading:
         ended=answer.ended,
         error=answer.error,
         flags=answer.flags,
+        terms=told.terms,
         model=answer.model,
         generated_bytes=answer.generated_bytes,
     )
@@ -373,9 +374,9 @@ def test_an_endless_body_takes_no_more_memory_than_the_bound(protocol: WireProto
 )
 def test_a_body_that_is_no_json_object_is_flagged(protocol: WireProtocol, data: bytes) -> None:
     told = reading(protocol, [data], stream=False)
-    assert told == Reading(None, None, False, False, None, ("unparsed_body",), None, 0)
+    assert told == Reading(None, None, False, False, None, ("unparsed_body",), {}, None, 0)
     told = reading(protocol, [data], stream=True)
-    assert told == Reading(None, None, False, False, None, ("no_event",), None, 0)
+    assert told == Reading(None, None, False, False, None, ("no_event",), {}, None, 0)
 
 
 @BOTH
@@ -442,7 +443,7 @@ def test_a_body_that_breaks_off_says_how_much_was_generated(protocol: WireProtoc
     cut = body.index(WORDS[0].encode()) + 3
     meter = protocol.meter(stream=False)
     meter.feed(body[:cut])
-    assert meter.reading() == Reading(None, None, False, False, None, (), None, 3)
+    assert meter.reading() == Reading(None, None, False, False, None, (), {}, None, 3)
     meter.feed(body[cut:])
     assert meter.reading().generated_bytes == GENERATED
     assert (meter.reading().usage, meter.reading().ended) == (None, False)

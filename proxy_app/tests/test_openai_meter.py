@@ -253,19 +253,24 @@ def test_a_total_stands_in_for_the_one_part_that_was_not_told(
 
 
 @pytest.mark.parametrize(
-    ("tier", "flags"),
+    ("tier", "terms"),
     [
-        ("default", ()),
-        ("standard", ()),
-        (None, ()),
-        ("flex", ("service_tier_flex",)),
-        ("priority", ("service_tier_priority",)),
-        ("scale", ("service_tier_other",)),
+        ("default", {"service_tier": "default"}),
+        ("scale", {"service_tier": "scale"}),
+        (None, {}),
+        (7, {}),
     ],
 )
-def test_the_service_tier_is_flagged(tier: str | None, flags: tuple[str, ...]) -> None:
-    assert read(*openai_stream(openai_usage(9, 7), service_tier=tier)).flags == flags
-    assert read(openai_completion(openai_usage(9, 7), service_tier=tier), stream=False).flags == flags
+def test_the_service_tier_is_read(tier: Any, terms: dict[str, str]) -> None:
+    for usage in (openai_usage(9, 7), openai_usage(9, 7) | {"service_tier": "of a gateway"}):
+        told = terms or ({"service_tier": "of a gateway"} if "service_tier" in usage else {})
+        assert read(*openai_stream(usage, service_tier=tier)).terms == told
+        assert read(openai_completion(usage, service_tier=tier), stream=False).terms == told
+
+
+def test_what_a_gateway_passes_on_of_anthropics_terms_is_read() -> None:
+    usage = openai_usage(9, 7) | {"speed": "fast", "inference_geo": "us"}
+    assert read(*openai_stream(usage)).terms == {"speed": "fast", "inference_geo": "us"}
 
 
 @pytest.mark.parametrize(

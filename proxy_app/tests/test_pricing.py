@@ -185,7 +185,7 @@ def test_the_cost_is_within_half_a_nanodollar_of_the_truth(
     truth *= Fraction(priced.multiplier) * 1000
     assert type(priced.cost) is int
     assert abs(priced.cost - truth) <= Fraction(1, 2)
-    assert priced.tier_up_to == tier_for(version, usage.prompt).up_to_prompt_tokens
+    assert priced.tier_up_to == tier_for(version.tiers, usage.prompt).up_to_prompt_tokens
 
 
 @given(price_versions(), multipliers, usages, st.integers(0, 1_000_000), st.integers(0, 1_000_000))
@@ -193,17 +193,17 @@ def test_no_request_within_its_bounds_costs_more_than_the_worst_case(
     version: PriceVersion, multiplier: Decimal, usage: Usage, more_input: int, more_output: int
 ) -> None:
     usage = replace(usage, reasoning=min(usage.reasoning, usage.output))
-    most = worst_case(version, multiplier, usage.prompt + more_input, usage.output + more_output)
+    most = worst_case(version, multiplier, usage.prompt + more_input, usage.output + more_output, {})
     assert price(usage, [version], multiplier, date(2026, 1, 1)).cost <= most
 
 
 def test_the_worst_case_is_no_more_than_it_must_be() -> None:
-    assert worst_case(PriceVersion(date(2025, 1, 1), (OPUS,)), Decimal("1.08"), 1000, 100) == math.ceil(
+    assert worst_case(PriceVersion(date(2025, 1, 1), (OPUS,)), Decimal("1.08"), 1000, 100, {}) == math.ceil(
         Fraction("1.08") * (1000 * 10_000 + 100 * 25_000)
     )
-    assert worst_case(GEMINI, ONE, 200_000, 10) == 200_000 * 2_000 + 10 * 12_000  # cannot reach the second tier
-    assert worst_case(GEMINI, ONE, 200_001, 10) == 200_001 * 4_000 + 10 * 18_000
+    assert worst_case(GEMINI, ONE, 200_000, 10, {}) == 200_000 * 2_000 + 10 * 12_000  # cannot reach the second tier
+    assert worst_case(GEMINI, ONE, 200_001, 10, {}) == 200_001 * 4_000 + 10 * 18_000
     falling = PriceVersion(date(2025, 1, 1), (tier(100, input="9", output="9"), tier(input="1", output="1")))
-    assert worst_case(falling, ONE, 200, 10) == 100 * 9_000 + 10 * 9_000  # a short prompt would be the dear one
+    assert worst_case(falling, ONE, 200, 10, {}) == 100 * 9_000 + 10 * 9_000  # a short prompt would be the dear one
     fraction = PriceVersion(date(2025, 1, 1), (tier(input="0.0001", output="0"),))
-    assert worst_case(fraction, ONE, 1, 0) == 1
+    assert worst_case(fraction, ONE, 1, 0, {}) == 1

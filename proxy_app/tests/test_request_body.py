@@ -148,6 +148,10 @@ def test_any_json_is_understood(document: Any) -> None:
             "tools.model: a request is paid by its",
         ),
         (b'{"model": "m", "tools": [{"type": "x"}, {"model": ["dear"]}]}', "tools.model: a request is paid by its"),
+        (b'{"model": "m", "service_tier": 7}', "service_tier: this field must be a string"),
+        (b'{"model": "m", "speed": ["dear"]}', "speed: this field must be a string"),
+        (b'{"model":"m","Service_Tier":"dear"}', "service_tier: this field must be written like this"),
+        (b'{"model": "m", "extra_body": {"speed": "dear"}}', "extra_body.speed: this field must stand at the top"),
         (b'{"model": "m", "extra_body": {"model": "dear"}}', "extra_body.model: this field must stand at the top"),
         (b'{"model": "m", "generationConfig": {"maxOutputTokens": 9}}', "generationConfig.maxOutputTokens: this field"),
         (b'{"model": "cheap", "model": "dear"}', "same field twice"),
@@ -192,6 +196,19 @@ def test_choices_are_counted(n: int | None, choices: int) -> None:
     assert read().choices == 1
     assert read(n=n).choices == choices
     assert read(candidate_count=n).choices == read(n=1, candidateCount=n).choices == choices
+
+
+@pytest.mark.parametrize(
+    ("fields", "terms"),
+    [
+        ({}, {}),
+        ({"service_tier": None, "speed": None, "inference_geo": None}, {}),
+        ({"service_tier": "auto", "n": 1}, {"service_tier": "auto"}),
+        ({"speed": "fast", "inference_geo": "us"}, {"speed": "fast", "inference_geo": "us"}),
+    ],
+)
+def test_terms_are_read(fields: dict[str, Any], terms: dict[str, str]) -> None:
+    assert read(**fields).terms == terms
 
 
 def test_fields_that_are_not_read_may_be_written_in_any_case() -> None:

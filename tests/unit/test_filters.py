@@ -11,10 +11,12 @@ from pathlib import Path
 from ansible_collections.trollllm.gateway.plugins.filter.goproxy_config import api_keyring, goproxy_config
 from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import MULTIPLIER as WRITTEN_MULTIPLIER
 from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import check
+from ansible_collections.trollllm.gateway.plugins.module_utils.price_book import STANDARD_TERMS
 from goproxy.config import parse_config
 from goproxy.control_plane.declared import Declaration
 from goproxy.core.keys import digest
 from goproxy.core.pricing import MULTIPLIER
+from goproxy.core.terms import STANDARD
 from real_ansible import Ansible
 from sound_inventory import ALICE, BOB, Inventory
 
@@ -83,12 +85,38 @@ def test_the_proxy_accepts_the_config_and_reads_the_same_numbers(inventory: Inve
             ]
 
 
+def test_the_proxy_and_the_inventory_have_the_same_standard() -> None:
+    assert {name: {*values} for name, values in STANDARD_TERMS.items()} == {
+        name: values - {""} for name, values in STANDARD.items()
+    }
+
+
+def test_the_proxy_reads_the_prices_of_terms(inventory: Inventory) -> None:
+    dear, dearer = {"input": 10, "output": 50.5}, {"input": 20, "output": 100}
+    terms = [
+        {"service_tier": "priority", **dear},
+        {"speed": "fast", "inference_geo": "us", "tiers": [{"up_to_prompt_tokens": 9, **dear}, dearer]},
+    ]
+    inventory.spoil(("price_book", "opus", "prices", 0, "terms"), terms)
+    upstreams, problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
+    assert not problems
+    *others, version = parse_config(json.dumps(goproxy_config(upstreams[0])).encode()).models[0].prices
+    assert not any(other.terms for other in others)
+    assert {
+        named: [(tier.up_to_prompt_tokens, str(tier.prices["output"])) for tier in tiers]
+        for named, tiers in version.terms.items()
+    } == {
+        "service_tier=priority": [(None, "50.5")],
+        "inference_geo=us,speed=fast": [(9, "50.5"), (None, "100")],
+    }
+
+
 def test_what_the_proxy_takes_by_itself_is_not_said(inventory: Inventory) -> None:
     """Every optional key, so that an image that does not know the newest of them yet can read the file."""
     asked = {"include_usage": True, "staleness_seconds": 3600, "processes": 1}
     for name, value in asked.items():
         inventory.spoil(("upstreams", "openhands", name), value)
-    inventory.spoil(("upstreams", "openhands", "disconnect"), {"policy": "drain", "seconds": 120})
+    inventory.spoil(("upstreams", "openhands", "disconnect"), {"policy": "drain", "seconds": 600})
     upstreams, problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
     assert not problems
     written = goproxy_config(upstreams[1])
@@ -99,7 +127,7 @@ def test_what_the_proxy_takes_by_itself_is_not_said(inventory: Inventory) -> Non
         assert set(model) - said <= {"context_tokens", "max_output_tokens"}
     read = parse_config(json.dumps(written).encode())
     assert (read.include_usage, read.staleness_seconds, read.processes, read.wallet) == (*asked.values(), None)
-    assert asdict(read.disconnect) == {"policy": "drain", "seconds": 120, "bytes": 16777216, "concurrent": 64}
+    assert asdict(read.disconnect) == {"policy": "drain", "seconds": 600, "bytes": 16777216, "concurrent": 256}
 
 
 def test_the_longest_that_the_inventory_allows_is_allowed_by_the_proxy(inventory: Inventory) -> None:

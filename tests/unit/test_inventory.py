@@ -20,6 +20,8 @@ U = ("upstreams", "openhands")
 B = ("price_book", "opus")
 P = (*B, "prices")
 T = ("price_book", "gemini", "prices", 0, "tiers")
+TERMS = (*P, 0, "terms")
+COSTS = {"input": 10, "output": 50}
 S = "settings"
 
 FULL_URL = "give the full https URL that requests go to, like https://provider.tld/v1/messages"
@@ -40,6 +42,7 @@ AN_ACCOUNT = "give at least one account and its key (`PYTHONPATH=proxy_app pytho
 A_SERVER = 'give IP addresses, with a port where it is not 53, like "192.168.1.1:5353"; [] asks the zone\'s own servers'
 A_PRIMARY = "give the IP address of the server that takes updates"
 A_WALLET = "give a name of up to 41 small letters, digits and '-', or leave it out for the account's own wallet"
+A_TERM = "give the value that requests have, one word like priority"
 A_LIMIT = "give a number of tokens above 0, as the provider states it"
 STALENESS = "give a whole number of seconds, 1 to 604800 (a week)"
 PROCESSES = "give a whole number of processes, 1 to 16, one for each core at most"
@@ -588,7 +591,78 @@ PRICE_ROWS: dict[str, Row] = {
     "tiers and amounts": (
         ("price_book", "gemini", "prices", 0, "input"),
         2,
-        ["goproxy_price_book: gemini.prices[0].input: is not a known key; known here: effective_from, tiers"],
+        ["goproxy_price_book: gemini.prices[0].input: is not a known key; known here: effective_from, tiers, terms"],
+    ),
+    "terms no list": (
+        TERMS,
+        {"speed": "fast"},
+        [
+            "goproxy_price_book: opus.prices[0].terms: is a mapping; "
+            "give a list of prices, each with service_tier, speed or inference_geo"
+        ],
+    ),
+    "no terms in terms": (
+        TERMS,
+        [],
+        [
+            "goproxy_price_book: opus.prices[0].terms: is an empty list; "
+            "leave it out, or give the prices of what requests may ask for"
+        ],
+    ),
+    "terms for nothing": (
+        TERMS,
+        [COSTS],
+        [
+            "goproxy_price_book: opus.prices[0].terms[0]: does not say what it is for; "
+            "give inference_geo, service_tier or speed"
+        ],
+    ),
+    "terms that are standard": (
+        TERMS,
+        [{"speed": "fast", **COSTS}, {"service_tier": "auto", "inference_geo": "global", **COSTS}],
+        [
+            'goproxy_price_book: opus.prices[0].terms[1].inference_geo: is "global", which is standard; '
+            "the price beside terms holds for it: leave this entry out"
+        ],
+    ),
+    "terms twice": (
+        TERMS,
+        [
+            {"speed": "fast", "inference_geo": "us", **COSTS},
+            {"inference_geo": "us", "speed": "fast", "service_tier": "default", **COSTS},
+        ],
+        [
+            'goproxy_price_book: opus.prices[0].terms[1]: is for inference_geo "us" and speed "fast", '
+            "and another entry of this price is, too; leave one of them out"
+        ],
+    ),
+    "terms of two words": (
+        TERMS,
+        [{"service_tier": "very fast", **COSTS}],
+        [f'goproxy_price_book: opus.prices[0].terms[0].service_tier: is "very fast"; {A_TERM}'],
+    ),
+    "terms as a number": (
+        TERMS,
+        [{"speed": 2, **COSTS}],
+        [f"goproxy_price_book: opus.prices[0].terms[0].speed: is 2, a number; {A_TERM}"],
+    ),
+    "terms by a slip": (
+        TERMS,
+        [{"service_teir": "flex", "speed": "fast", **COSTS}],
+        ["goproxy_price_book: opus.prices[0].terms[0].service_teir: is not a known key; did you mean service_tier?"],
+    ),
+    "terms without a price": (
+        TERMS,
+        [{"service_tier": "flex", "input": 1}],
+        ["goproxy_price_book: opus.prices[0].terms[0].output: is missing; give USD per million tokens"],
+    ),
+    "terms whose tiers do not fit": (
+        TERMS,
+        [{"service_tier": "flex", "tiers": [{"up_to_prompt_tokens": 9, "input": 1, "output": 1}]}],
+        [
+            "goproxy_price_book: opus.prices[0].terms[0].tiers[0].up_to_prompt_tokens: is 9 in the last tier, "
+            "so that longer prompts have no price; leave it out of the last tier"
+        ],
     ),
 }
 

@@ -114,6 +114,7 @@ def _price_version(version: PriceVersion, multiplier: Decimal) -> dict[str, Any]
     return {
         "effective_from": _day(version.effective_from),
         "tiers": [_tier(tier, multiplier) for tier in version.tiers],
+        "terms": {terms: [_tier(tier, multiplier) for tier in tiers] for terms, tiers in sorted(version.terms.items())},
     }
 
 

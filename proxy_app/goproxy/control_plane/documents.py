@@ -293,6 +293,8 @@ class Row(Given):
     model: str
     stream: bool
     estimated_input_tokens: int
+    terms: str
+    """What the provider served it on, such as `service_tier=priority`; empty: the standard."""
     hold_nanodollars: int
     settled_at: str
     settlement: Settlement

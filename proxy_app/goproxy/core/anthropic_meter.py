@@ -44,7 +44,6 @@ _SAYS_NOTHING = frozenset({b'{"type": "ping"}', b'{"type":"ping"}', b"[DONE]"})
 
 _STOP = b'{"type":"message_stop"}'
 _NOTHING = Usage()
-_TIERS = {"priority": "service_tier_priority", "batch": "service_tier_batch"}
 
 
 class AnthropicMeter(Meter):
@@ -124,8 +123,10 @@ class AnthropicMeter(Meter):
 
     def _take_usage(self, usage: object, data: bytes | bytearray, path: Path) -> None:
         usage = self._merge(usage, data, path)
-        iterations = usage.get("iterations") if isinstance(usage, dict) else None
-        if isinstance(iterations, list):
+        if not isinstance(usage, dict):
+            return
+        self._take_terms(usage)
+        if isinstance(iterations := usage.get("iterations"), list):
             self._apart = Usage()
             for iteration in iterations:
                 self._on_iteration(iteration)
@@ -153,7 +154,9 @@ class AnthropicMeter(Meter):
         told = self._told
         if INPUT not in told.tokens or OUTPUT not in told.tokens:
             flags.add("incomplete_usage")
-        _flag_terms(told.document, flags)
+        tools = told.document.get("server_tool_use")
+        if tools and not (isinstance(tools, dict) and all(uses == 0 for uses in tools.values())):
+            flags.add("server_tool_use")
         return _sum(_usage(told, flags), self._apart)
 
 
@@ -194,17 +197,3 @@ def _sum(one: Usage, other: Usage) -> Usage:
         return one
     counts = other.to_json()
     return Usage(**{name: count + counts[name] for name, count in one.to_json().items()})
-
-
-def _flag_terms(usage: Mapping[str, Any], flags: set[str]) -> None:
-    """What of the usage may change the provider's price without changing a count."""
-    tier = usage.get("service_tier", "standard")
-    if tier != "standard":
-        flags.add(_TIERS.get(tier, "service_tier_other") if isinstance(tier, str) else "service_tier_other")
-    if usage.get("inference_geo", "global") not in ("global", "not_available", ""):
-        flags.add("inference_geo_other")
-    if usage.get("speed", "standard") != "standard":
-        flags.add("speed_other")
-    tools = usage.get("server_tool_use")
-    if tools and not (isinstance(tools, dict) and all(uses == 0 for uses in tools.values())):
-        flags.add("server_tool_use")

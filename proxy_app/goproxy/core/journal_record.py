@@ -61,6 +61,8 @@ class Progressed:
 
     id: str
     usage: Usage
+    terms: str | None = None
+    """On which it is served (terms.py). None: as its hold says."""
 
 
 @dataclass(slots=True)  # as before
@@ -202,8 +204,9 @@ def _document(record: Record) -> dict[str, Any]:
             return {"kind": "start", "instance": instance, "number": number}
         case Voided(id=id_):
             return {"kind": "void", "id": id_}
-        case Progressed(id=id_, usage=usage):
-            return {"kind": "progress", "id": id_, "usage": usage}
+        case Progressed(id=id_, usage=usage, terms=terms):
+            document = {"kind": "progress", "id": id_, "usage": usage}
+            return document if terms is None else document | {"terms": terms}
         case Posted(ids=ids):
             return {"kind": "posted", "ids": list(ids)}
         case Leased(wallet=wallet, granted_total=granted_total, spent_by_posted=spent_by_posted):
@@ -224,7 +227,7 @@ def _record(document: Any) -> Record:
         case {"kind": "void", "id": str(id_)}:
             return Voided(id_)
         case {"kind": "progress", "id": str(id_), "usage": usage}:
-            return Progressed(id_, Usage.from_json(usage))
+            return Progressed(id_, Usage.from_json(usage), document.get("terms"))
         case {"kind": "settle", "row": row}:
             return Settled(Row.from_json(row))
         case {"kind": "posted", "ids": list(ids)}:

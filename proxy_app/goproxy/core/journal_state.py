@@ -7,7 +7,7 @@ before; one with damage in it adds to that, which comes to the same where the se
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from goproxy.core.journal_record import (
     Checkpoint,
@@ -68,9 +68,11 @@ class JournalState:
                     self.holds[hold.id] = hold
             case Voided(id=id_):
                 self._close(id_)
-            case Progressed(id=id_, usage=usage):
-                if id_ in self.holds:
+            case Progressed(id=id_, usage=usage, terms=terms):
+                if (open_ := self.holds.get(id_)) is not None:
                     self.progress[id_] = usage
+                    if terms is not None and terms != open_.terms:
+                        self.holds[id_] = replace(open_, terms=terms)
             case Settled(row=row):
                 self._close(row.id)
                 self.unposted.setdefault(row.id, Unposted(line, row.wallets, row.cost_nanodollars))

@@ -17,7 +17,8 @@ from functools import lru_cache
 from typing import Any
 
 from goproxy.core.meter import Reading
-from goproxy.core.pricing import PriceVersion, price
+from goproxy.core.pricing import Priced, PriceVersion, price
+from goproxy.core.terms import STANDARD, settled
 from goproxy.core.usage import Usage
 
 BYTES_PER_TOKEN = 4
@@ -26,13 +27,21 @@ BYTES_PER_TOKEN = 4
 FLAGS: Mapping[str, str] = {
     "above_hold": "It cost more than was held: the provider counted more than the body and the model's limits allow.",
     "capped_at_hold": "The estimate came to more than was held; what was held is charged.",
+    "inference_geo_other": "Inference was bound to a region that has no price here; priced without it.",
     "input_estimated": "The prompt was not told, and is a quarter of what the body can come to.",
     "output_estimated": "The final output was not told, and is a quarter of the bytes that were seen.",
+    "service_tier_batch": "Served at the batch tier, which has no price here; priced without it.",
+    "service_tier_flex": "Served at the flex tier, which has no price here; priced without it.",
+    "service_tier_other": "Served at another tier, which has no price here; priced without it.",
+    "service_tier_priority": "Served at the priority tier, which has no price here; priced without it.",
+    "speed_other": "Served at a speed that has no price here; priced without it.",
     "unknown_account": "The control plane did not know the account when the row came.",
     "unknown_wallet": "The control plane did not know one of the wallets when the row came.",
     "unpriced": "The model had left the configuration before the request was settled; nothing is charged.",
 }
 """What a row carries besides the flags of the meter, and what it means."""
+
+_OF_TERMS = frozenset(flag for flag in FLAGS if flag.startswith(tuple(f"{name}_" for name in STANDARD)))
 
 _CLIENT_LEFT = frozenset({"client_gone", "client_stalled"})
 """Outcomes of a request whose client did not wait for the answer."""
@@ -77,6 +86,8 @@ class _Request:
     stream: bool
     estimated_input_tokens: int
     """What the body can come to. Not fewer than the provider can count, unless it gets some of it from elsewhere."""
+    terms: str = ""
+    """See terms.py: what a hold was asked for, and a row was charged by. Rows of before have none."""
 
     def to_json(self) -> dict[str, Any]:
         """As `from_json` reads it."""
@@ -177,6 +188,7 @@ def settle(
     )
     return _row(
         hold,
+        terms=settled(hold.terms, reading.terms),
         usage=usage,
         settlement=settlement,
         flags={*reading.flags, *flags},
@@ -204,6 +216,7 @@ def interrupted(
     """The row of a request in whose middle the proxy stopped: charged is the usage that was noted last, if any was."""
     return _row(
         hold,
+        terms=hold.terms,
         usage=progress or Usage(),
         settlement=Settlement.INTERRUPTED,
         flags=set(),
@@ -216,9 +229,8 @@ def interrupted(
 
 def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | None = None) -> Row:
     """The row as it would be with other prices, or with another multiplier too. What was used stays as it is."""
-    priced = price(
-        row.usage, versions, Decimal(row.multiplier) if multiplier is None else multiplier, day_of(row.opened_at)
-    )
+    multiplier = Decimal(row.multiplier) if multiplier is None else multiplier
+    priced = price(row.usage, versions, multiplier, day_of(row.opened_at), row.terms)
     cost, flag = _bounded(priced.cost, row.settlement, row.hold_nanodollars)
     return dataclasses.replace(
         row,
@@ -227,7 +239,7 @@ def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | Non
         tier_up_to=priced.tier_up_to,
         multiplier=priced.multiplier,
         cost_nanodollars=cost,
-        flags=tuple(sorted({*row.flags} - _BOUNDS | flag)),
+        flags=tuple(sorted({*row.flags} - _BOUNDS - (_OF_TERMS if row.terms else set()) | flag | _unpriced(priced))),
     )
 
 
@@ -262,6 +274,7 @@ def _tokens(length: int) -> int:
 def _row(
     hold: Hold,
     *,
+    terms: str,
     usage: Usage,
     settlement: Settlement,
     flags: set[str],
@@ -276,7 +289,7 @@ def _row(
     answered_bytes: int = 0,
     upstream_request_id: str | None = None,
 ) -> Row:
-    priced = price(usage, versions, multiplier, day_of(hold.opened_at))
+    priced = price(usage, versions, multiplier, day_of(hold.opened_at), terms)
     cost, flag = _bounded(priced.cost, settlement, hold.amount)
     return Row(
         id=hold.id,
@@ -290,6 +303,7 @@ def _row(
         model=hold.model,
         stream=hold.stream,
         estimated_input_tokens=hold.estimated_input_tokens,
+        terms=terms,
         hold_nanodollars=hold.amount,
         settled_at=settled_at,
         settlement=settlement,
@@ -297,7 +311,7 @@ def _row(
         outcome=outcome,
         usage=usage,
         raw_usage=raw_usage,
-        flags=tuple(sorted(flags | flag)),
+        flags=tuple(sorted(flags | flag | _unpriced(priced))),
         price_version=priced.price_version,
         prices=priced.prices,
         tier_up_to=priced.tier_up_to,
@@ -308,6 +322,14 @@ def _row(
         upstream_request_id=upstream_request_id,
         upstream_model=upstream_model,
     )
+
+
+def _unpriced(priced: Priced) -> set[str]:
+    """The flags of terms that have no price."""
+    if not priced.unpriced:
+        return set()
+    named = {part: part.replace("=", "_") for part in priced.unpriced}
+    return {flag if flag in FLAGS else f"{part.partition('=')[0]}_other" for part, flag in named.items()}
 
 
 _BOUNDS = {"capped_at_hold", "above_hold"}
@@ -387,6 +409,8 @@ def _read(cls: type[Hold | Row], document: Any) -> dict[str, Any]:
     values = {}
     for field in dataclasses.fields(cls):
         if field.name not in document:
+            if field.default is not dataclasses.MISSING:
+                continue  # a field of today, and a document of before
             raise InvalidRow(f"{field.name} is missing")
         try:
             values[field.name] = _READERS[str(field.type)](document[field.name])

@@ -24,6 +24,7 @@ import orjson
 from goproxy.core import sse
 from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
 from goproxy.core.sse import Event, EventReader
+from goproxy.core.terms import STANDARD
 from goproxy.core.usage import Usage
 
 MAX_BODY = 8 * 1024 * 1024
@@ -51,7 +52,6 @@ FLAGS: Mapping[str, str] = {
     "content_after_usage": "Content came after the last usage and no usage after it: that was not the final one.",
     "final_usage_missing": "The answer came to its end without its final usage.",
     "incomplete_usage": "Prompt or output tokens were never told (or never validly).",
-    "inference_geo_other": "Inference was bound to a region, which may change the provider's price.",
     "invalid_usage": "A count was no integer from 0 to 20,000,000; the last valid one stands.",
     "no_event": "The body of an event stream held no event.",
     "other_model_usage": "Another model worked too (advisor, fallback); its tokens are told apart and are not priced.",
@@ -64,11 +64,6 @@ FLAGS: Mapping[str, str] = {
     "reasoning_beside_output": "By its own total, the OpenAI usage tells reasoning beside the output; added to it.",
     "reasoning_by_total": "By its own total, the OpenAI usage leaves tokens out of its parts: taken for reasoning.",
     "server_tool_use": "The provider ran tools, whose fee by use is not priced here.",
-    "service_tier_batch": "Served at the batch tier; priced at the standard one.",
-    "service_tier_flex": "Served at the flex tier; priced at the standard one.",
-    "service_tier_other": "Served at a tier that is not known; priced at the standard one.",
-    "service_tier_priority": "Served at the priority tier; priced at the standard one.",
-    "speed_other": "Served at a speed that is not standard, which may change the provider's price.",
     "total_mismatch": "The usage contradicts itself: a sum or a part does not fit.",
     "undecoded_body": "The answer came in a Content-Encoding that was not asked for and cannot be read.",
     "unparsed_body": "The body is not the JSON that it should be.",
@@ -99,6 +94,9 @@ class Reading:
 
     flags: tuple[str, ...]
     """Sorted; see FLAGS."""
+
+    terms: Mapping[str, str]
+    """The values of the fields that terms.py knows, of those that were told."""
 
     model: str | None
     """The model that the answer names: printable, at most 100 characters."""
@@ -135,6 +133,7 @@ class Meter(ABC):
         """A stream of events ended as HTTP says, whether the protocol's end came or not."""
         self._error: str | None = None
         self._model: str | None = None
+        self._terms: dict[str, str] = {}
         self._generated_bytes = 0
         self._generated_at = 0
         """How long the body was when that was counted."""
@@ -191,6 +190,11 @@ class Meter(ABC):
         self._read()
         return self._usage(set()) if self._told.tokens else None
 
+    def terms(self) -> Mapping[str, str]:
+        """The values of the fields that terms.py knows, of those that were told by now."""
+        self._read()
+        return self._terms
+
     def reading(self, *, counts_exact: bool = True) -> Reading:
         """What is known by now. `counts_exact`: what was generated is counted where the usage is exact, too."""
         self._read()
@@ -217,6 +221,7 @@ class Meter(ABC):
             ended=self._ended,
             error=self._error,
             flags=tuple(sorted(flags)) if flags else (),
+            terms=self._terms,
             model=self._model,
             generated_bytes=self._generated_by_now() if counts_exact or not exact else 0,
         )
@@ -363,6 +368,12 @@ class Meter(ABC):
     def _name_model(self, name: object) -> None:
         if self._model is None and isinstance(name, str):
             self._model = word(name) or None
+
+    def _take_terms(self, told: Mapping[str, Any]) -> None:
+        """Take over what an object tells of the terms: the last word counts, and what is no text tells nothing."""
+        for name in STANDARD:
+            if isinstance(value := told.get(name), str):
+                self._terms[name] = value
 
     def _fail(self, *types: object) -> None:
         """An error was told: the first of these that is a word is its type. The first error stands."""

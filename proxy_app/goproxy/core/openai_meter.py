@@ -64,7 +64,6 @@ _CONTENT = re.compile(rb'(?:\A|(?<=\n\n))(?:data: {[^\n]*?"choices"[^\n]*+\n\n)+
 """Events that may be content only."""
 
 _TELLS_USAGE = re.compile(rb'"usage"\s*+:\s*+(?!null)')
-_TIERS = {"priority": "service_tier_priority", "flex": "service_tier_flex", "batch": "service_tier_batch"}
 _FIRST_EVENTS = 16
 """Events that are parsed to find the model's name."""
 
@@ -153,9 +152,8 @@ class OpenAIMeter(Meter):
             self._is_usage_chunk = not document.get("choices")
             self._has_content_after_usage = False
             self._is_usage_of_finished = self._has_finish_reason
-        tier = document.get("service_tier")
-        if isinstance(tier, str) and tier not in ("default", "standard", "auto"):
-            self._flags.add(_TIERS.get(tier, "service_tier_other"))
+            self._take_terms(usage)  # as a gateway to Anthropic tells them
+        self._take_terms(document)
 
     def _take_error(self, document: Mapping[str, Any], *, is_error: bool = False) -> None:
         if is_error or document.get("error") or document.get("object") == "error":

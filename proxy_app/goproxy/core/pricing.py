@@ -1,4 +1,4 @@
-"""What tokens cost: list price by kind and day and length of the prompt, times the upstream's multiplier.
+"""What tokens cost: list price by kind and day, terms and length of the prompt, times the upstream's multiplier.
 
 Money is integer nano-dollars (10⁻⁹ USD). Prices and multipliers are `Decimal` as they were written; every sum is exact
 (integers over a common denominator), and one rounding at the end, half to even, makes it nano-dollars. No float comes
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from functools import cached_property, lru_cache
 
+from goproxy.core.terms import can_come_of
 from goproxy.core.usage import Usage
 
 NANODOLLARS = 10**9
@@ -40,6 +41,8 @@ _INSTEAD = {
     "reasoning": "output",
 }
 """Whose price holds where a kind has none."""
+
+_NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,8 @@ class PriceVersion:
 
     effective_from: date
     tiers: tuple[Tier, ...]
+    terms: Mapping[str, tuple[Tier, ...]] = field(default_factory=dict)
+    """The same of a request on these terms (terms.py), and on no others."""
 
 
 @dataclass(slots=True)  # not frozen: that makes one several times as dear, for each request
@@ -126,6 +131,8 @@ class Priced:
     """USD per million tokens for every one of `KINDS`, as decimal strings."""
     tier_up_to: int | None
     multiplier: str
+    unpriced: frozenset[str] = frozenset()
+    """What of the terms has no price."""
 
 
 def version_in_force(versions: Sequence[PriceVersion], day: date) -> PriceVersion:
@@ -138,12 +145,12 @@ def version_in_force(versions: Sequence[PriceVersion], day: date) -> PriceVersio
     return min(versions, key=lambda version: version.effective_from)
 
 
-def tier_for(version: PriceVersion, prompt_tokens: int) -> Tier:
+def tier_for(tiers: Sequence[Tier], prompt_tokens: int) -> Tier:
     """The tier that prices every token of a request whose prompt is so long."""
-    for tier in version.tiers:
+    for tier in tiers:
         if tier.up_to_prompt_tokens is None or prompt_tokens <= tier.up_to_prompt_tokens:
             return tier
-    return version.tiers[-1]
+    return tiers[-1]
 
 
 def cost(usage: Usage, tier: Tier, multiplier: Decimal) -> int:
@@ -162,27 +169,60 @@ def cost(usage: Usage, tier: Tier, multiplier: Decimal) -> int:
     return whole + (2 * rest > rates.over or (2 * rest == rates.over and whole % 2 == 1))
 
 
-def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, day: date) -> Priced:
-    """What `usage` costs on `day`."""
+def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, day: date, terms: str = "") -> Priced:
+    """What `usage` costs on `day`, on these terms (terms.py)."""
     version = version_in_force(versions, day)
-    tier = tier_for(version, usage.prompt)
+    tier, unpriced = tier_for(version.tiers, usage.prompt), _NOTHING
+    if terms:
+        tier, unpriced = _tier_on(terms, version, usage, multiplier)
     return Priced(
         cost=cost(usage, tier, multiplier),
         price_version=_written_day(version.effective_from),
         prices=tier.written,
         tier_up_to=tier.up_to_prompt_tokens,
         multiplier=tier.rates(multiplier).written_multiplier,
+        unpriced=unpriced,
     )
 
 
-def worst_case(version: PriceVersion, multiplier: Decimal, input_tokens: int, output_tokens: int) -> int:
+def _tier_on(terms: str, version: PriceVersion, usage: Usage, multiplier: Decimal) -> tuple[Tier, frozenset[str]]:
+    """The tier for a request on these terms, and what of them it is not for.
+
+    Where the version does not have them, the dearest counts of what it has for a part of them, or for none.
+    """
+    if (tiers := version.terms.get(terms)) is not None:
+        return tier_for(tiers, usage.prompt), _NOTHING
+    parts = frozenset(terms.split(","))
+    found = [(tier_for(version.tiers, usage.prompt), parts)]
+    for priced, tiers in version.terms.items():
+        if parts.issuperset(of_them := priced.split(",")):
+            found.append((tier_for(tiers, usage.prompt), parts.difference(of_them)))
+    return max(found, key=lambda each: (cost(usage, each[0], multiplier), -len(each[1])))
+
+
+def worst_case(
+    version: PriceVersion, multiplier: Decimal, input_tokens: int, output_tokens: int, asked: Mapping[str, str]
+) -> int:
     """The most that a request of at most so many tokens can cost, in nano-dollars, rounded up.
+
+    `asked`: the values of the fields that terms.py knows, of those that the request has. The provider may serve it on
+    other terms than these, where it is free to choose, and may always fall back to the standard.
+    """
+    most = _worst_at(version.tiers, multiplier, input_tokens, output_tokens)
+    for terms, tiers in version.terms.items():
+        if can_come_of(terms, asked):
+            most = max(most, _worst_at(tiers, multiplier, input_tokens, output_tokens))
+    return most
+
+
+def _worst_at(tiers: Sequence[Tier], multiplier: Decimal, input_tokens: int, output_tokens: int) -> int:
+    """The same at these prices.
 
     The prompt may be shorter than `input_tokens`, so that every tier that begins below them counts, with the part of
     them that fits into it; each token at the dearest price that its side of the request has there.
     """
     dearest, over = 0, 1
-    for tier in version.tiers:
+    for tier in tiers:
         limit, rates = tier.up_to_prompt_tokens, tier.rates(multiplier)
         prompt = input_tokens if limit is None else min(input_tokens, limit)
         here = prompt * rates.dearest_prompt_token + output_tokens * rates.dearest_output_token

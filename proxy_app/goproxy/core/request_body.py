@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from goproxy.core.input_estimate import OPENING_FIELDS, estimate_input
+from goproxy.core.terms import STANDARD
 
 _DECODER = json.JSONDecoder()
 _scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
@@ -50,7 +51,7 @@ _DROPPING = "additional_drop_params"
 _SPREAD = ("extra_body", "generationConfig", "generation_config")
 """Objects that LiteLLM spreads over the request."""
 
-_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, _DROPPING, *_SPREAD})
+_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, _DROPPING, *_SPREAD, *STANDARD})
 READ_FIELDS = _RARE.union(
     ("model", "stream", "stream_options", "messages", "tools", "max_tokens", "max_completion_tokens", "n")
 )
@@ -60,6 +61,8 @@ _FOLDED = {name.casefold(): name for name in READ_FIELDS | OPENING_FIELDS}
 """Upstreams written in Go read JSON without regard to case: `Model` is their `model`, and the later one counts."""
 
 _FOLDED_TO_OTHERS = _FOLDED.keys() - {*_FOLDED.values()}
+
+_NO_TERMS: Mapping[str, str] = {}
 
 
 class InvalidBody(Exception):
@@ -97,6 +100,9 @@ class RequestBody:
 
     has_remote_input: bool
     """The body does not bound the input, and the model's context is the bound."""
+
+    terms: Mapping[str, str]
+    """The values of the fields that terms.py knows, of those that it has."""
 
     def asking_for_usage(self) -> RequestBody:
         """The body with `stream_options.include_usage` true, and nothing else different.
@@ -183,8 +189,10 @@ def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
     limit, other = _integer(fields, "max_tokens", at_least=0), _integer(fields, "max_completion_tokens", at_least=0)
     limit = other if limit is None else limit if other is None else max(limit, other)
     choices = _integer(fields, "n", at_least=1, at_most=_MOST_CHOICES) or 1
+    terms = _NO_TERMS
     if not _RARE.isdisjoint(fields):
         limit, choices = _read_rare(fields, limit, choices)
+        terms = {name: value for name in STANDARD if (value := _text(fields, name)) is not None}
     options = fields.get("stream_options")
     if not isinstance(options, dict | None):
         raise InvalidBody("stream_options: this field must be an object.")
@@ -200,6 +208,7 @@ def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
         options is not None and _flag(options, "include_usage", within="stream_options."),
         estimate.tokens,
         estimate.is_open,
+        terms,
     )
 
 
@@ -244,6 +253,13 @@ def _flag(fields: Mapping[str, Any], name: str, within: str = "") -> bool:
     if value is not None and value is not True and value is not False:
         raise InvalidBody(f"{within}{name}: this field must be true or false.")
     return bool(value)
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if not isinstance(value, str | None):
+        raise InvalidBody(f"{name}: this field must be a string.")
+    return value
 
 
 def _integer(fields: Mapping[str, Any], name: str, *, at_least: int, at_most: int | None = None) -> int | None:

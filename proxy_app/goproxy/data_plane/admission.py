@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -10,14 +11,15 @@ from aiohttp import web
 from goproxy.config import Config, Endpoint, Model
 from goproxy.core.key_snapshot import LimitedKey
 from goproxy.core.ledger import Hold, day_of
-from goproxy.core.pricing import dollars, version_in_force, worst_case
+from goproxy.core.pricing import PriceVersion, dollars, version_in_force, worst_case
 from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
+from goproxy.core.terms import written
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable, NotHeld
 from goproxy.data_plane.exchange import timestamp
 from goproxy.data_plane.request_head import RequestHead
 
-_SHOWN = 100  # characters of a wrong model name in a message
+_SHOWN = 100  # characters of a client's word in a message
 
 
 @dataclass(slots=True)
@@ -70,7 +72,11 @@ def check_permission(key: LimitedKey, upstream: str, model: Model) -> None:
 
 
 def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endpoint, request_id: str) -> Hold:
-    """The worst case of a request: the longest prompt that its body can be, and the longest answer that it asks for."""
+    """The worst case of a request: the longest prompt that its body can be, and the longest answer that it asks for.
+
+    Raises:
+        Refusal: it asks for terms that have no price.
+    """
     asked, model = admitted.asked, admitted.model
     estimated = min(asked.estimated_input_tokens, model.context_tokens)
     prompt = model.context_tokens if asked.has_remote_input else estimated
@@ -90,7 +96,25 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
         model=model.id,
         stream=admitted.stream,
         estimated_input_tokens=estimated,
-        amount=worst_case(version, model.billing_multiplier, prompt, longest * asked.choices),
+        terms=terms_of(asked.terms, model, version),
+        amount=worst_case(version, model.billing_multiplier, prompt, longest * asked.choices, asked.terms),
+    )
+
+
+def terms_of(asked: Mapping[str, str], model: Model, version: PriceVersion) -> str:
+    """The terms that these fields of a request ask for.
+
+    Raises:
+        Refusal: the model has no price for them.
+    """
+    terms = written(asked)
+    if not terms or terms in version.terms:
+        return terms
+    named = {name: _shortened(value) for name, value in asked.items() if written({name: value})}
+    raise Refusal(
+        Fault.INVALID_REQUEST,
+        f"{' with '.join(f'{name}: {value!r}' for name, value in named.items())} has no price for {model.id} here. "
+        f"Leave {' and '.join(named)} out. What has a price: {'; '.join(['the standard', *version.terms])}.",
     )
 
 
@@ -141,12 +165,15 @@ def model_for(name: str, config: Config) -> Model:
     model = config.models_by_name.get(name)
     if model is None:
         available = ", ".join(model.id for model in config.models)
-        shown = name if len(name) <= _SHOWN else name[:_SHOWN] + "…"
         raise Refusal(
             Fault.UNKNOWN_MODEL,
-            f"There is no model {shown!r} at {config.domain}. Available: {available}.",
+            f"There is no model {_shortened(name)!r} at {config.domain}. Available: {available}.",
         )
     return model
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 def admit(body: bytes, config: Config, *, asks_for_usage: bool = False) -> Admitted:

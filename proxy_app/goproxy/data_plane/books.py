@@ -208,10 +208,10 @@ class Books:
         self._desk.release(self._open.pop(id))
         self._journal.void(id)
 
-    def progress(self, id: str, usage: Usage) -> None:  # noqa: A002
-        """Note what an open request has used so far: what is charged should this process end now."""
+    def progress(self, id: str, usage: Usage, terms: str) -> None:  # noqa: A002
+        """Note what an open request has used so far, on which terms: what is charged should this process end now."""
         if id in self._open:
-            self._journal.progress(id, usage)
+            self._journal.progress(id, usage, terms)
 
     def settle(self, row: Row) -> asyncio.Future[bytes]:
         """Spend what a request cost, and release the rest of its hold. Done when the row is on the disk.

@@ -15,6 +15,7 @@ from typing import Protocol
 from goproxy.config import Model
 from goproxy.core.ledger import Hold, Row, settle
 from goproxy.core.meter import Meter
+from goproxy.core.terms import settled
 from goproxy.core.usage import Usage
 from goproxy.core.usage_chunk import UsageChunkFilter
 from goproxy.core.wire import WireProtocol
@@ -31,7 +32,7 @@ _NOTE_EVERY = 1.0
 class Notes(Protocol):
     """Where the usage so far of a running answer is noted."""
 
-    def progress(self, id: str, usage: Usage) -> None:  # noqa: A002 - the request's id, as in a row
+    def progress(self, id: str, usage: Usage, terms: str) -> None:  # noqa: A002 - the request's id, as in a row
         """Note it; nothing waits for that."""
 
 
@@ -64,7 +65,7 @@ class Exchange:
         self._meter: Meter | None = None
         self._decoded: Decoded | None = None
         """Of an answer in a Content-Encoding."""
-        self._noted: Usage | None = None
+        self._noted: tuple[Usage, str] | None = None
         self._feed: Callable[[bytes], object]
         """Takes the pieces; there are none before the answer has begun."""
         self._note_at = 0.0
@@ -121,10 +122,12 @@ class Exchange:
 
     def _note(self) -> None:
         self._tell_gaps()
-        usage = self._meter.usage() if self._meter is not None and not self.is_whole else None
-        if usage is not None and usage != self._noted:
-            self._noted = usage
-            self._notes.progress(self.hold.id, usage)
+        if self._meter is None or self.is_whole or (usage := self._meter.usage()) is None:
+            return
+        noted = usage, settled(self.hold.terms, self._meter.terms())
+        if noted != self._noted:
+            self._noted = noted
+            self._notes.progress(self.hold.id, *noted)
 
     def _tell_gaps(self) -> None:
         if len(self._moments) > 1:

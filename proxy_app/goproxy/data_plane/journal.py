@@ -163,9 +163,9 @@ class Journal:
         """The request of an open hold is not sent after all; there will be no row."""
         self._note(Voided(id))
 
-    def progress(self, id: str, usage: Usage) -> None:  # noqa: A002
-        """Note what an open request has used so far, soon."""
-        self._note(Progressed(id, usage))
+    def progress(self, id: str, usage: Usage, terms: str) -> None:  # noqa: A002
+        """Note what an open request has used so far, and on which terms, soon."""
+        self._note(Progressed(id, usage, terms))
 
     def settle(self, row: Row) -> asyncio.Future[bytes]:
         """Close a hold with its row. Done, with the row's line, when it is on the disk, however long that takes.

@@ -27,7 +27,7 @@ from goproxy.control_plane.store.database import Database
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from goproxy.hosting import Stay, make_runner
-from tests.gateway import config_document
+from tests.gateway import OPUS, config_document
 
 OPERATOR = "operator-CANARY-token"
 PROXY = {"openhands": "proxy-CANARY-openhands", "ohmygpt": "proxy-CANARY-ohmygpt"}
@@ -131,6 +131,12 @@ class Backend:
     async def poll(self, instance: str = "i", after: int = 0, wait: int = 0, upstream: str = "openhands") -> Answer:
         query = f"instance={instance}&after={after}&wait={wait}"
         return await self.ask("GET", f"/proxy/v1/keys?{query}", PROXY[upstream])
+
+    def offer(self, **prices: Any) -> None:
+        """Change the prices of the only model, as a new configuration does."""
+        document = config_document(models=[OPUS | {"prices": [OPUS["prices"][0] | prices]}])
+        (self.directory / "config-openhands-prod.json").write_text(json.dumps(document))
+        self.plane.catalogue.look()
 
     def declare(self, **document: Any) -> None:
         """Write keys.json as the role does: beside, then renamed."""

@@ -42,6 +42,32 @@ async def test_a_row_without_an_answer_is_kept_as_it_was_posted(backend: Backend
     assert Row.from_json((await listed(backend))[0]) == posted
 
 
+async def test_a_row_keeps_its_terms_and_one_of_an_older_proxy_has_none(backend: Backend) -> None:
+    await backend.account()
+    served = row(1, terms="inference_geo=us,speed=fast")
+    await backend.post("i1", served)
+    older = row(2).to_json()
+    del older["terms"]
+    body = {"instance": "i1", "upstream": "openhands", "rows": [older, served.to_json()]}
+    answer = await backend.proxy("/rows", body)
+    assert answer.json == {"accepted": [row(2).id, row(1).id], "rejected": []}
+    assert [each["terms"] for each in await listed(backend)] == ["", "inference_geo=us,speed=fast"]
+
+
+@on_sqlite
+async def test_rerating_finds_the_price_of_the_terms(backend: Backend) -> None:
+    """It was added to the price book after the request had been served."""
+    await backend.account(dollars=10)
+    usage = Usage(input=1_000_000)
+    served = row(1, cost=54 * DOLLAR // 10, usage=usage, terms="speed=fast", flags=("speed_other",))
+    await backend.post("i1", served, row(2, cost=54 * DOLLAR // 10, usage=usage))
+    assert (await rerate(backend))["differing"] == 0
+    backend.offer(terms=[{"speed": "fast", "tiers": [{"up_to_prompt_tokens": None, "input": 30, "output": 150}]}])
+    done = await rerate(backend, apply=True)
+    assert (done["differing"], done["difference_nanodollars"]) == (1, (324 - 54) * DOLLAR // 10)
+    assert (await rerate(backend, apply=True))["differing"] == 0
+
+
 async def test_a_row_that_comes_again_changes_nothing_whatever_it_says(backend: Backend) -> None:
     await backend.account()
     await backend.post("i1", row(1, cost=10), row(2, cost=20), row(1, cost=99))
@@ -99,6 +125,8 @@ BAD_ROWS: list[Any] = [
     broken(wallets=["alice", "alice"]),
     broken(wallets=["a b"]),
     broken(id=""),
+    broken(terms="speed=fast, and cheap"),
+    broken(terms=None),
     broken(id="x" * 300),
     broken(id="\ud800"),
     broken(upstream="ohmygpt"),

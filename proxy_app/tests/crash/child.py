@@ -54,7 +54,7 @@ class Life:
             lease = self._journal.lease("alice", total)
             holds = [hold for hold in await asyncio.gather(*(self._open() for _ in range(3))) if hold]
             for hold in holds:
-                self._journal.progress(hold.id, Usage(output=turn))
+                self._journal.progress(hold.id, Usage(output=turn), "")
             if turn % 3 == 0 and holds:
                 say("voiding", holds[0].id)
                 self._journal.void(holds.pop(0).id)

@@ -19,6 +19,7 @@ from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Place
 from goproxy.core.ledger import Row
 from goproxy.core.pricing import MULTIPLIER
+from goproxy.core.terms import TERMS
 from goproxy.core.usage import Usage
 
 MOST = 10**17
@@ -116,6 +117,8 @@ def problem_of(row: Row, upstream: str) -> str | None:
         return "a number is too large"
     if not re.fullmatch(MULTIPLIER, row.multiplier):
         return "multiplier is no decimal number with at most 9 digits before the point and 18 after it"
+    if not TERMS.fullmatch(row.terms):
+        return "terms are no list of fields with values"
     return None
 
 

@@ -7,7 +7,7 @@ ordered by its code points in both databases, whatever language PostgreSQL was s
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, Text, text
 
 _TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 
@@ -118,6 +118,7 @@ rows = Table(
     Column("outcome", _TEXT, nullable=False),
     Column("hold_nanodollars", BigInteger, nullable=False),
     Column("estimated_input_tokens", BigInteger, nullable=False),
+    Column("terms", _TEXT, nullable=False, server_default=text("''")),
     Column("input", BigInteger, nullable=False),
     Column("cache_write_5m", BigInteger, nullable=False),
     Column("cache_write_1h", BigInteger, nullable=False),
