@@ -162,12 +162,8 @@ def admit(body: bytes, config: Config, *, asks_for_usage: bool = False) -> Admit
     except InvalidBody as error:
         raise Refusal(Fault.INVALID_REQUEST, str(error)) from None
     model = model_for(asked.model, config)
-    wanted = asked.asking_for_usage() if asks_for_usage else asked
-    if asked.model != model.upstream_model_id:
-        body = wanted.naming(model.upstream_model_id)
-    elif wanted is not asked:
-        body = wanted.body
-    return Admitted(model, asked.stream, body, asked, usage_was_asked_for=wanted is not asked)
+    body = asked.sent_as(model.upstream_model_id, asking_for_usage=asks_for_usage)
+    return Admitted(model, asked.stream, body, asked, usage_was_asked_for=asks_for_usage and asked.lacks_usage)
 
 
 def check_encoding(head: RequestHead) -> None:
