@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import os
 import resource
 import secrets
 import select
@@ -20,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import hdrs, web
@@ -58,6 +60,9 @@ _DROP_SYN = (
 """Linux: a socket filter that drops what asks for a new connection (classic BPF: code, jumps if true and false, value).
 
 One that drops every packet drops the last one of a handshake too: its client is connected, sends, and is reset."""
+
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where a container reads its own, with cgroups of version 2 and 1."""
 
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
@@ -276,6 +281,15 @@ def raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # a kernel that allows less than that by now
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def memory_limit(limits: Sequence[Path] = _MEMORY_LIMITS) -> int:
+    """Bytes of memory that this process and those beside it in its container may take: else, what the machine has."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in limits:
+        with suppress(OSError, ValueError):  # there is none, or it says `max`
+            found.append(int(path.read_text()))
+    return min(found)
 
 
 class CannotListen(Exception):

@@ -11,6 +11,7 @@ import pytest
 from yarl import URL
 
 from goproxy.core.wire import Fault, Refusal
+from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.drain import DrainEnd, Drains
 from goproxy.data_plane.sending import Sending
 from goproxy.data_plane.upstream_connection import Answer
@@ -27,7 +28,7 @@ async def an_answer(provider: Provider, script: Script) -> AsyncIterator[Answer]
     connection = await pool.connect()
     head = b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
     sending = Sending(pool.loop)
-    connection.send(head, b"{}", pool.loop.time() + 5, sending)
+    connection.send(head, Body(Bodies(2), b"{}"), pool.loop.time() + 5, sending)
     yield await sending.answer()
     pool.close()
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from goproxy.data_plane.admission import Admitted
+from goproxy.data_plane.bodies import Body
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.exchange import Exchange
 from goproxy.data_plane.upstream_connection import Answer
@@ -43,7 +44,7 @@ async def others() -> AsyncIterator[list[object]]:
 
 def of_requests() -> list[object]:
     """What is there of requests."""
-    kinds = {RequestRecord, Admitted, Exchange, Answer, Client}
+    kinds = {RequestRecord, Admitted, Body, Exchange, Answer, Client}
     return [each for each in gc.get_objects() if type(each) in kinds]  # of a million: quicker than isinstance
 
 

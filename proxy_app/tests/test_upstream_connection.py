@@ -16,6 +16,7 @@ import pytest
 from yarl import URL
 
 from goproxy.data_plane import upstream_connection, upstream_pool
+from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.sending import Sending
 from tests.conftest import Lines
 from tests.gateway import ALICE, config_document, endpoints_at, running_gateway
@@ -219,7 +220,7 @@ async def test_a_path_is_watched_again_after_a_long_body(provider: Provider, ask
     for length, expected in ((10, 30_000), (1_000_000, 0), (100_000, 0), (10, 30_000)):
         sending = Sending(pool.loop)
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
-        connection.send(head, b"x" * length, pool.loop.time() + 30, sending)
+        connection.send(head, Body(Bodies(2 * length), b"x" * length), pool.loop.time() + 30, sending)
         assert timeout() == expected
         answer = await sending.answer()
         while not answer.is_whole:

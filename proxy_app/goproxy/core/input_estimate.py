@@ -44,6 +44,12 @@ _TEXT_ENDINGS = (
 """So do those of what tools of the provider's gave, which a client sends again with the conversation."""
 
 _IMAGES = ("image", "image_url")
+_PACKING = frozenset({"source", "file", "input_audio"})
+"""Where a block has what comes with the request, if it is no image."""
+
+_MOST_BLOCKS = 25_000
+"""No more are looked at: everybody waits meanwhile, and a conversation of 2,000 messages has a third of it."""
+
 _OWN_TOOLS = (None, "custom", "function")
 _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 _OPENING = ("mcp_servers", "container", "web_search_options", "plugins")
@@ -65,15 +71,17 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     tokens, remote, is_open = size, 0, False
     if not OPENING_FIELDS.isdisjoint(request):
         remote = sum(map(bool, map(request.get, _OPENING))) + _compacts(request) + _continues(request)
-    for block in _blocks(request.get("messages")):
-        packed = _image(block)
-        if packed is not None:
-            tokens += IMAGE_TOKENS - len(packed)
-        elif block.get("type") in _IMAGES:
-            tokens += IMAGE_TOKENS
+    for number, block in enumerate(_blocks(request.get("messages"))):
+        if number == _MOST_BLOCKS:  # what is not looked at may be anything
             is_open = True
+            break
+        if block.get("type") in _IMAGES:
+            packed = _image(block)
+            tokens += IMAGE_TOKENS - len(packed or "")
+            is_open = is_open or packed is None
         elif not _is_text(block):
-            tokens -= len(_data(block))
+            if not _PACKING.isdisjoint(block):
+                tokens -= len(_data(block))
             remote += 1
     tools = request.get("tools")
     if tools and isinstance(tools, list):

@@ -3,8 +3,14 @@
 Both protocols have `model` and `stream` at the top level of one JSON object. A name that stands there twice is refused:
 the proxy would price the last one, an upstream might run the first. Most clients write JSON as orjson does, without
 spaces: a body that orjson writes again byte for byte has no name twice, and is read by that alone. Of any other one the
-members are walked one by one. So they are to find the place of a value that is to be replaced where it stands, with
-every other byte as it was: a model's name, and the wish for usage in a stream.
+members are walked one by one, once. So they are to find the place of a value that is to be replaced where it stands,
+with every other byte as it was: a model's name, and the wish for usage in a stream.
+
+Everybody waits while a body is read, so that what reading costs is bounded before it begins: by the number of values
+and of names. What is left are bytes, of which a megabyte costs a few milliseconds.
+
+The walk is over the bytes as Latin-1, a character each: places are those of bytes, and one emoji does not make the text
+four times as large. Whatever is read here of names and values is ASCII, or is decoded from its own bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -25,10 +31,29 @@ _scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignor
 _AFTER_VALUE = frozenset({",", "}"})
 _SPACE = re.compile(r"[ \t\n\r]*")
 
+_MOST_VALUES = 100_000
+"""One takes up to 250 bytes of memory and a microsecond of everybody's time, be it of two bytes. A conversation that
+fills a context of a million tokens, with 2,000 messages and 100 tools, has 40,000."""
+
+_MOST_NAMES = 256
+"""Of an object that is walked: each costs several microseconds. Both protocols have about 40 at the top level."""
+
+_BEFORE_VALUES = b"[{,"
+"""Before each value there is one of these, or one before its name."""
+
+_FLESH = bytes(set(range(256)) - {*_BEFORE_VALUES, *b'"\\/bfnrtu'})
+"""What is not looked at to count values: all but these, quotes, and backslashes with what they may stand before."""
+
+_AT_ONCE = 64 * 1024
+"""Bytes that the processor's cache holds, with a copy of them."""
+
+_SPACED = b'": '
+_BEGINNING = 256
+"""What stands early in a body that is written with spaces (as Python's json does), and how early."""
+
 _LARGE = 256 * 1024
-_MOST_VALUES = 1_000_000
-"""In a larger body. One takes up to 250 bytes of memory and a microsecond of everybody's time, be it of three bytes;
-and no model reads as many words."""
+_MANY_ESCAPES = 4
+"""Bytes for each backslash in a large body that is walked at once: to write so many again takes longest."""
 
 _MOST_CHOICES = 1024
 """OpenAI takes 128."""
@@ -40,6 +65,7 @@ _OTHER_CHOICES = ("candidate_count", "candidateCount")
 _OTHER_MODELS = (
     *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
     *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "router_settings_override"),
+    "user_config",
 )
 """By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
 
@@ -63,6 +89,12 @@ _FOLDED = {name.casefold(): name for name in READ_FIELDS | OPENING_FIELDS}
 _FOLDED_TO_OTHERS = _FOLDED.keys() - {*_FOLDED.values()}
 
 _NO_TERMS: Mapping[str, str] = {}
+
+
+Places = dict[str, tuple[int, int]]
+"""Where values stand in a body, by name: their first byte, and the one behind their last."""
+
+_REPLACED = frozenset({"model", "stream_options"})
 
 
 class InvalidBody(Exception):
@@ -103,23 +135,38 @@ class RequestBody:
 
     terms: Mapping[str, str]
     """The values of the fields that terms.py knows, of those that it has."""
+    has_stream_options: bool
 
-    def asking_for_usage(self) -> RequestBody:
-        """The body with `stream_options.include_usage` true, and nothing else different.
+    places: Places | None
+    """Of what may be replaced; None: it was not looked for yet."""
 
-        A body that asks for it already, or for no stream, stays as it is: OpenAI refuses the field without a stream.
+    @property
+    def lacks_usage(self) -> bool:
+        """It is for a stream without usage. (OpenAI refuses to be asked for it without a stream.)"""
+        return self.stream and not self.includes_usage
+
+    def sent_as(self, model: str, *, asking_for_usage: bool = False) -> bytes:
+        """The body with this model in place of the named one, and nothing else different.
+
+        `asking_for_usage`: where the body `lacks_usage`, its `stream_options.include_usage` is true then, too.
         """
-        if self.includes_usage or not self.stream:
-            return self
-        text = self.body.decode()
-        return replace(self, body=_wishing_for_usage(text).encode(), includes_usage=True)
-
-    def naming(self, model: str) -> bytes:
-        """The body with another model in place of the named one; nothing else differs."""
-        text = self.body.decode()
-        named = _member(text, "model")
-        assert named is not None, "a body without a model is refused"
-        return (text[: named.start] + json.dumps(model, ensure_ascii=False) + text[named.end :]).encode()
+        asking_for_usage = asking_for_usage and self.lacks_usage
+        if model == self.model and not asking_for_usage:
+            return self.body
+        places = self.places
+        if places is None:
+            names = {"model", "stream_options"} if asking_for_usage and self.has_stream_options else {"model"}
+            places = _places_in(self.body, names)
+        edits = [(*places["model"], json.dumps(model, ensure_ascii=False).encode())] if model != self.model else []
+        if asking_for_usage:
+            edits.append(_wish_for_usage(self.body, places))
+        whole = memoryview(self.body)
+        parts: list[bytes | memoryview] = []
+        at = 0
+        for start, end, written in sorted(edits):
+            parts += (whole[at:start], written)
+            at = end
+        return b"".join((*parts, whole[at:]))
 
 
 def read_request_body(body: bytes) -> RequestBody:
@@ -128,41 +175,83 @@ def read_request_body(body: bytes) -> RequestBody:
     Raises:
         InvalidBody: it is no JSON object, or a field that must be known is not what it must be.
     """
-    if len(body) > _LARGE and sum(map(body.count, b"[{,")) > _MOST_VALUES:
-        raise InvalidBody(f"The request body has more than {_MOST_VALUES:,} brackets and commas. Send less at a time.")
+    if _has_too_many_values(body):
+        raise InvalidBody(f"The request body has more than {_MOST_VALUES:,} values. Send less at a time.")
     try:
         fields = orjson.loads(body)
-        if type(fields) is not dict or orjson.dumps(fields) != body:
-            del fields  # it may be large
-            fields = _walked(body)
-    except (ValueError, TypeError):  # what orjson refuses and others read, and what it reads and does not write: depth
-        fields = _walked(body)
-    return _read_fields(fields, body)
+    except ValueError:  # what others read, and depth
+        return _read_fields(*_walked(body, None), body)
+    if type(fields) is not dict or not _is_compact(fields, body):
+        return _read_fields(*_walked(body, fields), body)
+    if len(fields) > _MOST_NAMES:
+        raise _too_many_names()
+    return _read_fields(fields, None, body)
 
 
-def _walked(body: bytes) -> dict[str, Any]:
-    """The fields of a body that is written in any way.
+def _has_too_many_values(body: bytes) -> bool:
+    """Whether there are more values than may be; known before anything is made of them."""
+    if len(body) <= 2 * _MOST_VALUES:  # each has two bytes at least
+        return False
+    pieces = [body[at : at + _AT_ONCE] for at in range(0, len(body), _AT_ONCE)]
+    at_most = 0
+    for piece in pieces:
+        at_most += len(piece) - len(piece.translate(None, _BEFORE_VALUES))
+        if at_most > _MOST_VALUES:
+            break
+    else:
+        return False
+    # Most of them may stand within strings. Without escaped quotes those are every other piece between quotes.
+    bones = b"".join([piece.translate(None, _FLESH) for piece in pieces])
+    bones = bones.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bones.count(b'"') > 4 * (_MOST_VALUES + 1):  # of a string and its name
+        return True
+    outside = b"".join(bones.split(b'"')[::2])
+    return sum(map(outside.count, _BEFORE_VALUES)) > _MOST_VALUES
+
+
+def _is_compact(fields: dict[str, Any], body: bytes) -> bool:
+    """Whether orjson writes the body again byte for byte. False: it was not tried, or does not."""
+    if body.find(_SPACED, 0, _BEGINNING) >= 0:
+        return False
+    if len(body) > _LARGE and body.count(b"\\") > len(body) // _MANY_ESCAPES:
+        return False
+    try:
+        return orjson.dumps(fields) == body
+    except TypeError:  # it reads what it does not write: depth
+        return False
+
+
+def _walked(body: bytes, fields: Any) -> tuple[dict[str, Any], Places]:
+    """The fields of a body that is written in any way, and where what may be replaced stands.
+
+    `fields`: as they were read already; None: they could not be.
 
     Raises:
         InvalidBody: it is no JSON object, or has a name twice where that counts.
     """
     try:
-        text = body.decode()
-        fields = {}
-        for name, value, start, end in _members(text):
-            fields[name] = value
-            if name == "stream_options" and isinstance(value, dict):
-                for _ in _members(text[start:end], within="in stream_options"):
-                    pass
+        if fields is None and not body.isascii():
+            body.decode()
+        walked: dict[str, Any] = {} if fields is None else fields
+        places: Places = {}
+        for name, value, start, end in _members(body.decode("latin-1")):
+            if fields is None or type(value) is int:  # orjson reads a very long one as a float
+                walked[name] = value
+            if name in _REPLACED:
+                places[name] = (start, end)
+                walked[name] = _value(body[start:end])
+                if name == "stream_options" and isinstance(value, dict):
+                    for _ in _members(body[start:end].decode("latin-1"), within="in stream_options"):
+                        pass
     except UnicodeDecodeError as error:
         raise InvalidBody(f"The request body is not valid UTF-8 at byte {error.start}. Send JSON as UTF-8.") from None
     except json.JSONDecodeError as error:
-        raise InvalidBody(f"The request body is not valid JSON: {error.msg} at character {error.pos}.") from None
+        raise InvalidBody(f"The request body is not valid JSON: {error.msg} at byte {error.pos}.") from None
     except RecursionError:
         raise InvalidBody("The request body is nested too deeply.") from None
     except ValueError:  # an integer of more digits than Python reads
         raise InvalidBody("The request body holds a number with too many digits.") from None
-    return fields
+    return walked, places
 
 
 def _check_case(fields: Mapping[str, Any]) -> None:
@@ -179,7 +268,7 @@ def _check_case(fields: Mapping[str, Any]) -> None:
             raise InvalidBody(f"{meant}: this field must be written like this, upper and lower case too.")
 
 
-def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
+def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) -> RequestBody:
     _check_case(fields)
     model = fields.get("model")
     if "model" not in fields:
@@ -209,6 +298,8 @@ def _read_fields(fields: Mapping[str, Any], body: bytes) -> RequestBody:
         estimate.tokens,
         estimate.is_open,
         terms,
+        "stream_options" in fields,
+        places,
     )
 
 
@@ -273,31 +364,43 @@ def _integer(fields: Mapping[str, Any], name: str, *, at_least: int, at_most: in
     return value
 
 
-def _wishing_for_usage(text: str) -> str:
-    """What asks for usage stands where the field stands, or else right behind the model."""
-    options = _member(text, "stream_options")
-    if options is None:
-        model = _member(text, "model")
-        assert model is not None, "a body without a model is refused"
-        return text[: model.end] + ',"stream_options":{"include_usage":true}' + text[model.end :]
-    if options.value is None:
-        return text[: options.start] + '{"include_usage":true}' + text[options.end :]
-    inner = text[options.start : options.end]
-    wish = _member(inner, "include_usage")
-    if wish is None:
-        inner = inner[0] + '"include_usage":true' + ("," if options.value else "") + inner[1:]
-    else:
-        inner = inner[: wish.start] + "true" + inner[wish.end :]
-    return text[: options.start] + inner + text[options.end :]
+def _wish_for_usage(body: bytes, places: Places) -> tuple[int, int, bytes]:
+    """What is to be written where. It stands where the field stands, or else right behind the model."""
+    if "stream_options" not in places:
+        _, end = places["model"]
+        return end, end, b',"stream_options":{"include_usage":true}'
+    start, end = places["stream_options"]
+    inner = body[start:end]
+    if not inner.startswith(b"{"):  # null
+        return start, end, b'{"include_usage":true}'
+    wish = _places_in(inner, {"include_usage"}).get("include_usage")
+    if wish is not None:
+        return start + wish[0], start + wish[1], b"true"
+    return start + 1, start + 1, b'"include_usage":true' + (b"," if inner[1:-1].strip() else b"")
 
 
-def _member(text: str, name: str) -> Member | None:
-    """The member of this name, of an object that was read before."""
-    return next((member for member in _members(text) if member.name == name), None)
+def _places_in(body: bytes, names: set[str]) -> Places:
+    """Where the values of these names stand, in an object that was read before; no further than to the last."""
+    places: Places = {}
+    for name, _, start, end in _members(body.decode("latin-1")):
+        if name in names:
+            places[name] = (start, end)
+            if len(places) == len(names):
+                break
+    return places
+
+
+def _value(written: bytes) -> Any:
+    """A value that was walked over as Latin-1."""
+    return _scan(written.decode(), 0)[0]
+
+
+def _too_many_names(within: str = "at its top level") -> InvalidBody:
+    return InvalidBody(f"The request body has more than {_MOST_NAMES} fields {within}.")
 
 
 def _members(text: str, within: str = "at its top level") -> Iterator[Member]:
-    """Walk the object that `text` must be."""
+    """Walk the object that `text` must be: bytes as Latin-1. Of names alone, what they are is decoded."""
     at = _skip_space(text, 0)
     if text[at : at + 1] != "{":
         if text[at:]:
@@ -311,10 +414,15 @@ def _members(text: str, within: str = "at its top level") -> Iterator[Member]:
     while True:
         if text[at : at + 1] != '"':
             raise json.JSONDecodeError("Expecting property name in double quotes", text, at)
-        name, at = _scan(text, at)
+        begin = at
+        name, at = _scan(text, begin)
+        if not (written := text[begin:at]).isascii():
+            name = _value(written.encode("latin-1"))
         if name in names:
             raise InvalidBody(f"The request body has the same field twice {within}.")
         names.add(name)
+        if len(names) > _MOST_NAMES:
+            raise _too_many_names(within)
         if text[at : at + 1] != ":":
             at = _skip_space(text, at)
             if text[at : at + 1] != ":":

@@ -15,6 +15,7 @@ from goproxy.core.pricing import PriceVersion, dollars, version_in_force, worst_
 from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
 from goproxy.core.terms import written
 from goproxy.core.wire import Fault, Refusal, WireProtocol
+from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable, NotHeld
 from goproxy.data_plane.exchange import timestamp
 from goproxy.data_plane.request_head import RequestHead
@@ -28,8 +29,8 @@ class Admitted:
 
     model: Model
     stream: bool
-    body: bytes
     asked: RequestBody
+    """Without the body itself."""
     usage_was_asked_for: bool
     """By us, and not by the client, who must not see it."""
 
@@ -176,8 +177,8 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def admit(body: bytes, config: Config, *, asks_for_usage: bool = False) -> Admitted:
-    """What of the body must be known, and the body as the upstream shall have it.
+def admit(body: Body, config: Config, *, asks_for_usage: bool = False) -> Admitted:
+    """What of the body must be known; it is as the upstream shall have it then.
 
     `asks_for_usage`: a stream is asked for its usage where the client did not.
 
@@ -185,16 +186,13 @@ def admit(body: bytes, config: Config, *, asks_for_usage: bool = False) -> Admit
         Refusal: it cannot be sent.
     """
     try:
-        asked = read_request_body(body)
+        asked = read_request_body(body.data)
     except InvalidBody as error:
         raise Refusal(Fault.INVALID_REQUEST, str(error)) from None
     model = model_for(asked.model, config)
-    wanted = asked.asking_for_usage() if asks_for_usage else asked
-    if asked.model != model.upstream_model_id:
-        body = wanted.naming(model.upstream_model_id)
-    elif wanted is not asked:
-        body = wanted.body
-    return Admitted(model, asked.stream, body, asked, usage_was_asked_for=wanted is not asked)
+    body.data = asked.sent_as(model.upstream_model_id, asking_for_usage=asks_for_usage)
+    asked.body = b""
+    return Admitted(model, asked.stream, asked, usage_was_asked_for=asks_for_usage and asked.lacks_usage)
 
 
 def check_encoding(head: RequestHead) -> None:
@@ -217,22 +215,27 @@ def check_size(size: int, limit: int) -> None:
         raise Refusal(Fault.TOO_LARGE, f"The request body is larger than {limit} bytes, which is the limit here.")
 
 
-async def read_body(request: web.Request, limit: int, patience: float) -> bytes:
+async def read_body(request: web.Request, bodies: Bodies, limit: int, patience: float) -> Body:
     """The whole body of a request.
 
     Raises:
-        Refusal: it is larger than `limit` bytes, cut short, or pauses for longer than `patience` seconds.
+        Refusal: it is larger than `limit` bytes, cut short, or pauses for longer than `patience` seconds; or there is
+            no room for it.
     """
-    check_size(request.content_length or 0, limit)
-    body = bytearray()
+    told = request.content_length or 0
+    check_size(told, limit)
+    bodies.check(told, told)
+    body, came = Body(bodies), bytearray()
     try:
         while True:
             async with asyncio.timeout(patience):
                 piece = await request.content.readany()
             if not piece:
-                return bytes(body)
-            body += piece
-            check_size(len(body), limit)
+                body.data = bytes(came)
+                return body
+            came += piece
+            check_size(len(came), limit)
+            body.grow(len(came))
     except TimeoutError:
         raise Refusal(Fault.SLOW_UPLOAD, f"The request body paused for more than {patience:g} s.") from None
     except web.RequestPayloadError:

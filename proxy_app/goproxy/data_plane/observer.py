@@ -22,6 +22,7 @@ from prometheus_client.utils import floatToGoString
 from goproxy.core.ledger import Row
 from goproxy.core.protocols import PROTOCOLS
 from goproxy.data_plane.board import Place
+from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.tally import OwnTally, Tally
 from goproxy.observe import Outcome, RequestRecord, log
@@ -79,6 +80,7 @@ _FROM_THE_START = ((200, Outcome.INTERNAL_ERROR), (500, Outcome.INTERNAL_ERROR),
 _GAUGES = {
     "requests_in_flight": "Requests that are served, drained or settled.",
     "streams_in_flight": "Those of them that asked for a stream.",
+    "body_bytes": "Of requests' bodies that arrive, wait or are sent.",
     "holds": "Requests that money is held for.",
     "held_nanodollars": "What is held for them.",
     "lease_free_nanodollars": "What is leased and not held.",
@@ -103,6 +105,7 @@ class Observer(Collector):
         self._books = books
         self._place = place
         self._open: dict[int, RequestRecord] = {}
+        self.bodies: Bodies | None = None
         self._counts: Tally = OwnTally() if place is None else place.counts
         self._index = _Indexes(self._counts)
         self._first_byte = Buckets(self._counts, "first_byte_seconds", _FIRST_BYTE_SECONDS)
@@ -171,6 +174,7 @@ class Observer(Collector):
         return {
             "requests_in_flight": len(self._open),
             "streams_in_flight": sum(record.stream for record in self._open.values()),
+            "body_bytes": 0 if self.bodies is None else self.bodies.bytes,
             "holds": standing.open_requests,
             "held_nanodollars": standing.held,
             "lease_free_nanodollars": standing.free,

@@ -29,6 +29,7 @@ from goproxy.data_plane.admission import (
     refusal_of,
 )
 from goproxy.data_plane.aftermath import Aftermath
+from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import Books, InsufficientFunds, JournalUnwritable, LeaseUnavailable
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.envelope import ACCOUNT, Envelope, id_headers, shape_for
@@ -77,6 +78,7 @@ class Gateway:
     config: Config
     books: Books
     limits: RateLimits
+    bodies: Bodies
     upstream: Upstream
     aftermath: Aftermath
     observer: Observer
@@ -111,8 +113,8 @@ class Gateway:
 
         return handle
 
-    async def _serve(self, route: Route, head: RequestHead, body: bytes | web.Request, client: Client) -> None:
-        """Check a request, pass it to the upstream, and relay the answer. `body`: or the request to read it from."""
+    async def _serve(self, route: Route, head: RequestHead, came: bytes | web.Request, client: Client) -> None:
+        """Check a request, pass it to the upstream, and relay the answer. `came`: its body, or who to read it from."""
         config, protocol = self.config, route.protocol
         with self.envelope.around(client, route.name, protocol) as record:
             self.envelope.check_stay()
@@ -121,16 +123,20 @@ class Gateway:
             endpoint = endpoint_for(protocol, config)
             self.limits.admit(key)
             check_encoding(head)
-            if not isinstance(body, bytes):
-                body = await read_body(body, config.max_body_bytes, config.timeouts.idle)
-            record.bytes_in = len(body)
-            check_size(len(body), config.max_body_bytes)
+            if isinstance(came, bytes):
+                record.bytes_in = len(came)
+                check_size(len(came), config.max_body_bytes)
+                body = Body(self.bodies, came)
+            else:
+                body = await read_body(came, self.bodies, config.max_body_bytes, config.timeouts.idle)
+                record.bytes_in = len(body.data)
+            del came  # what is dropped later on shall be gone then
             admitted = admit(body, config, asks_for_usage=protocol is OPENAI and config.include_usage)
             record.model, record.stream = admitted.model.id, admitted.stream
             check_permission(key, config.upstream, admitted.model)
             if head.unsendable is not None:
                 raise Refusal(Fault.INVALID_REQUEST, f"The header {head.unsendable} holds bytes that are not text.")
-            to_send = _ToSend(endpoint, route.below + head.query, head.fields, admitted)
+            to_send = _ToSend(endpoint, route.below + head.query, head.fields, body, admitted)
             if route.below:
                 await self._pass_on(client, record, to_send)
             else:
@@ -192,9 +198,7 @@ class Gateway:
             self.aftermath.of_answer(exchange, answer)
 
     def _send(self, request: _ToSend, patience: Patience, record: RequestRecord) -> Sending:
-        return self.upstream.send(
-            request.endpoint, request.target, request.fields, request.admitted.body, patience, record
-        )
+        return self.upstream.send(request.endpoint, request.target, request.fields, request.body, patience, record)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/models: the models of the configuration, in the shape that the client knows."""
@@ -220,6 +224,7 @@ class _ToSend:
     endpoint: Endpoint
     target: str
     fields: bytes
+    body: Body
     admitted: Admitted
 
 

@@ -18,6 +18,7 @@ from goproxy.config import Config
 from goproxy.core.ledger import Row
 from goproxy.data_plane.aftermath import Aftermath
 from goproxy.data_plane.board import BEAT_EVERY, Board, Place
+from goproxy.data_plane.bodies import Bodies, room_for_bodies
 from goproxy.data_plane.books import Books, books_for
 from goproxy.data_plane.crew import Crew, Work
 from goproxy.data_plane.doorman import doormen
@@ -31,7 +32,7 @@ from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.request import ROUTES, Gateway
 from goproxy.data_plane.seat import Seat, adopt, has_company, seat_name, take_seat
 from goproxy.data_plane.upstream import Upstream, reach
-from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, new_application
+from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, memory_limit, new_application
 from goproxy.observe import RequestRecord, log
 
 _FOR_KEYS = 5.0
@@ -97,6 +98,7 @@ async def gateway_for(
 ) -> AsyncIterator[Gateway]:
     """What serves requests; at the end it waits for what goes on after them."""
     limits = RateLimits(None if place is None else place.rates)
+    bodies = observer.bodies = Bodies(room_for_bodies(config, memory_limit()))
 
     def settled(record: RequestRecord, row: Row) -> None:
         limits.used(row.key_id, row.usage.prompt + row.usage.output)
@@ -108,7 +110,7 @@ async def gateway_for(
     aftermath = Aftermath(books, drains, settled)
     try:
         envelope = Envelope(config, observer, stay)
-        yield Gateway(config, books, limits, upstream, aftermath, observer, stay, envelope)
+        yield Gateway(config, books, limits, bodies, upstream, aftermath, observer, stay, envelope)
     finally:
         await aftermath.finish(stay.left_of(grace))
 

@@ -15,6 +15,7 @@ from yarl import URL
 
 from goproxy.config import Endpoint, Timeouts
 from goproxy.core.wire import Fault, Refusal
+from goproxy.data_plane.bodies import Body
 from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.reachability import why
 from goproxy.data_plane.sending import Sending
@@ -77,17 +78,18 @@ class Upstream:
         endpoint: Endpoint,
         target: str,
         fields: bytes,
-        body: bytes,
+        body: Body,
         patience: Patience,
         record: RequestRecord,
     ) -> Sending:
         """Send a request; what comes of it is for `answer` to tell.
 
-        `target`: what comes after the endpoint's own path. `fields`: of the head, a line each.
+        `target`: what comes after the endpoint's own path. `fields`: of the head, a line each. `body`: is dropped once
+        it is sent.
         """
         place = self._place(endpoint)
         connection, sending = place.pool.idle(), Sending(place.pool.loop)
-        head = place.head(target, fields, body)
+        head = place.head(target, fields, len(body.data))
         if connection is None:
             connecting = self._connect_and_send(sending, endpoint, head, body, patience, record)
             sending.carried_by(asyncio.create_task(connecting).cancel)
@@ -141,7 +143,7 @@ class Upstream:
         sending: Sending,
         endpoint: Endpoint,
         head: bytes,
-        body: bytes,
+        body: Body,
         patience: Patience,
         record: RequestRecord,
     ) -> None:
@@ -153,7 +155,7 @@ class Upstream:
             self._hand_over(sending, connection, head, body, patience)
 
     def _hand_over(
-        self, sending: Sending, connection: UpstreamConnection, head: bytes, body: bytes, patience: Patience
+        self, sending: Sending, connection: UpstreamConnection, head: bytes, body: Body, patience: Patience
     ) -> None:
         connection.send(head, body, patience.for_answer(), sending)
         sending.is_handed_over = True
@@ -232,7 +234,7 @@ class _Place:
         self._host = f" HTTP/1.1\r\nHost: {host}{port}\r\n".encode()
         self._credential = "{}: {}\r\n".format(*credential).encode()
 
-    def head(self, target: str, fields: bytes, body: bytes) -> bytes:
+    def head(self, target: str, fields: bytes, body_bytes: int) -> bytes:
         """The head of a request."""
         return b"%b%b%b%b%bContent-Length: %d\r\n\r\n" % (
             self._path,
@@ -240,7 +242,7 @@ class _Place:
             self._host,
             fields,
             self._credential,
-            len(body),
+            body_bytes,
         )
 
 

@@ -17,6 +17,7 @@ from typing import Protocol, cast
 import httptools
 
 from goproxy.core.headers import WITHOUT_BODY, Headers
+from goproxy.data_plane.bodies import Body
 from goproxy.data_plane.outbox import Outbox
 from goproxy.observe import log, told
 
@@ -256,8 +257,8 @@ class UpstreamConnection(asyncio.Protocol):
         is_gone = self._is_lost or self._is_done or self._transport.is_closing()
         return not is_gone and self._answer is None
 
-    def send(self, head: bytes, body: bytes, until: float, asker: Asker) -> None:
-        """Send a request, and tell its asker what comes of it.
+    def send(self, head: bytes, body: Body, until: float, asker: Asker) -> None:
+        """Send a request, and tell its asker what comes of it. The body is dropped once it is sent, or will not be.
 
         `until`: when the head of the answer must be there, on the loop's clock.
         """
@@ -268,10 +269,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._until = until
         if self._timer is None or until < self._looks_at:
             self._set_timer()
-        if self._is_watched is not (len(body) <= _WINDOW):
+        size = len(body.data)
+        if self._is_watched is not (size <= _WINDOW):
             self._watch_path(not self._is_watched)
-        if len(body) <= _PIECE:
-            self._out = head + body
+        if size <= _PIECE:
+            self._out = head + body.data
+            body.drop()
             self._outbox.add(self)
         else:
             self._is_written = False
@@ -423,15 +426,18 @@ class UpstreamConnection(asyncio.Protocol):
         pieces.clear()
         return piece
 
-    async def _write(self, body: bytes) -> None:
+    async def _write(self, body: Body) -> None:
         """A long body, as fast as the upstream takes it; an upstream that has answered need not take the rest."""
-        for at in range(0, len(body), _PIECE):
-            if self._room is not None:
-                await self._room
-            if self._transport.is_closing() or self._parser is None:
-                return
-            self._transport.write(body[at : at + _PIECE])
-        self._is_written = True
+        try:
+            for at in range(0, len(body.data), _PIECE):
+                if self._room is not None:
+                    await self._room
+                if self._transport.is_closing() or self._parser is None:
+                    return
+                self._transport.write(body.data[at : at + _PIECE])
+            self._is_written = True
+        finally:
+            body.drop()
 
     def _watch_path(self, is_watched: bool) -> None:
         self._is_watched = is_watched
