@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from goproxy.core.meter import Reading
-from goproxy.core.pricing import PriceVersion, price
+from goproxy.core.pricing import PriceVersion, cost_as_written, price
 from goproxy.core.usage import Usage
 
 BYTES_PER_TOKEN = 4
@@ -27,8 +27,11 @@ FLAGS: Mapping[str, str] = {
     "above_hold": "It cost more than was held: the provider counted more than the body and the model's limits allow.",
     "capped_at_hold": "The estimate came to more than was held; what was held is charged.",
     "input_estimated": "The prompt was not told, and is a quarter of what the body can come to.",
+    "other_prices": "Its prices, or its multiplier, did not stand in the upstream's configuration when the row came.",
+    "other_wallet": "Configuration or key say another wallet by now; the upstream's proxies were lent this one before.",
     "output_estimated": "The final output was not told, and is a quarter of the bytes that were seen.",
     "unknown_account": "The control plane did not know the account when the row came.",
+    "unknown_key": "The control plane did not know the key when the row came.",
     "unknown_wallet": "The control plane did not know one of the wallets when the row came.",
     "unpriced": "The model had left the configuration before the request was settled; nothing is charged.",
 }
@@ -229,6 +232,16 @@ def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | Non
         cost_nanodollars=cost,
         flags=tuple(sorted({*row.flags} - _BOUNDS | flag)),
     )
+
+
+def cost_of(row: Row) -> int:
+    """What a row must cost by what it says itself: usage, prices, multiplier, and the hold that bounds an estimate.
+
+    Raises:
+        ValueError: its prices or its multiplier are none.
+    """
+    priced = cost_as_written(row.usage, row.prices, row.multiplier)
+    return _bounded(priced, row.settlement, row.hold_nanodollars)[0]
 
 
 def _charged(

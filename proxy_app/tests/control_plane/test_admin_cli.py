@@ -120,7 +120,7 @@ async def test_a_row_is_found_by_either_id(backend: Backend, admin: Admin) -> No
     for arguments in (["--id", row(2).id], ["--upstream-request-id", "up_2"]):
         found = await admin("rows", *arguments)
         assert found.cells()[2] == row(2).id
-        assert found.cells()[-2:] == ["ok", "final_usage_missing"]
+        assert found.cells()[-2:] == ["ok", "final_usage_missing,other_prices,unknown_key"]
         assert len(found.out.splitlines()) == 2
     assert (await admin("rows", "--id", "grant-alice")).cells()[1] == "grant"
     assert len((await admin("rows", "--id", row(2).id, "--account", "alice", "--kind", "grant")).out.splitlines()) == 1
