@@ -171,7 +171,7 @@ def test_whatever_a_configuration_can_say_is_computed_again(price: str) -> None:
     ],
 )
 def test_what_is_no_price_is_not_computed_with(prices: dict[str, str], multiplier: str) -> None:
-    with pytest.raises(ValueError, match="must be decimal|no decimal"):
+    with pytest.raises(ValueError, match=r"must be decimal|no decimal"):
         cost_as_written(Usage(input=1), prices, multiplier)
 
 
