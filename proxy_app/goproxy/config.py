@@ -150,7 +150,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 _CONTEXT_TOKENS = 200_000
 _MAX_OUTPUT_TOKENS = 64_000
-_DISCONNECT = Disconnect(policy="drain", seconds=120, bytes=16 * 1024 * 1024, concurrent=64)
+_DISCONNECT = Disconnect(policy="drain", seconds=600, bytes=16 * 1024 * 1024, concurrent=256)
 _STALENESS_SECONDS = 3600
 _PROCESSES = 1
 """What holds where the file says nothing."""

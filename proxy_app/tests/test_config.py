@@ -63,9 +63,9 @@ def test_what_a_configuration_need_not_say() -> None:
     config = parse_config(json.dumps(config_document()).encode())
     assert (config.models[0].context_tokens, config.models[0].max_output_tokens) == (200_000, 64_000)
     assert (config.wallet, config.include_usage, config.staleness_seconds, config.processes) == (None, True, 3600, 1)
-    assert config.disconnect == Disconnect("drain", 120, 16 * 1024 * 1024, 64)
+    assert config.disconnect == Disconnect("drain", 600, 16 * 1024 * 1024, 256)
     partly = parse_config(json.dumps(config_document(disconnect={"seconds": 7})).encode())
-    assert partly.disconnect == Disconnect("drain", 7, 16 * 1024 * 1024, 64)
+    assert partly.disconnect == Disconnect("drain", 7, 16 * 1024 * 1024, 256)
 
 
 def test_what_a_configuration_may_say() -> None:

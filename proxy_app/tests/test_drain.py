@@ -32,13 +32,13 @@ async def an_answer(provider: Provider, script: Script) -> AsyncIterator[Answer]
     pool.close()
 
 
-async def drain(bounds: Drains, answer: Answer, feed: Callable[[bytes], object]) -> DrainEnd:
-    with bounds.one() as one:
+async def drain(bounds: Drains, answer: Answer, feed: Callable[[bytes], object], account: str = "alice") -> DrainEnd:
+    with bounds.one(account) as one:
         return await one.rest(answer, feed)
 
 
 async def head(bounds: Drains, sending: asyncio.Task[Answer]) -> Answer | None:
-    with bounds.one() as one:
+    with bounds.one("alice") as one:
         return await one.head(sending)
 
 
@@ -114,14 +114,28 @@ async def test_only_so_many_at_once(provider: Provider) -> None:
     async with an_answer(provider, endless) as first:
         draining = asyncio.create_task(drain(limited, first, bytearray().extend))
         await asyncio.sleep(0.02)
-        assert (limited.running, limited.may_start()) == (1, False)
+        assert limited.running == 1
         async with an_answer(provider, whole) as second:
             assert await drain(limited, second, fed.extend) is DrainEnd.TOO_MANY
         draining.cancel()
         with pytest.raises(asyncio.CancelledError):
             await draining
-    assert (limited.running, limited.may_start()) == (0, True)
+    assert limited.running == 0
     assert not fed
+
+
+async def test_the_last_quarter_is_for_those_who_have_none(provider: Provider) -> None:
+    """An account that leaves many answers does not make those of others estimates."""
+    bounds = drains(concurrent=4)
+    with bounds.one("alice") as first, bounds.one("alice") as second, bounds.one("alice") as third:
+        assert bounds.running == 3, "they are three of four places"
+        async with an_answer(provider, whole) as answer:
+            assert await drain(bounds, answer, bytearray().extend, "alice") is DrainEnd.TOO_MANY
+        async with an_answer(provider, whole) as answer:
+            assert await drain(bounds, answer, bytearray().extend, "bob") is DrainEnd.WHOLE
+        del first, second, third
+    async with an_answer(provider, whole) as answer:
+        assert await drain(bounds, answer, bytearray().extend, "alice") is DrainEnd.WHOLE
 
 
 async def test_all_end_when_the_process_leaves(provider: Provider) -> None:
@@ -133,7 +147,6 @@ async def test_all_end_when_the_process_leaves(provider: Provider) -> None:
         assert await asyncio.wait_for(asyncio.gather(*draining), 30) == [DrainEnd.STOPPED] * 2
         assert await drain(leaving, first, fed.extend) is DrainEnd.STOPPED
     assert not fed
-    assert not leaving.may_start()
 
 
 async def test_an_answer_that_comes_as_it_is_given_up_is_not_forgotten(provider: Provider) -> None:

@@ -217,7 +217,7 @@ def final(protocol: WireProtocol, usage: str) -> bytes:
 NO_COUNTS = ("-1", "7.0", "7e0", "1e999", "NaN", "Infinity", '"7"', "true", "false", "[7]", "{}", "1000000001")
 
 
-@pytest.mark.parametrize("number", [*NO_COUNTS, "9" * 30, "9" * 5000])
+@pytest.mark.parametrize("number", [*NO_COUNTS, "20000001", "9" * 30, "9" * 5000])
 @pytest.mark.parametrize(("protocol", "field"), [(ANTHROPIC, "output_tokens"), (OPENAI, "completion_tokens")])
 def test_what_is_no_count_is_flagged_and_the_last_good_one_stands(
     protocol: WireProtocol, field: str, number: str
@@ -233,6 +233,13 @@ def test_what_is_no_count_is_flagged_and_the_last_good_one_stands(
     told = reading(protocol, [final(protocol, bad) + final(protocol, good)])
     assert told.usage == Usage(input=9, output=5)
     assert (told.exact, told.flags) == (True, ("invalid_usage",))
+
+
+@pytest.mark.parametrize(("protocol", "field"), [(ANTHROPIC, "output_tokens"), (OPENAI, "completion_tokens")])
+def test_the_largest_count_that_is_believed(protocol: WireProtocol, field: str) -> None:
+    prompt = "input_tokens" if protocol is ANTHROPIC else "prompt_tokens"
+    told = reading(protocol, [final(protocol, f'{{"{prompt}":9,"{field}":20000000}}')])
+    assert (told.usage, told.exact, told.flags) == (Usage(input=9, output=20_000_000), True, ())
 
 
 @BOTH

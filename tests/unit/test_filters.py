@@ -52,7 +52,7 @@ def test_the_config_of_an_upstream(inventory: Inventory) -> None:
         "include_usage": True,
         "staleness_seconds": 3600,
         "processes": 1,
-        "disconnect": {"policy": "abort", "seconds": 120, "bytes": 16777216, "concurrent": 64},
+        "disconnect": {"policy": "abort", "seconds": 600, "bytes": 16777216, "concurrent": 256},
         "wallet": "omg",
     }
 

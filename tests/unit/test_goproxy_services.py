@@ -51,6 +51,7 @@ class Host:
         for name, answer in (("stub_rollout", rollout), ("stub_compose", compose)):
             (self.folder / name).write_text(json.dumps({"changed": True} | answer))
         (self.folder / "backend").write_text(backend)
+        (self.folder / "gateway/releases.json").write_text(json.dumps(self.record))
         encoded = base64.b64encode(json.dumps(self.record).encode()).decode()
         tell = {
             "ansible.builtin.include_role": {"name": "goproxy", "tasks_from": "failed"},

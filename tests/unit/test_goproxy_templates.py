@@ -36,7 +36,7 @@ def upstream(name: str, port: int, **other: Any) -> dict[str, Any]:
         "include_usage": True,
         "staleness_seconds": 3600,
         "processes": 1,
-        "disconnect": {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64},
+        "disconnect": {"policy": "drain", "seconds": 600, "max_mib": 16, "concurrent": 256},
     } | other
 
 

@@ -1206,7 +1206,7 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "include_usage": True,
                 "staleness_seconds": 3600,
                 "processes": 1,
-                "disconnect": {"policy": "drain", "seconds": 120, "max_mib": 16, "concurrent": 64},
+                "disconnect": {"policy": "drain", "seconds": 600, "max_mib": 16, "concurrent": 256},
             },
             {
                 "name": "ohmygpt",
@@ -1230,7 +1230,7 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "include_usage": True,
                 "staleness_seconds": 3600,
                 "processes": 1,
-                "disconnect": {"policy": "abort", "seconds": 120, "max_mib": 16, "concurrent": 64},
+                "disconnect": {"policy": "abort", "seconds": 600, "max_mib": 16, "concurrent": 256},
             },
         ],
         [],

@@ -39,6 +39,13 @@ SLOW = upstream(
 )
 MANY = [upstream(f"number-{n}", f"number-{n}.trollllm.xyz", 9000 + n) for n in range(100)]
 
+
+def host(cpus: int, *more: str) -> dict[str, Any]:
+    """What the role's look at the host told."""
+    lines = [f"cpus: {cpus}", *more, "network"]
+    return {"stdout": "\n".join(lines), "stdout_lines": lines}
+
+
 SCENARIOS: dict[str, dict[str, Any]] = {
     "none": {"goproxy_upstreams": []},
     "one": {"goproxy_upstreams": [OPENHANDS]},
@@ -50,20 +57,29 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "nginx_timeouts": {"openhands": {"connect": 10, "first_byte": 600, "idle": 130, "total": 9000}},
     },
     "many": {"goproxy_upstreams": MANY},
-    "debian 12": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_version": {"stderr": VERSION_12}},
-    "no image yet": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_version": {"skipped": True}},
-    "no ipv6": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_inet6": {"stat": {"exists": False}}},
+    "debian 12": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_image": {"rc": 0, "stderr": VERSION_12}},
+    "no image yet": {
+        "goproxy_upstreams": [OPENHANDS],
+        "__nginx_reg_image": {"rc": 1, "stderr": "no such image"},
+        "__nginx_reg_version": {"skipped": True},
+    },
+    "new image": {
+        "goproxy_upstreams": [OPENHANDS],
+        "__nginx_reg_image": {"rc": 1, "stderr": "no such image"},
+        "__nginx_reg_version": {"stderr": VERSION_12},
+    },
+    "no ipv6": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_host": host(2)},
     "ipv6 off": {"goproxy_upstreams": [OPENHANDS], "nginx_ipv6": "disabled"},
     "admin": {
         "goproxy_upstreams": [OPENHANDS],
         "nginx_admin_domain": "admin.trollllm.xyz",
         "nginx_admin_backend": "goproxy-backend:8111",
     },
-    "large host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "128"}},
-    "small host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_cpus": {"stdout": "1"}},
+    "large host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_host": host(128, "ipv6")},
+    "small host": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_host": host(1, "ipv6")},
     "many workers": {
         "goproxy_upstreams": [OPENHANDS],
-        "__nginx_reg_cpus": {"stdout": "128"},
+        "__nginx_reg_host": host(128, "ipv6"),
         "nginx_workers": 20,
     },
     "no limits": {
@@ -82,8 +98,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     ansible = Ansible(tmp_path_factory.mktemp("nginx"))
     ansible.write("hosts.yml", {"all": {"hosts": {"here": None}}})
     common = {
-        "__nginx_reg_version": {"stderr": VERSION_13},
-        "__nginx_reg_inet6": {"stat": {"exists": True}},
+        "__nginx_reg_image": {"rc": 0, "stderr": VERSION_13},
+        "__nginx_reg_host": host(2, "ipv6"),
         "__nginx_build": {"digest": "0123456789ab"},
         "__nginx_tree": f"{{{{ lookup('ansible.builtin.template', '{ROLE}/templates/tree.yml.j2') | from_yaml }}}}",
         "compose": f"{{{{ lookup('ansible.builtin.template', '{ROLE}/templates/docker-compose.yml.j2') }}}}",
@@ -361,7 +377,7 @@ def test_every_error_keeps_its_status_and_the_headers(trees: Trees) -> None:
 def test_the_fingerprint_stands_for_the_whole_tree(rendered: dict[str, dict[str, Any]], trees: Trees) -> None:
     prints = {name: msg["tree"]["fingerprint"] for name, msg in rendered.items()}
     assert prints["two"] == prints["two again"]
-    different = [name for name in SCENARIOS if name not in {"two again", "no image yet", "ipv6 off"}]
+    different = [name for name in SCENARIOS if name not in {"two again", "no image yet", "new image", "ipv6 off"}]
     assert len({prints[name] for name in different}) == len(different)
     for name, tree in trees.items():
         assert f"return 200 {prints[name]};" in tree["servers/health.conf"]

@@ -52,7 +52,7 @@ FLAGS: Mapping[str, str] = {
     "final_usage_missing": "The answer came to its end without its final usage.",
     "incomplete_usage": "Prompt or output tokens were never told (or never validly).",
     "inference_geo_other": "Inference was bound to a region, which may change the provider's price.",
-    "invalid_usage": "A count was no integer from 0 to 10^9; the last valid one stands.",
+    "invalid_usage": "A count was no integer from 0 to 20,000,000; the last valid one stands.",
     "no_event": "The body of an event stream held no event.",
     "other_model_usage": "Another model worked too (advisor, fallback); its tokens are told apart and are not priced.",
     "oversized_body": "The JSON body was longer than 8 MiB: only the usage at its end was looked for.",

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-MAX_TOKENS = 1_000_000_000
-"""No count of one request is above this (a thousand times the longest context there is): what is, is no count."""
+MAX_TOKENS = 20_000_000
+"""No count of one request is above this, twice the longest context that is sold: what is, is no count.
+
+A provider is believed up to it, also where that is far above the hold."""
 
 
 @dataclass(slots=True)  # not frozen: that makes one several times as dear, for each request

@@ -100,7 +100,7 @@ class Aftermath:
         """`outcome`: why the handler is done. That of the sending may stand in the record when this begins."""
         record = exchange.record
         answer = None
-        with self._drains.one() as drain:
+        with self._drains.one(exchange.hold.account) as drain:
             try:
                 if outcome in _LEFT:
                     answer = await drain.head(sending)
@@ -121,7 +121,7 @@ class Aftermath:
                 await self._drain(drain, exchange, answer)
 
     async def _drain_rest(self, exchange: Exchange, answer: Answer) -> None:
-        with self._drains.one() as drain:
+        with self._drains.one(exchange.hold.account) as drain:
             await self._drain(drain, exchange, answer)
 
     async def _drain(self, drain: Drain, exchange: Exchange, answer: Answer) -> None:

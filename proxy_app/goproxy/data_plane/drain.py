@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -21,7 +22,7 @@ class DrainEnd(StrEnum):
     BROKEN = "broken"  # it broke off
     TOO_LONG = "too_long"  # there was more to come after so many seconds
     TOO_LARGE = "too_large"  # there was more than so many bytes
-    TOO_MANY = "too_many"  # as many drains as may be were running: nothing was read
+    TOO_MANY = "too_many"  # as many drains as may be were running, of all or of this account: nothing was read
     STOPPED = "stopped"  # the process leaves
 
     @property
@@ -39,7 +40,10 @@ class Drains:
         self._bytes = bytes
         self._concurrent = concurrent
         self._place = place
+        self._kept_free = concurrent // 4
+        """Places for accounts that drain nothing: one that leaves a hundred answers does not take all of them."""
         self._drains: set[Drain] = set()
+        self._by_account: Counter[str] = Counter()
         self._is_stopped = False
 
     @property
@@ -47,24 +51,29 @@ class Drains:
         """How many answers are being drained."""
         return len(self._drains)
 
-    def may_start(self) -> bool:
-        """Whether one more may be."""
-        return not self._is_stopped and self.running < self._concurrent
-
     @contextmanager
-    def one(self) -> Iterator[Drain]:
-        """The drain of one answer, which has its place among the others until the end of the block."""
-        if not (self.may_start() and (self._place is None or self._place.begin_drain(self._concurrent))):
+    def one(self, account: str) -> Iterator[Drain]:
+        """The drain of one answer of `account`, which has its place among the others until the end of the block."""
+        if not self._begin(account):
             yield Drain(0, self._bytes, DrainEnd.STOPPED if self._is_stopped else DrainEnd.TOO_MANY)
             return
         drain = Drain(self._seconds, self._bytes)
         self._drains.add(drain)
+        self._by_account[account] += 1
         try:
             yield drain
         finally:
             self._drains.discard(drain)
+            self._by_account -= Counter({account: 1})
             if self._place is not None:
                 self._place.end_drain()
+
+    def _begin(self, account: str) -> bool:
+        """Whether there is a place, which is taken then."""
+        most = self._concurrent - (self._kept_free if self._by_account[account] else 0)
+        if self._is_stopped or self.running >= most:
+            return False
+        return self._place is None or self._place.begin_drain(most)
 
     def stop(self) -> None:
         """End all drains, and begin none any more."""
