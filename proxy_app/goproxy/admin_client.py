@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, urlencode, urlsplit
@@ -34,9 +35,14 @@ class AdminClient:
         """Connect with the first question.
 
         Raises:
-            AdminError: this is no URL, or no token.
+            AdminError: this is no URL, or no token, or the token would be sent in clear to wherever that is.
         """
         self._url = backend_url(url)
+        if self._url.scheme == "http" and not _is_near(self._url.hostname or ""):
+            raise AdminError(
+                f"{url!r}: the operator token would be sent in clear; nothing was sent. Give the URL with https "
+                "(http is for 127.0.0.1, and for names without a dot, such as http://backend:8000)"
+            )
         if not token or not token.isascii() or not token.isprintable():
             raise AdminError("this is no operator token: one is printable ASCII")
         self._token = token
@@ -155,6 +161,20 @@ def backend_url(text: str) -> SplitResult:
         shown = text.rpartition("@")[2]  # before it there may be a password
         raise AdminError(f"{shown!r}: expected the backend's URL, such as http://127.0.0.1:8000")
     return url
+
+
+def _is_near(host: str) -> bool:
+    """Whether a host is this machine, or a container of its Docker network: those have names without a dot."""
+    name = host.encode("idna").decode()
+    try:
+        # What the resolver takes for an address is one: 2130706433 and 127.1 are 127.0.0.1, and 134744072 is 8.8.8.8.
+        return IPv4Address(socket.inet_aton(name)).is_loopback
+    except OSError:
+        pass
+    try:
+        return IPv6Address(name).is_loopback
+    except ValueError:
+        return "." not in name and ":" not in name
 
 
 def read_token(path: Path) -> str:

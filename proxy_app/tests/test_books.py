@@ -795,6 +795,19 @@ async def test_keys_that_could_not_be_kept_make_no_older_ones_look_fresh(
         await eventually(lambda: json.loads(path.read_bytes())["keys"] == [])
 
 
+async def test_kept_keys_of_other_upstreams_go_though_their_version_stays(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    """An older control plane told the keys of all upstreams."""
+    await control.tell(key_entry(KEY), key_entry(new_key(), id="key_2", upstreams=["ohmygpt"]))
+    path = tmp_path / "a" / "keys.json"
+    async with kept(tmp_path / "a", control):
+        await eventually(path.exists)
+    control.keys.pop()
+    async with kept(tmp_path / "a", control):
+        await eventually(lambda: [key["id"] for key in json.loads(path.read_bytes())["keys"]] == ["key_1"])
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"version": 1, "keys": [{}]}', b"\xff"])
 async def test_kept_keys_that_cannot_be_read_are_none(
     tmp_path: Path, control: Control, lines: Lines, content: bytes

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy.core.ledger import Hold, InvalidRow, Row, Settlement, interrupted, rerate, settle
+from goproxy.core.ledger import Hold, InvalidRow, Row, Settlement, cost_of, interrupted, rerate, settle
 from goproxy.core.meter import Reading
 from goproxy.core.pricing import PriceVersion, Tier
 from goproxy.core.usage import Usage
@@ -375,9 +375,12 @@ def test_whatever_was_seen_the_row_can_be_computed_again(
     hold = replace(HOLD, amount=amount)
     row = settled(reading, hold=hold, drained=drained, status=status, outcome=outcome)
     assert rerate(Row.from_json(row.to_json()), VERSIONS) == row
+    assert cost_of(Row.from_json(row.to_json())) == row.cost_nanodollars
     if row.settlement is Settlement.ESTIMATED:
         assert row.cost_nanodollars <= amount
     if row.settlement in (Settlement.EXACT, Settlement.DRAINED):
         assert row.usage == reading.usage
     if status >= 400:
         assert row.cost_nanodollars == 0
+    cut = interrupted(hold, progress=reading.usage, settled_at=row.settled_at, versions=VERSIONS, multiplier=MULTIPLIER)
+    assert cost_of(cut) == cut.cost_nanodollars

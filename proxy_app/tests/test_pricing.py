@@ -17,6 +17,7 @@ from goproxy.core.pricing import (
     PriceVersion,
     Tier,
     cost,
+    cost_as_written,
     price,
     tier_for,
     version_in_force,
@@ -152,6 +153,28 @@ def test_a_price_is_written_in_one_way(number: str, text: str) -> None:
     assert written(Decimal(number)) == text
 
 
+@pytest.mark.parametrize("price", ["0", "-0", "1" * 41, f"0.{'0' * 79}1"])
+def test_whatever_a_configuration_can_say_is_computed_again(price: str) -> None:
+    tier = Tier(None, {"input": Decimal(price), "output": Decimal(price)})
+    usage = Usage(input=10**9, output=10**9)
+    assert cost_as_written(usage, tier.written, "1.06") == cost(usage, tier, Decimal("1.06"))
+
+
+@pytest.mark.parametrize(
+    ("prices", "multiplier"),
+    [
+        ({"input": "1"}, "1"),
+        ({"input": "1", "output": "1e9"}, "1"),
+        ({"input": "1", "output": "-1"}, "1"),
+        ({"input": "1", "output": "1", "reasoning": ""}, "1"),
+        ({"input": "1", "output": "1"}, "Infinity"),
+    ],
+)
+def test_what_is_no_price_is_not_computed_with(prices: dict[str, str], multiplier: str) -> None:
+    with pytest.raises(ValueError, match=r"must be decimal|no decimal"):
+        cost_as_written(Usage(input=1), prices, multiplier)
+
+
 counts = st.integers(0, 2_000_000)
 amounts = st.decimals("0", "1000", allow_nan=False, allow_infinity=False, places=9)
 multipliers = st.decimals("0.01", "10", allow_nan=False, allow_infinity=False, places=6)
@@ -184,6 +207,7 @@ def test_the_cost_is_within_half_a_nanodollar_of_the_truth(
     )
     truth *= Fraction(priced.multiplier) * 1000
     assert type(priced.cost) is int
+    assert cost_as_written(usage, priced.prices, priced.multiplier) == priced.cost
     assert abs(priced.cost - truth) <= Fraction(1, 2)
     assert priced.tier_up_to == tier_for(version.tiers, usage.prompt).up_to_prompt_tokens
 

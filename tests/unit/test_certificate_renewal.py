@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -166,6 +167,27 @@ def test_a_certificate_that_the_edge_shows_is_deployed(host: Host, serve_tls: Ca
     ended = host.deployed(serve_tls(pair))
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (host.deploy / ".deployed").read_text().strip().lower() == pair.fingerprint
+
+
+def test_nobody_but_root_can_hold_the_lock_of_a_deployment(host: Host, serve_tls: Callable[[Pair], int]) -> None:
+    """It was in a folder of everybody's and could be read: any user of the host could keep a new certificate away."""
+    pair = issue("a.example.org")
+    host.holds(pair)
+    assert host.deployed(serve_tls(pair)).returncode == 0
+    assert (host.place / "state/deploy-edge.lock").stat().st_mode & 0o777 == 0o600
+    assert (host.deploy / "fullchain.pem").stat().st_mode & 0o777 == 0o444
+
+
+EVERYBODYS = re.compile(r"/run/lock\b|/var/lock\b|(?<![\w/])(/var)?/tmp\b|/dev/shm\b")
+"""Folders in which every user of a host can make files, and so can be first."""
+
+
+def test_no_script_of_a_role_has_anything_in_a_folder_of_everybodys() -> None:
+    places = [*REPOSITORY.glob("roles/*/templates/**/*"), *REPOSITORY.glob("roles/*/files/**/*")]
+    scripts = [path for path in places if path.is_file() and path.read_bytes().startswith(b"#!")]
+    assert "deploy-edge.sh.j2" in {path.name for path in scripts}
+    assert [path.name for path in scripts if EVERYBODYS.search(path.read_text())] == []
+    assert EVERYBODYS.search("exec 9>/run/lock/certbot-deploy-edge")
 
 
 def test_one_that_the_edge_does_not_show_is_not(host: Host, serve_tls: Callable[[Pair], int]) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from goproxy.config import Config, ConfigError, Model, parse_config
-from goproxy.core.pricing import PriceVersion, Tier, written
+from goproxy.control_plane.store.reach import Listed, Reach, listed
+from goproxy.core.pricing import KINDS, PriceVersion, Tier, written
 from goproxy.observe import log, metric
 from goproxy.watched_file import WatchedFile
 
@@ -25,6 +26,8 @@ class Catalogue:
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._files = {variable: WatchedFile(path) for variable, path in paths.items()}
         self._configs: dict[str, Config] = {}
+        self._reaches: dict[str, tuple[Config, Reach]] = {}
+        """With the configuration that each follows from."""
         self.problems: dict[str, str] = {}
         """By environment variable: what is wrong with its file as it stands now."""
 
@@ -58,6 +61,18 @@ class Catalogue:
         """The configuration of an upstream as it stands now, if there is one."""
         return self._configs.get(_variable(upstream))
 
+    def reach_of(self, upstream: str) -> Reach:
+        """How far the configuration of an upstream lets its proxies go, as it stands now."""
+        config = self.config_of(upstream)
+        if _variable(upstream) in self.problems:
+            return Reach(upstream, None, frozenset())
+        if config is None:
+            return Reach(upstream, frozenset(), frozenset())
+        known = self._reaches.get(upstream)
+        if known is None or known[0] is not config:
+            known = self._reaches[upstream] = config, Reach(upstream, frozenset([config.wallet]), _listed(config))
+        return known[1]
+
     def metrics(self) -> str:
         """In Prometheus's text format."""
         return metric(
@@ -86,6 +101,18 @@ class Catalogue:
 
 def _variable(upstream: str) -> str:
     return f"GOPROXY_{upstream.upper().replace('-', '_')}_CONFIG_PATH"
+
+
+def _listed(config: Config) -> frozenset[Listed]:
+    return frozenset(
+        listed(
+            model.id, _day(version.effective_from), tier.up_to_prompt_tokens, multiplier, map(tier.written.get, KINDS)
+        )
+        for model in config.models
+        for multiplier in [written(model.billing_multiplier)]
+        for version in model.prices
+        for tier in version.tiers
+    )
 
 
 def _upstream(config: Config) -> dict[str, Any]:

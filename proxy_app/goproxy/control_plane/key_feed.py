@@ -25,6 +25,7 @@ class News:
     """The answer to a poll."""
 
     keys: Snapshot
+    """Those that may be used at the upstream of who asked, by the version of all of them."""
     recall: list[str]
 
 
@@ -39,6 +40,8 @@ class KeyFeed:
 
     def __init__(self, keys: Snapshot) -> None:
         self._keys = keys
+        self._by_upstream: dict[str, Snapshot] = {}
+        """Of these keys, those that may be used there; made when somebody asks."""
         self._recalls: defaultdict[str, dict[str, _Recall]] = defaultdict(dict)
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._heard: set[str] = set()
@@ -61,7 +64,7 @@ class KeyFeed:
     def publish(self, keys: Snapshot) -> None:
         """Tell everyone these keys, if they are not told already."""
         if keys.version != self._keys.version:
-            self._keys = keys
+            self._keys, self._by_upstream = keys, {}
             self._wake(*self._waiting)
 
     def recall(self, instance: str, wallets: Iterable[str]) -> None:
@@ -82,8 +85,8 @@ class KeyFeed:
         self._closed = True
         self._wake(*self._waiting)
 
-    async def wait(self, instance: str, after: int, seconds: float) -> News | None:
-        """News for this instance, as soon as there are other keys than those of version `after`, or a recall.
+    async def wait(self, instance: str, upstream: str, after: int, seconds: float) -> News | None:
+        """News for this instance of this upstream, as soon as there is a version of keys but `after`, or a recall.
 
         None: there are none after so many seconds. (A version above ours is of a time before a restored backup.)
         """
@@ -94,7 +97,7 @@ class KeyFeed:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     # Who leaves has news too: to be told that there is none means, to who knows nothing, no keys.
-                    while (news := self._news(instance, after)) is None and not self._closed:
+                    while (news := self._news(instance, upstream, after)) is None and not self._closed:
                         woken.clear()
                         await woken.wait()
                     return news
@@ -104,7 +107,7 @@ class KeyFeed:
             if not self._waiting[instance]:
                 del self._waiting[instance]
 
-    def _news(self, instance: str, after: int) -> News | None:
+    def _news(self, instance: str, upstream: str, after: int) -> News | None:
         now = asyncio.get_running_loop().time()
         recalls = self._recalls.get(instance, {})
         for wallet in [wallet for wallet, recall in recalls.items() if now - recall.asked_at > _RECALL_FOR]:
@@ -115,8 +118,13 @@ class KeyFeed:
         if not recalls:
             self._recalls.pop(instance, None)
         if wanted or self._keys.version != after:
-            return News(self._keys, wanted)
+            return News(self._keys_at(upstream), wanted)
         return None
+
+    def _keys_at(self, upstream: str) -> Snapshot:
+        if upstream not in self._by_upstream:
+            self._by_upstream[upstream] = self._keys.at(upstream)
+        return self._by_upstream[upstream]
 
     def _wake(self, *instances: str) -> None:
         for instance in instances:

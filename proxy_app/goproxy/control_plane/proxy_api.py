@@ -1,7 +1,8 @@
 """What the proxies ask of the control plane: to take their rows, to be lent money, and to be told the keys.
 
-Each upstream's proxies have a token of their own; with it they speak for that upstream alone. Everything here may be
-sent again when its answer was lost: rows are known by their ids, calls for leases by their numbers.
+Each upstream's proxies have a token of their own; with it they speak for that upstream alone: they are lent and charge
+the wallets that it pays from, and hear of the keys that may be used there (`store.reach`). Everything here may be sent
+again when its answer was lost: rows are known by their ids, calls for leases by their numbers.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 from aiohttp import web
 from pydantic import BaseModel, Field, StringConstraints
+from sqlalchemy import Connection
 
 from goproxy.control_plane import asking
 from goproxy.control_plane.answers import Refusal
 from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.documents import Instance, Upstream
 from goproxy.control_plane.plane import ControlPlane
-from goproxy.control_plane.store import leases, rows
+from goproxy.control_plane.store import leases, reach, rows
 from goproxy.core.ledger import InvalidRow, Row
 from goproxy.observe import log
 
@@ -74,6 +76,7 @@ class ProxyApi:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._rejected: set[int] = set()
+        self._withheld: set[tuple[str, str]] = set()
 
     def serve(self, app: web.Application) -> None:
         """Add the routes."""
@@ -85,14 +88,21 @@ class ProxyApi:
         """Keep rows of the ledger; which of them need not be sent again, and which never can be kept."""
         upstream = self._caller(request)
         instance, posted = _posted(await asking.body_of(request, ROWS_LIMIT), upstream)
-        kept: list[Row] = []
+        sound: list[Row] = []
         rejected: list[dict[str, Any]] = []
         for item in posted:
             try:
-                kept.append(_row(item, upstream))
+                sound.append(_row(item, upstream))
             except InvalidRow as problem:
                 rejected.append({"id": item.get("id") if isinstance(item, dict) else None, "reason": str(problem)})
-        new = await self._plane.database.run("take rows", lambda store: rows.ingest(store, instance, upstream, kept))
+        reach_now = self._plane.catalogue.reach_of(upstream)
+
+        def work(store: Connection) -> tuple[list[Row], list[Row], dict[str, str]]:
+            kept, problems = reach.examine(store, reach_now, sound)
+            return rows.ingest(store, instance, upstream, kept), kept, problems
+
+        new, kept, problems = await self._plane.database.run("take rows", work)
+        rejected += [{"id": id_, "reason": problem} for id_, problem in problems.items()]
         self._plane.metrics.came(new)
         self._tell_of_rejected(upstream, rejected)
         return web.json_response({"accepted": [row.id for row in kept], "rejected": rejected})
@@ -105,9 +115,14 @@ class ProxyApi:
         asks = [leases.Ask(each.wallet, each.known_total, each.want) for each in asked.leases]
         if len({ask.wallet for ask in asks}) != len(asks):
             raise Refusal(400, "leases: a wallet stands there twice")
-        lent = await self._plane.database.run(
-            "lend", lambda store: leases.lend(store, asked.instance, upstream, asked.sequence, asks)
-        )
+        reach_now = self._plane.catalogue.reach_of(upstream)
+
+        def work(store: Connection) -> tuple[leases.Lent, set[str]]:
+            withheld = reach.withheld(store, reach_now, {ask.wallet for ask in asks})
+            return leases.lend(store, asked.instance, upstream, asked.sequence, asks, withheld), withheld
+
+        lent, withheld = await self._plane.database.run("lend", work)
+        self._tell_of_withheld(upstream, {ask.wallet for ask in asks if ask.want} & withheld)
         for instance, wallets in lent.idle.items():
             self._plane.feed.recall(instance, wallets)
         if lent.refused:
@@ -115,10 +130,13 @@ class ProxyApi:
         return web.json_response({"leases": [asdict(grant) for grant in lent.grants]})
 
     async def tell_keys(self, request: web.Request) -> web.Response:
-        """The live keys, as soon as they are others than the caller knows; and the wallets that it should give back."""
-        self._caller(request)
+        """The live keys of the caller's upstream, as soon as the version of all is another than it knows.
+
+        And the wallets that it should give back.
+        """
+        upstream = self._caller(request)
         asked = asking.query(request, KeysAsked)
-        news = await self._plane.feed.wait(asked.instance, asked.after, min(asked.wait, _LONGEST_POLL))
+        news = await self._plane.feed.wait(asked.instance, upstream, asked.after, min(asked.wait, _LONGEST_POLL))
         if news is None:
             return web.Response(status=204)
         return web.json_response({"version": news.keys.version, "keys": news.keys.entries, "recall": news.recall})
@@ -135,6 +153,16 @@ class ProxyApi:
         reasons = sorted(set(news.values()))
         log("rows rejected", level=logging.ERROR, upstream=upstream, rows=len(news), reasons=reasons[:5])
         self._plane.metrics.rejected(upstream, len(news))
+
+    def _tell_of_withheld(self, upstream: str, wallets: Iterable[str]) -> None:
+        """Each wallet once: an honest proxy asks for none of them, but for a moment around a change."""
+        news = sorted(wallet for wallet in wallets if (upstream, wallet) not in self._withheld)
+        if not news:
+            return
+        if len(self._withheld) > _REJECTED:
+            self._withheld.clear()
+        self._withheld.update((upstream, wallet) for wallet in news)
+        log("not lent: the upstream does not pay from it", level=logging.ERROR, upstream=upstream, wallets=news[:5])
 
     def _caller(self, request: web.Request) -> str:
         """The upstream whose proxy is calling.

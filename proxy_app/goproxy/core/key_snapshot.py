@@ -42,6 +42,11 @@ class KeySnapshot:
         for key in keys:
             self._shelves[key.sha256[:32]].append(key)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeySnapshot) and (self.version, self._shelves) == (other.version, other._shelves)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __len__(self) -> int:
         return sum(map(len, self._shelves.values()))
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from goproxy.core.meter import Reading
-from goproxy.core.pricing import Priced, PriceVersion, price
+from goproxy.core.pricing import Priced, PriceVersion, cost_as_written, price
 from goproxy.core.terms import STANDARD, settled
 from goproxy.core.usage import Usage
 
@@ -29,6 +29,8 @@ FLAGS: Mapping[str, str] = {
     "capped_at_hold": "The estimate came to more than was held; what was held is charged.",
     "inference_geo_other": "Inference was bound to a region that has no price here; priced without it.",
     "input_estimated": "The prompt was not told, and is a quarter of what the body can come to.",
+    "other_prices": "Its prices, or its multiplier, did not stand in the upstream's configuration when the row came.",
+    "other_wallet": "Configuration or key say another wallet by now; the upstream's proxies were lent this one before.",
     "output_estimated": "The final output was not told, and is a quarter of the bytes that were seen.",
     "service_tier_batch": "Served at the batch tier, which has no price here; priced without it.",
     "service_tier_flex": "Served at the flex tier, which has no price here; priced without it.",
@@ -36,6 +38,7 @@ FLAGS: Mapping[str, str] = {
     "service_tier_priority": "Served at the priority tier, which has no price here; priced without it.",
     "speed_other": "Served at a speed that has no price here; priced without it.",
     "unknown_account": "The control plane did not know the account when the row came.",
+    "unknown_key": "The control plane did not know the key when the row came.",
     "unknown_wallet": "The control plane did not know one of the wallets when the row came.",
     "unpriced": "The model had left the configuration before the request was settled; nothing is charged.",
 }
@@ -241,6 +244,16 @@ def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | Non
         cost_nanodollars=cost,
         flags=tuple(sorted({*row.flags} - _BOUNDS - (_OF_TERMS if row.terms else set()) | flag | _unpriced(priced))),
     )
+
+
+def cost_of(row: Row) -> int:
+    """What a row must cost by what it says itself: usage, prices, multiplier, and the hold that bounds an estimate.
+
+    Raises:
+        ValueError: its prices or its multiplier are none.
+    """
+    priced = cost_as_written(row.usage, row.prices, row.multiplier)
+    return _bounded(priced, row.settlement, row.hold_nanodollars)[0]
 
 
 def _charged(

@@ -11,6 +11,7 @@ minutes costs, writing to and reading from a cache cost what input costs, and re
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -33,6 +34,9 @@ REQUIRED_PRICES = ("input", "output")
 
 MULTIPLIER = r"[0-9]{1,9}(\.[0-9]{1,18})?"
 """A multiplier as `written`: a configuration has no other, and the control plane takes no row with another."""
+
+_PRICE = re.compile(r"-0|[0-9]{1,80}(\.[0-9]{1,80})?")
+"""A price as `written`; no configuration has a longer one."""
 
 _INSTEAD = {
     "cache_write_1h": "cache_write_5m",
@@ -155,7 +159,29 @@ def tier_for(tiers: Sequence[Tier], prompt_tokens: int) -> Tier:
 
 def cost(usage: Usage, tier: Tier, multiplier: Decimal) -> int:
     """The cost in nano-dollars, rounded once, half to even."""
-    rates = tier.rates(multiplier)
+    return _cost(usage, tier.rates(multiplier))
+
+
+def cost_as_written(usage: Usage, prices: Mapping[str, str], multiplier: str) -> int:
+    """The same, from prices and a multiplier as `Priced` has them.
+
+    Raises:
+        ValueError: they are none.
+    """
+    return _cost(usage, _rates_as_written(multiplier, *map(prices.get, KINDS)))
+
+
+@lru_cache(maxsize=1024)
+def _rates_as_written(multiplier: str, *prices: str | None) -> Rates:
+    named = {kind: price for kind, price in zip(KINDS, prices, strict=True) if price is not None}
+    if not all(kind in named for kind in REQUIRED_PRICES) or not all(map(_PRICE.fullmatch, named.values())):
+        raise ValueError("prices must be decimal numbers, those of input and output among them")
+    if not re.fullmatch(MULTIPLIER, multiplier):
+        raise ValueError("multiplier is no decimal number with at most 9 digits before the point and 18 after it")
+    return Tier(None, {kind: Decimal(price) for kind, price in named.items()}).rates(Decimal(multiplier))
+
+
+def _cost(usage: Usage, rates: Rates) -> int:
     reasoning = min(usage.reasoning, usage.output)  # it is a part of the output, whatever a provider says
     whole, rest = divmod(
         usage.input * rates.input

@@ -34,8 +34,8 @@ class KeyFeed:
         self._is_certain = False
         """Whether the control plane that answers is the one that told what we have: a restored one may be behind it."""
         self._confirmed: float | None = None
-        self._kept: int | None = None
-        """The version that is on our disk."""
+        self._kept: KeySnapshot | None = None
+        """What is on our disk."""
         self.snapshot = KeySnapshot()
         self._read()
 
@@ -75,7 +75,7 @@ class KeyFeed:
             self._recall(answer.recall)
             if is_first or answer.snapshot.version != former.version:
                 log("keys read", version=answer.snapshot.version, keys=len(answer.snapshot))
-        if self._kept != self.snapshot.version:
+        if self._kept != self.snapshot:  # its keys: an older control plane told those of other upstreams, too
             await asyncio.to_thread(self._write, self.snapshot)
         else:
             await asyncio.to_thread(self._touch)
@@ -89,7 +89,7 @@ class KeyFeed:
         except (OSError, InvalidSnapshot, ValueError, RecursionError) as error:
             log("kept keys cannot be read", level=logging.ERROR, path=str(self._path), problem=type(error).__name__)
             return
-        self._kept = self.snapshot.version
+        self._kept = self.snapshot
         # The wall clock is all that two processes share. One that was set back makes the keys look fresher than they
         # are, at most as fresh as those of a moment ago.
         self._confirmed = time.monotonic() - max(0.0, time.time() - confirmed)
@@ -103,7 +103,7 @@ class KeyFeed:
                 file.flush()
                 os.fsync(descriptor)
             beside.rename(self._path)
-            self._kept = snapshot.version
+            self._kept = snapshot
         except OSError as error:  # it is tried again; until then what is there must not look fresher than it is
             log("keys cannot be kept", level=logging.ERROR, path=str(self._path), problem=error.strerror)
 

@@ -1,4 +1,4 @@
-"""A backend that runs in the test's own process, with an operator and two proxies that know their tokens."""
+"""A backend that runs in the test's own process, with an operator and three proxies that know their tokens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,20 @@ from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.server import make_app
 from goproxy.control_plane.store.database import Database
 from goproxy.core.ledger import Row, Settlement
+from goproxy.core.pricing import cost_as_written
 from goproxy.core.usage import Usage
 from goproxy.hosting import Stay, make_runner
 from tests.gateway import OPUS, config_document
 
 OPERATOR = "operator-CANARY-token"
-PROXY = {"openhands": "proxy-CANARY-openhands", "ohmygpt": "proxy-CANARY-ohmygpt"}
+WALLETS = {"openhands": None, "ohmygpt": None, "second": "team"}
+"""The upstreams, and the wallet that each has of its own."""
+
+PROXY = {upstream: f"proxy-CANARY-{upstream}" for upstream in WALLETS}
 DOLLAR = 10**9
+
+AS_LISTED = 267_570
+"""What a `row` costs by the prices of the model."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +116,19 @@ class Backend:
         return await self.ask("POST", f"/proxy/v1{path}", PROXY[upstream], data=body)
 
     async def lend(self, instance: str, sequence: int, *asks: tuple[str, int, int], upstream: str = "openhands") -> Any:
-        """A call for leases that is answered: by wallet, what it was told."""
+        """A call for leases that is answered: by wallet, what it was told. Accounts get a key, if they have none."""
+        for account in {wallet.partition("/")[0] for wallet, _, _ in asks}:
+            await self._admit(account)
         wanted = [{"wallet": wallet, "known_total": known, "want": want} for wallet, known, want in asks]
         call = {"instance": instance, "upstream": upstream, "sequence": sequence, "leases": wanted}
         answer = await self.proxy("/leases", call, upstream)
         assert answer.status == 200, answer.text
         return {each["wallet"]: each for each in answer.json["leases"]}
+
+    async def _admit(self, account: str) -> None:
+        found = await self.ask("GET", f"/admin/v1/keys?account={account}")
+        if found.status == 200 and not found.json["keys"]:
+            await self.key(account)
 
     async def lend_answer(self, number: int) -> Answer:
         """Whatever is answered to a call for leases."""
@@ -166,10 +181,12 @@ async def running_backend(url: str, directory: Path) -> AsyncIterator[Backend]:
     for upstream, token in PROXY.items():
         (tokens / upstream).write_text(hashlib.sha256(token.encode()).hexdigest())
     (directory / "operator_token").write_text(hashlib.sha256(OPERATOR.encode()).hexdigest() + "\n")
-    config = directory / "config-openhands-prod.json"
-    if not config.exists():
-        config.write_text(json.dumps(config_document(wallet="team")))
-    catalogue = Catalogue({"GOPROXY_OPENHANDS_CONFIG_PATH": config})
+    paths = {}
+    for upstream, wallet in WALLETS.items():
+        path = paths[f"GOPROXY_{upstream.upper()}_CONFIG_PATH"] = directory / f"config-{upstream}-prod.json"
+        if not path.exists():
+            path.write_text(json.dumps(config_of(upstream, wallet)))
+    catalogue = Catalogue(paths)
     catalogue.look()
     metrics, stay = Metrics(), Stay()
     plane = ControlPlane(
@@ -190,8 +207,27 @@ async def running_backend(url: str, directory: Path) -> AsyncIterator[Backend]:
         yield Backend(f"http://127.0.0.1:{runner.addresses[0][1]}", directory, plane, app, stay, session)
 
 
+def config_of(upstream: str, wallet: str | None = None) -> dict[str, Any]:
+    """The configuration of an upstream with the one model."""
+    own = {} if wallet is None else {"wallet": wallet}
+    return config_document(upstream=upstream, models=[OPUS | {"upstream": upstream}], **own)
+
+
+def prices_for(cost: int, usage: Usage, multiplier: str) -> dict[str, str]:
+    """Prices by which a usage costs so much: those of the model, if they come to that."""
+    price = {"input": "5", "cache_write_5m": "6.25", "cache_write_1h": "10", "cache_read": "0.5"}
+    prices = price | {"output": "25", "reasoning": "25"}
+    counts = usage.to_json() | {"output": usage.output - usage.reasoning}
+    if not cost or cost_as_written(usage, prices, multiplier) == cost:
+        return prices if cost else dict.fromkeys(prices, "0")
+    kind = max(counts, key=lambda kind: counts[kind])
+    with localcontext(prec=60):
+        a_token = Decimal(cost) / (counts[kind] * 1000 * Decimal(multiplier))
+        return dict.fromkeys(prices, "0") | {kind: f"{a_token:.40f}"}
+
+
 def row(number: int, cost: int = 1_000_000, **changes: Any) -> Row:
-    """A row as a proxy posts it."""
+    """A row as a proxy posts it: its cost follows from its prices, unless those are given."""
     values: dict[str, Any] = {
         "id": f"req_{number:024x}",
         "opened_at": "2026-11-23T10:00:00.000Z",
@@ -213,7 +249,6 @@ def row(number: int, cost: int = 1_000_000, **changes: Any) -> Row:
         "raw_usage": {"input_tokens": 9, "output_tokens": 7, "service_tier": "standard", "odd": [1.5, None, "ü"]},
         "flags": ("total_mismatch",),
         "price_version": "2025-11-24",
-        "prices": {"input": "5", "output": "25"},
         "tier_up_to": None,
         "multiplier": "1.08",
         "cost_nanodollars": cost,
@@ -222,4 +257,7 @@ def row(number: int, cost: int = 1_000_000, **changes: Any) -> Row:
         "upstream_request_id": f"up_{number}",
         "upstream_model": "claude-opus-4-5-20251101",
     }
-    return Row(**values | changes)
+    values |= changes
+    is_bounded = "capped_at_hold" in values["flags"]
+    values.setdefault("prices", prices_for(2 * cost if is_bounded else cost, values["usage"], values["multiplier"]))
+    return Row(**values)

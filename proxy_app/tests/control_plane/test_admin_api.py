@@ -14,10 +14,10 @@ import pytest
 from multidict import CIMultiDict
 from psycopg import sql
 
-from goproxy.control_plane.store import keys
+from goproxy.control_plane.store import keys, leases, rows
 from goproxy.core.keys import digest, is_well_formed
 from goproxy.core.pricing import dollars
-from tests.control_plane.backend import DOLLAR, OPERATOR, Backend, row
+from tests.control_plane.backend import DOLLAR, OPERATOR, WALLETS, Backend, row
 from tests.control_plane.conftest import on_sqlite
 from tests.control_plane.postgres import Postgres, name_of
 from tests.gateway import OPUS, config_document
@@ -219,7 +219,7 @@ NO_NAMES: dict[str, tuple[str, str, Any, str]] = {
         "POST",
         "/accounts/alice/keys",
         {"upstreams": ["openhands", "opnhands"]},
-        "no upstream 'opnhands'; there are openhands",
+        "no upstream 'opnhands'; there are ohmygpt, openhands, second",
     ),
     "a key's model": (
         "POST",
@@ -235,7 +235,7 @@ NO_NAMES: dict[str, tuple[str, str, Any, str]] = {
         "GET",
         "/rows?upstream=opnhands",
         None,
-        "no upstream 'opnhands'; there are ohmygpt, openhands",
+        "no upstream 'opnhands'; there are gone, ohmygpt, openhands, second",
     ),
     "an upstream's prices": ("POST", "/rerate", {"upstream": "opnhands", "apply": True}, "no upstream 'opnhands'"),
     "a model's prices": (
@@ -260,7 +260,7 @@ NO_NAMES: dict[str, tuple[str, str, Any, str]] = {
 @pytest.mark.parametrize("case", NO_NAMES)
 async def test_a_name_that_nothing_answers_to_is_refused(backend: Backend, case: str) -> None:
     await backend.account()
-    await backend.post("i1", row(1, upstream="ohmygpt"), upstream="ohmygpt")
+    await backend.plane.database.run("of a time before", lambda store: leases.met(store, "i1", "gone"))
     method, path, document, told = NO_NAMES[case]
     answer = await backend.ask(method, f"/admin/v1{path}", json=document)
     assert answer.status == 404
@@ -273,8 +273,11 @@ async def test_what_is_stored_answers_to_its_name_whatever_upstreams_there_are_n
     await backend.account()
     await backend.grant("alice/team", 2)
     key = await backend.key(models=["claude-opus-4-5"], upstreams=["openhands"])
-    await backend.post("i1", row(1, account="mallory", wallets=("mallory",), upstream="ohmygpt"), upstream="ohmygpt")
-    (backend.directory / "config-openhands-prod.json").write_text(json.dumps(config_document(models=[OTHER])))
+    posted = row(1, account="mallory", wallets=("mallory",), upstream="gone")
+    await backend.plane.database.run("of a time before", lambda store: rows.ingest(store, "i1", "gone", [posted]))
+    for upstream in WALLETS:
+        document = config_document(upstream=upstream, models=[OTHER | {"upstream": upstream}])
+        (backend.directory / f"config-{upstream}-prod.json").write_text(json.dumps(document))
     backend.plane.catalogue.look()
 
     assert (await backend.ask("POST", "/admin/v1/accounts/alice/keys", json={"models": key["models"]})).status == 404
@@ -283,7 +286,7 @@ async def test_what_is_stored_answers_to_its_name_whatever_upstreams_there_are_n
     await backend.grant("alice/team", 1, "more")
     assert (await backend.wallet("alice/team"))["credits_nanodollars"] == 3 * DOLLAR
     assert (await backend.admin("POST", f"/keys/{key['id']}/rotate", {}))["models"] == ["claude-opus-4-5"]
-    for query in ("upstream=ohmygpt", "account=mallory"):  # that upstream was never in this catalogue
+    for query in ("upstream=gone", "account=mallory"):  # that upstream was never in this catalogue
         assert [each["id"] for each in (await backend.admin("GET", f"/rows?{query}"))["rows"]] == [row(1).id]
 
 
@@ -342,7 +345,7 @@ async def test_without_an_operator_token_the_admin_api_says_so_and_the_rest_serv
     answer = await backend.ask("GET", "/admin/v1/accounts")
     assert answer.status == 503
     assert "OPERATOR_TOKEN_PATH" in answer.error
-    assert (await backend.ask("GET", "/admin/v1/catalogue")).json["upstreams"][0]["upstream"] == "openhands"
+    assert len((await backend.ask("GET", "/admin/v1/catalogue")).json["upstreams"]) == len(WALLETS)
     assert (await backend.lend("i1", 1)) == {}
 
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from goproxy.admin_client import AdminClient
 from goproxy.cli import main
 from goproxy.control_plane.admin_api import AdminApi
 from goproxy.control_plane.documents import MEANINGS
@@ -120,7 +122,7 @@ async def test_a_row_is_found_by_either_id(backend: Backend, admin: Admin) -> No
     for arguments in (["--id", row(2).id], ["--upstream-request-id", "up_2"]):
         found = await admin("rows", *arguments)
         assert found.cells()[2] == row(2).id
-        assert found.cells()[-2:] == ["ok", "final_usage_missing"]
+        assert found.cells()[-2:] == ["ok", "final_usage_missing,other_prices,unknown_key"]
         assert len(found.out.splitlines()) == 2
     assert (await admin("rows", "--id", "grant-alice")).cells()[1] == "grant"
     assert len((await admin("rows", "--id", row(2).id, "--account", "alice", "--kind", "grant")).out.splitlines()) == 1
@@ -464,6 +466,39 @@ async def test_what_is_typed_wrong_is_one_clear_line(admin: Admin, case: str) ->
     assert (said.code, said.out) == (1, "")
     assert told in said.err
     assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "far",
+    [
+        "http://admin.example.org",
+        "http://admin.example.org:8000/path",
+        "http://localhost.example.org",
+        "http://backend.",
+        "http://backend\u3002example",  # a dot to who looks names up
+        "http://192.0.2.1",
+        "http://134744072",  # 8.8.8.8
+        "http://0x8080808",
+        "http://[2001:db8::1]",
+        "http://[fe80::1]",
+    ],
+)
+async def test_the_token_is_not_sent_in_clear_to_another_host(
+    admin: Admin, far: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Port 80 of the edge leads to https, once it has read the token."""
+    connected: list[Any] = []
+    monkeypatch.setattr(socket, "create_connection", lambda *address, **_: connected.append(address))
+    said = await admin("--url", far, "account", "list")
+    assert (said.code, said.out, connected) == (1, "", [])
+    assert said.err.startswith(f"{far!r}: the operator token would be sent in clear; nothing was sent. ")
+    assert "https" in said.err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "[::1]", "localhost", "backend", "2130706433"])
+def test_the_token_is_sent_to_this_host_and_its_containers(url: str, host: str) -> None:
+    AdminClient(f"http://{host}:8000", "token")
+    AdminClient("https://admin.example.org", "token")
 
 
 async def test_a_token_that_is_no_text_is_one_clear_line(

@@ -164,7 +164,8 @@ async def test_the_token_of_an_upstream_that_is_gone_holds_no_more(backend: Back
     assert (await backend.poll(upstream="ohmygpt")).status in (200, 204)
     (backend.directory / "proxy_tokens" / "ohmygpt").unlink()
     assert (await backend.poll(upstream="ohmygpt")).status == 401
-    (backend.directory / "proxy_tokens" / "openhands").unlink()
+    for upstream in ("openhands", "second"):
+        (backend.directory / "proxy_tokens" / upstream).unlink()
     answer = await backend.poll()
     assert answer.status == 503
     assert "PROXY_TOKENS_PATH" in answer.error

@@ -44,11 +44,12 @@ async def test_several_wallets_in_one_call(backend: Backend) -> None:
     await backend.grant("alice/team", 5)
     key = await backend.key(limit_nanodollars=2 * DOLLAR)
     limit = f"key:{key['id']}"
-    told = await backend.lend("i1", 1, ("alice/team", 0, DOLLAR), (limit, 0, DOLLAR), ("nobody", 0, DOLLAR))
+    asks = (("alice/team", 0, DOLLAR), (limit, 0, DOLLAR), ("nobody/team", 0, DOLLAR))
+    told = await backend.lend("i1", 1, *asks, upstream="second")
     assert {wallet: each["granted_total"] for wallet, each in told.items()} == {
         "alice/team": 2 * DOLLAR,
         limit: DOLLAR + DOLLAR // 4,
-        "nobody": 0,
+        "nobody/team": 0,
     }
     assert (await backend.wallet("alice"))["held_nanodollars"] == 0
 

@@ -14,7 +14,7 @@ from goproxy.control_plane.store import accounts, usage, walk, wallets
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.conftest import Lines
-from tests.control_plane.backend import DOLLAR, OPERATOR, PROXY, Backend, row
+from tests.control_plane.backend import AS_LISTED, DOLLAR, OPERATOR, PROXY, Backend, row
 from tests.control_plane.conftest import on_sqlite
 
 
@@ -25,7 +25,7 @@ async def listed(backend: Backend, query: str = "") -> list[Any]:
 
 async def test_a_row_is_kept_as_it_was_posted(backend: Backend) -> None:
     await backend.account()
-    posted = row(1, tier_up_to=200_000, flags=("a", "b"))
+    posted = row(1, cost=AS_LISTED, key_id=(await backend.key())["id"], flags=("a", "b"))
     await backend.post("i1", posted)
     (kept,) = await listed(backend)
     assert Row.from_json(kept) == posted
@@ -37,7 +37,8 @@ async def test_a_row_is_kept_as_it_was_posted(backend: Backend) -> None:
 async def test_a_row_without_an_answer_is_kept_as_it_was_posted(backend: Backend) -> None:
     await backend.account()
     nothing = {"raw_usage": None, "upstream_request_id": None, "upstream_model": None, "status": 0, "usage": Usage()}
-    posted = row(1, cost=0, settlement=Settlement.INTERRUPTED, **nothing)
+    key, prices = (await backend.key())["id"], row(1, cost=AS_LISTED).prices
+    posted = row(1, cost=0, settlement=Settlement.INTERRUPTED, key_id=key, prices=prices, **nothing)
     await backend.post("i1", posted)
     assert Row.from_json((await listed(backend))[0]) == posted
 
@@ -80,18 +81,19 @@ async def test_a_row_that_comes_again_changes_nothing_whatever_it_says(backend: 
 
 async def test_a_row_counts_in_each_of_its_wallets(backend: Backend) -> None:
     await backend.account()
-    limit = f"key:{(await backend.key(limit_nanodollars=DOLLAR))['id']}"
-    await backend.post("i1", row(1, cost=5, wallets=("alice", limit)))
+    key = (await backend.key(limit_nanodollars=DOLLAR))["id"]
+    limit = f"key:{key}"
+    await backend.post("i1", row(1, cost=5, key_id=key, wallets=("alice", limit)))
     for wallet in ("alice", limit):
         assert (await backend.wallet(wallet))["spent_nanodollars"] == 5
 
 
 async def test_a_row_of_nobody_we_know_is_kept_and_flagged(backend: Backend) -> None:
-    answer = await backend.post("i1", row(1, cost=5, account="mallory", wallets=("mallory/team",)))
+    answer = await backend.post("i1", row(1, AS_LISTED, account="mallory", wallets=("mallory",)))
     assert answer["rejected"] == []
     (kept,) = await listed(backend)
-    assert kept["flags"] == ["total_mismatch", "unknown_account", "unknown_wallet"]
-    assert (await backend.wallet("mallory/team"))["balance_nanodollars"] == -5
+    assert kept["flags"] == ["total_mismatch", "unknown_account", "unknown_key", "unknown_wallet"]
+    assert (await backend.wallet("mallory"))["balance_nanodollars"] == -AS_LISTED
 
 
 HOSTILE = "x\0y\ud800z😀'\"; DROP TABLE ledger_rows; --"
@@ -244,7 +246,8 @@ async def test_rows_are_chosen(backend: Backend) -> None:
 async def test_usage_is_summed_up_by_any_axis(backend: Backend) -> None:
     await backend.account()
     await backend.post("i1", row(1, cost=10), row(2, cost=20, opened_at="2026-11-24T00:00:00.000Z"))
-    await backend.post("i2", row(3, cost=2**53 + 1, upstream="ohmygpt", account="bob"), upstream="ohmygpt")
+    of_bob: dict[str, Any] = {"account": "bob", "wallets": ("bob",)}
+    await backend.post("i2", row(3, 2**53 + 1, upstream="ohmygpt", **of_bob), upstream="ohmygpt")
     tokens = {"input": 9, "cache_write_5m": 1, "cache_write_1h": 2, "cache_read": 3, "output": 7, "reasoning": 4}
 
     async def usage(query: str) -> Any:
@@ -272,8 +275,9 @@ async def rerate(backend: Backend, **asked: Any) -> Any:
 async def test_rerating_settles_the_difference_once(backend: Backend) -> None:
     await backend.account(dollars=10)
     usage = Usage(input=1_000_000, output=100_000)  # 5 + 2.5 dollars by the list, times 1.08
-    right, limit = 8_100_000_000, f"key:{(await backend.key(limit_nanodollars=20 * DOLLAR))['id']}"
-    wrong = row(1, cost=right - 7, usage=usage, wallets=("alice", limit), multiplier="1.08")
+    right, key = 8_100_000_000, (await backend.key(limit_nanodollars=20 * DOLLAR))["id"]
+    limit = f"key:{key}"
+    wrong = row(1, cost=right - 7, usage=usage, key_id=key, wallets=("alice", limit), multiplier="1.08")
     await backend.post("i1", wrong, row(2, cost=right, usage=usage), row(3, model="gone"))
 
     looked = await rerate(backend)

@@ -45,6 +45,11 @@ class Snapshot:
     version: int
     entries: tuple[dict[str, Any], ...]
 
+    def at(self, upstream: str) -> Snapshot:
+        """Those of them that may be used at an upstream."""
+        admitted = (each for each in self.entries if each["upstreams"] is None or upstream in each["upstreams"])
+        return Snapshot(self.version, tuple(admitted))
+
 
 def prefix(key: str) -> str:
     """What of a key is stored in clear."""

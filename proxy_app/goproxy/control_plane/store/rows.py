@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +16,7 @@ from goproxy.control_plane.store.database import now
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Place
-from goproxy.core.ledger import Row
-from goproxy.core.pricing import MULTIPLIER
+from goproxy.core.ledger import Row, cost_of
 from goproxy.core.terms import TERMS
 from goproxy.core.usage import Usage
 
@@ -97,7 +95,10 @@ class Chosen:
 
 
 def problem_of(row: Row, upstream: str) -> str | None:
-    """Why a row cannot be kept, if it cannot: it could not have come from a proxy of this upstream."""
+    """Why a row cannot be kept, if it cannot: no proxy of this upstream makes such a one, whatever it is configured to.
+
+    What the store knows besides is in `reach`.
+    """
     numbers = (
         row.hold_nanodollars,
         row.estimated_input_tokens,
@@ -115,10 +116,18 @@ def problem_of(row: Row, upstream: str) -> str | None:
         return "a wallet is named twice"
     if max(numbers) > MOST or row.status > 999:
         return "a number is too large"
-    if not re.fullmatch(MULTIPLIER, row.multiplier):
-        return "multiplier is no decimal number with at most 9 digits before the point and 18 after it"
     if not TERMS.fullmatch(row.terms):
         return "terms are no list of fields with values"
+    if not _pays_for_itself(row):
+        return "wallets are not those of its account and of its key"
+    try:
+        cost = cost_of(row)
+    except ValueError as problem:
+        return str(problem)
+    if cost != row.cost_nanodollars:
+        return (
+            f"cost_nanodollars is {row.cost_nanodollars}, but by its own usage, prices and multiplier it costs {cost}"
+        )
     return None
 
 
@@ -320,6 +329,14 @@ def _storable(value: Any) -> Any:
 
 def _is_word(text: str) -> bool:
     return 0 < len(text) <= 200 and text.isascii() and text.isprintable() and " " not in text
+
+
+def _pays_for_itself(row: Row) -> bool:
+    """Whether its wallets are one of its account and, if there is a second one, that of its key."""
+    account, paying = row.account, row.wallets
+    if paying[0] != account and not (account and paying[0].startswith(f"{account}/")):
+        return False
+    return wallets.key_of(paying[0]) is None and (len(paying) == 1 or paying[1:] == (wallets.of_key(row.key_id),))
 
 
 def _unknown(connection: Connection, posted: Sequence[Row]) -> tuple[set[str], set[str]]:

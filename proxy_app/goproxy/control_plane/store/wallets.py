@@ -29,6 +29,11 @@ def of_key(key_id: str) -> str:
     return _KEY + key_id
 
 
+def key_of(wallet: str) -> str | None:
+    """The other way round; None: it is a wallet of an account."""
+    return wallet.removeprefix(_KEY) if wallet.startswith(_KEY) else None
+
+
 def ensure(connection: Connection, wallet: str, *, account: str, key_id: str | None = None) -> None:
     """Let there be this wallet."""
     keep_or_insert(connection, wallets, id=wallet, account=account, key_id=key_id, credits=0, created_at=now())
