@@ -111,7 +111,8 @@ def _listed(config: Config) -> frozenset[Listed]:
         for model in config.models
         for multiplier in [written(model.billing_multiplier)]
         for version in model.prices
-        for tier in version.tiers
+        for tiers in (version.tiers, *version.terms.values())
+        for tier in tiers
     )
 
 

@@ -40,7 +40,7 @@ class Reach:
         return self.wallets is None or (name if slash else None) in self.wallets
 
     def has_listed(self, row: Row) -> bool:
-        """Whether its prices and its multiplier are those of its model, of whichever day and length."""
+        """Whether its prices and its multiplier are those of its model, of whichever day, length and terms."""
         return (
             listed(row.model, row.price_version, row.tier_up_to, row.multiplier, map(row.prices.get, KINDS))
             in self.prices
