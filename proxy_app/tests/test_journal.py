@@ -286,6 +286,54 @@ async def test_a_damaged_checkpoint_is_made_good_by_the_segment_before(tmp_path:
     assert list(recovered.unposted) == ["req_2"]
 
 
+@pytest.mark.parametrize(
+    ("cut_to", "zeros"),
+    [
+        pytest.param(0, 0, id="empty"),
+        pytest.param(0, SMALL, id="zeros"),
+        pytest.param(1, 0, id="cut"),
+        pytest.param(1, SMALL, id="cut, and zeros"),
+    ],
+)
+async def test_a_segment_without_its_whole_head_is_damaged(
+    tmp_path: Path, lines: Lines, cut_to: int, zeros: int
+) -> None:
+    """It has its name since its head is on the disk. What it said beyond the segment before is lost: that is told."""
+    async with opened(tmp_path) as (journal, before):
+        await journal.lease("alice", 9000)
+        await journal.open(a_hold("req_0"))
+    async with opened(tmp_path) as (journal, _):
+        await journal.lease("alice", 20_000)
+        await journal.open(a_hold("req_new"))
+        await journal.settle(a_row(a_hold("req_new")))
+    first, last = segments(tmp_path)
+    content = b"".join(last.read_bytes().splitlines(keepends=True)[:cut_to]) + bytes(zeros)
+    last.write_bytes(content)
+
+    async with opened(tmp_path) as (journal, recovered):
+        assert journal.damaged == 1
+        assert recovered.instance != before.instance
+        assert (recovered.granted_totals, recovered.unposted) == ({}, {})
+        assert [hold.id for hold, _ in recovered.holds] == ["req_0"]
+    (line,) = lines.all("journal is damaged; the damaged segments are kept, and this proxy begins a new instance")
+    assert (line["places"], line["segments"], line["former_instance"]) == (1, [2], before.instance)
+    assert (tmp_path / "damaged-00000002.log").read_bytes() == content
+    assert first in segments(tmp_path)
+    async with opened(tmp_path) as (journal, again):
+        assert (journal.damaged, again.instance) == (0, recovered.instance)
+        assert [hold.id for hold, _ in again.holds] == ["req_0"]
+
+
+async def test_a_directory_that_is_new_is_not_damaged(tmp_path: Path, lines: Lines) -> None:
+    async with opened(tmp_path / "a") as (journal, _):
+        assert journal.damaged == 0
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "journal.new").touch()  # where the first start was cut
+    async with opened(tmp_path / "b") as (journal, _):
+        assert journal.damaged == 0
+    assert not lines.text
+
+
 async def test_a_torn_end_is_dropped(tmp_path: Path) -> None:
     async with opened(tmp_path) as (journal, _):
         await journal.open(a_hold("req_1"))
