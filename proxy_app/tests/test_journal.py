@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -176,6 +179,11 @@ async def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
 # A disk that takes no new segment. (That it is full is one reason among many: here something is in the way.)
 
 
+def descriptors() -> int:
+    """How many files, sockets and the like are open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def fill(journal: Journal) -> list[str]:
     """Open requests until there is no room for more; who is in."""
     opened: list[str] = []
@@ -245,6 +253,52 @@ async def test_it_starts_on_a_disk_that_takes_nothing(tmp_path: Path, eventually
         await journal.open(a_hold("req_3"))
     recovered = await reopened(tmp_path)
     assert (list(recovered.unposted), [hold.id for hold, _ in recovered.holds]) == (["req_1"], ["req_3"])
+
+
+async def test_a_segment_that_may_not_be_the_last_any_more_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start reads the one that perhaps has its name: what is added to the one before is not kept, nor told to be."""
+    publish, named = Shelf.publish, list[str]()
+
+    def publish_once_and_fail(shelf: Shelf) -> None:
+        if not named:
+            publish(shelf)
+            named.append(segments(directory)[-1].name)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    directory, others = tmp_path / "journal", [tmp_path / f"other_{n}" for n in range(8)]
+    async with opened(directory) as (journal, _):
+        monkeypatch.setattr(Shelf, "publish", publish_once_and_fail)
+        before = descriptors()
+        running = await fill(journal)
+        assert descriptors() < before, "neither of the two is open"
+        theirs = [os.open(path, os.O_RDWR | os.O_CREAT) for path in others]  # by the numbers that are free again
+        settled = journal.settle(a_row(a_hold(running[0])))
+        await asyncio.wait([settled], timeout=0.5)
+        assert (settled.done(), journal.problem) == (False, os.strerror(errno.EIO))
+        shutil.copytree(directory, tmp_path / "cut here")
+        monkeypatch.setattr(Shelf, "publish", publish)
+        await asyncio.wait_for(settled, 30)
+        for path, descriptor in zip(others, theirs, strict=True):
+            os.close(descriptor)
+            assert path.read_bytes() == b""
+    assert named == ["journal-00000002.log"]
+    cut = await reopened(tmp_path / "cut here")
+    assert {hold.id for hold, _ in cut.holds} >= {*running}
+    recovered = await reopened(directory)
+    assert ([hold.id for hold, _ in recovered.holds], list(recovered.unposted)) == (running[1:], running[:1])
+
+
+async def test_segments_that_are_full_are_closed(tmp_path: Path) -> None:
+    async with opened(tmp_path, segment_bytes=1024) as (journal, _):
+        before, count = descriptors(), 0
+        while int(segments(tmp_path)[-1].stem[-8:]) <= 60:
+            await journal.open(a_hold(f"req_{count}"))
+            await journal.settle(a_row(a_hold(f"req_{count}")))
+            journal.posted([f"req_{count}"])
+            count += 1
+        assert descriptors() < before + 10
 
 
 # Damage.
