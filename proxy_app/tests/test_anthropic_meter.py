@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from goproxy.core.anthropic_meter import AnthropicMeter, cache_writes
 from goproxy.core.meter import Reading
-from goproxy.core.usage import Usage
+from goproxy.core.usage import MAX_TOKENS, Usage
 from tests.streams import (
     ANTHROPIC_STREAMS,
     MESSAGE_STOP,
@@ -196,3 +196,20 @@ def test_compactions_are_replaced_and_not_added_from_event_to_event() -> None:
 
     told = read(message_start(START), delta(100), delta(100, 200), message_delta({"output_tokens": 7}), MESSAGE_STOP)
     assert told.usage == Usage(input=9 + 300, output=7 + 2)
+
+
+def test_compactions_that_come_to_more_than_any_request_are_no_count() -> None:
+    compaction = {"type": "compaction", "input_tokens": MAX_TOKENS // 2 + 1, "output_tokens": 1}
+    for count, times, flags in ((1, 1, ()), (2, 1, ("invalid_usage",))):
+        delta = message_delta({"output_tokens": 7, "iterations": [compaction] * count})
+        told = read(message_start(START), delta, MESSAGE_STOP)
+        assert told.flags == flags
+        assert told.usage == Usage(input=9 + times * (MAX_TOKENS // 2 + 1), output=7 + times)
+
+
+def test_a_number_with_a_fraction_is_kept_as_it_was_written_wherever_it_stands() -> None:
+    delta = message_delta({"output_tokens": 7, "iterations": [{"type": "message", "costs": [{"usd": 0.25}]}]})
+    told = read(message_start(START), delta.replace(b"0.25", b"0.250"), MESSAGE_STOP)
+    assert told.raw_usage is not None
+    assert told.raw_usage["iterations"] == [{"type": "message", "costs": [{"usd": "0.250"}]}]
+    assert (told.exact, told.flags) == (True, ())

@@ -348,7 +348,9 @@ async def test_it_starts_while_the_control_plane_is_away(
         await books.open(a_hold("req_2", 1000))
 
 
-async def test_too_many_rows_that_cannot_be_posted_stop_new_requests(tmp_path: Path, control: Control) -> None:
+async def test_too_many_rows_that_cannot_be_posted_stop_new_requests_until_they_are(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
     async with kept(tmp_path, control, backlog_bytes=1500) as books:
         holds = [a_hold("req_0", 3000), a_hold("req_1", 100)]
         for hold in holds:
@@ -358,6 +360,23 @@ async def test_too_many_rows_that_cannot_be_posted_stop_new_requests(tmp_path: P
             await books.settle(a_row(hold, 1))
         with pytest.raises(LeaseUnavailable, match="too many rows"):
             await books.open(a_hold("req_2", 100))
+        assert books.standing.unposted_bytes > 1500
+        control.away = False
+        await eventually(lambda: books.standing.unposted_rows == 0)
+        assert books.standing.unposted_bytes == 0
+        await books.open(a_hold("req_2", 100))
+
+
+async def test_rows_that_were_posted_take_no_room(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    async with kept(tmp_path, control, backlog_bytes=1500) as books:
+        for n in range(10):
+            await spend(books, f"req_{n}", 100, 1)
+            await eventually(lambda: books.standing.unposted_rows == 0)
+            assert books.standing.unposted_bytes == 0
+        await books.open(a_hold("req_last", 100))
+    assert len(control.rows) == 10
 
 
 async def test_lost_answers_change_nothing(tmp_path: Path, control: Control, eventually: Callable[..., Any]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from yarl import URL
 
 from goproxy.core.wire import Fault, Refusal
+from goproxy.data_plane.board import Board
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.drain import DrainEnd, Drains
 from goproxy.data_plane.sending import Sending
@@ -137,6 +138,23 @@ async def test_the_last_quarter_is_for_those_who_have_none(provider: Provider) -
         del first, second, third
     async with an_answer(provider, whole) as answer:
         assert await drain(bounds, answer, bytearray().extend, "alice") is DrainEnd.WHOLE
+
+
+async def test_each_gives_its_place_among_those_of_all_processes_back(provider: Provider) -> None:
+    """However it ends."""
+    one, other = Board(2).places
+    bounds = Drains(seconds=5, bytes=1 << 20, concurrent=1, place=one)
+
+    def fail() -> None:
+        assert not other.begin_drain(1)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), bounds.one("alice"):
+        fail()
+    for _ in range(2):
+        async with an_answer(provider, whole) as answer:
+            assert await drain(bounds, answer, bytearray().extend) is DrainEnd.WHOLE
+    assert other.begin_drain(1)
 
 
 async def test_all_end_when_the_process_leaves(provider: Provider) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -176,6 +179,11 @@ async def test_a_closed_journal_takes_nothing(tmp_path: Path) -> None:
 # A disk that takes no new segment. (That it is full is one reason among many: here something is in the way.)
 
 
+def descriptors() -> int:
+    """How many files, sockets and the like are open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def fill(journal: Journal) -> list[str]:
     """Open requests until there is no room for more; who is in."""
     opened: list[str] = []
@@ -247,6 +255,52 @@ async def test_it_starts_on_a_disk_that_takes_nothing(tmp_path: Path, eventually
     assert (list(recovered.unposted), [hold.id for hold, _ in recovered.holds]) == (["req_1"], ["req_3"])
 
 
+async def test_a_segment_that_may_not_be_the_last_any_more_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start reads the one that perhaps has its name: what is added to the one before is not kept, nor told to be."""
+    publish, named = Shelf.publish, list[str]()
+
+    def publish_once_and_fail(shelf: Shelf) -> None:
+        if not named:
+            publish(shelf)
+            named.append(segments(directory)[-1].name)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    directory, others = tmp_path / "journal", [tmp_path / f"other_{n}" for n in range(8)]
+    async with opened(directory) as (journal, _):
+        monkeypatch.setattr(Shelf, "publish", publish_once_and_fail)
+        before = descriptors()
+        running = await fill(journal)
+        assert descriptors() < before, "neither of the two is open"
+        theirs = [os.open(path, os.O_RDWR | os.O_CREAT) for path in others]  # by the numbers that are free again
+        settled = journal.settle(a_row(a_hold(running[0])))
+        await asyncio.wait([settled], timeout=0.5)
+        assert (settled.done(), journal.problem) == (False, os.strerror(errno.EIO))
+        shutil.copytree(directory, tmp_path / "cut here")
+        monkeypatch.setattr(Shelf, "publish", publish)
+        await asyncio.wait_for(settled, 30)
+        for path, descriptor in zip(others, theirs, strict=True):
+            os.close(descriptor)
+            assert path.read_bytes() == b""
+    assert named == ["journal-00000002.log"]
+    cut = await reopened(tmp_path / "cut here")
+    assert {hold.id for hold, _ in cut.holds} >= {*running}
+    recovered = await reopened(directory)
+    assert ([hold.id for hold, _ in recovered.holds], list(recovered.unposted)) == (running[1:], running[:1])
+
+
+async def test_segments_that_are_full_are_closed(tmp_path: Path) -> None:
+    async with opened(tmp_path, segment_bytes=1024) as (journal, _):
+        before, count = descriptors(), 0
+        while int(segments(tmp_path)[-1].stem[-8:]) <= 60:
+            await journal.open(a_hold(f"req_{count}"))
+            await journal.settle(a_row(a_hold(f"req_{count}")))
+            journal.posted([f"req_{count}"])
+            count += 1
+        assert descriptors() < before + 10
+
+
 # Damage.
 
 
@@ -284,6 +338,54 @@ async def test_a_damaged_checkpoint_is_made_good_by_the_segment_before(tmp_path:
     recovered = await reopened(tmp_path)
     assert [hold.id for hold, _ in recovered.holds] == ["req_0", "req_1"]
     assert list(recovered.unposted) == ["req_2"]
+
+
+@pytest.mark.parametrize(
+    ("cut_to", "zeros"),
+    [
+        pytest.param(0, 0, id="empty"),
+        pytest.param(0, SMALL, id="zeros"),
+        pytest.param(1, 0, id="cut"),
+        pytest.param(1, SMALL, id="cut, and zeros"),
+    ],
+)
+async def test_a_segment_without_its_whole_head_is_damaged(
+    tmp_path: Path, lines: Lines, cut_to: int, zeros: int
+) -> None:
+    """It has its name since its head is on the disk. What it said beyond the segment before is lost: that is told."""
+    async with opened(tmp_path) as (journal, before):
+        await journal.lease("alice", 9000)
+        await journal.open(a_hold("req_0"))
+    async with opened(tmp_path) as (journal, _):
+        await journal.lease("alice", 20_000)
+        await journal.open(a_hold("req_new"))
+        await journal.settle(a_row(a_hold("req_new")))
+    first, last = segments(tmp_path)
+    content = b"".join(last.read_bytes().splitlines(keepends=True)[:cut_to]) + bytes(zeros)
+    last.write_bytes(content)
+
+    async with opened(tmp_path) as (journal, recovered):
+        assert journal.damaged == 1
+        assert recovered.instance != before.instance
+        assert (recovered.granted_totals, recovered.unposted) == ({}, {})
+        assert [hold.id for hold, _ in recovered.holds] == ["req_0"]
+    (line,) = lines.all("journal is damaged; the damaged segments are kept, and this proxy begins a new instance")
+    assert (line["places"], line["segments"], line["former_instance"]) == (1, [2], before.instance)
+    assert (tmp_path / "damaged-00000002.log").read_bytes() == content
+    assert first in segments(tmp_path)
+    async with opened(tmp_path) as (journal, again):
+        assert (journal.damaged, again.instance) == (0, recovered.instance)
+        assert [hold.id for hold, _ in again.holds] == ["req_0"]
+
+
+async def test_a_directory_that_is_new_is_not_damaged(tmp_path: Path, lines: Lines) -> None:
+    async with opened(tmp_path / "a") as (journal, _):
+        assert journal.damaged == 0
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "journal.new").touch()  # where the first start was cut
+    async with opened(tmp_path / "b") as (journal, _):
+        assert journal.damaged == 0
+    assert not lines.text
 
 
 async def test_a_torn_end_is_dropped(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_a_segment_that_ends_anywhere_has_all_its_whole_records(allocated: int) 
         # The last record lacks nothing that counts when only its line break is missing.
         assert read in (ALL[:whole], ALL[: whole + 1] if length + 1 in ends else None)
         cut = [] if length in ends or len(read) > whole else [(ends[whole], length - ends[whole])]
+        cut = cut if length else [(0, allocated)]  # one without a head
         places = reader.damaged if whole == 0 else reader.torn
         assert [(place.offset, place.length) for place in places] == cut
 
@@ -102,6 +103,19 @@ def test_a_byte_that_flips_costs_one_record_at_most(flip: int) -> None:
         is_at_the_end = hit == len(ALL) - 1
         assert (len(reader.damaged) > 0) is not is_at_the_end
         assert (len(reader.torn) > 0) is (is_at_the_end and not is_line_break)
+
+
+@pytest.mark.parametrize("allocated", [0, 4096])
+def test_a_head_that_is_not_whole_is_damaged_wherever_it_is_cut(allocated: int) -> None:
+    head = b"".join(map(encode, [Checkpoint(3), *ALL[1:4]]))
+    for length in range(len(head) + 1):
+        reader = Reader(head[:length] + bytes(allocated))
+        records(reader)
+        is_whole = length >= len(head) - 1  # a line break is all that it may lack
+        assert (len(reader.damaged), reader.torn) == (0 if is_whole else 1, [])
+    reader = Reader(b"".join(map(encode, ALL[1:4])) + bytes(allocated))
+    records(reader)
+    assert len(reader.damaged) == 1, "it begins with no checkpoint"
 
 
 def test_a_stretch_of_damage_is_found_where_it_is() -> None:
@@ -181,6 +195,13 @@ def test_another_instance_was_lent_nothing_and_has_spent_what_it_will_post() -> 
         state.apply(record, encode(record))
     assert state.lent == {}
     assert state.spent_totals() == {"alice": 400}
+
+
+def test_a_whole_head_replaces_what_the_segment_before_says() -> None:
+    """Such as a hold that was refused, since the disk could not tell whether it had it."""
+    before = JournalState().checkpoint() + encode(Opened(a_hold("req_1")))
+    assert replay([Reader(before)]).holds == {"req_1": a_hold("req_1")}
+    assert replay([Reader(before), Reader(JournalState().checkpoint())]).holds == {}
 
 
 _ids = st.sampled_from([f"req_{n}" for n in range(6)])

@@ -43,7 +43,7 @@ def test_a_cost_above_its_hold_is_shown() -> None:
 
 def test_wanted_is_what_is_lacking() -> None:
     lease = Lease("alice", granted_total=100)
-    assert (lease.wanted(100), lease.wanted(130)) == (0, 30)
+    assert (lease.wanted(3), lease.wanted(100), lease.wanted(130)) == (0, 0, 30)
 
 
 def test_only_what_is_free_can_be_given_back() -> None:

@@ -209,6 +209,7 @@ def test_a_request_in_whose_middle_the_proxy_stopped(progress: Usage | None, cos
     )
     assert (row.settlement, row.outcome, row.status) == (Settlement.INTERRUPTED, "interrupted", 0)
     assert (row.cost_nanodollars, row.usage, row.raw_usage) == (cost, progress or Usage(), None)
+    assert (row.received_bytes, row.answered_bytes) == (0, 0)
     assert (row.id, row.wallets, row.hold_nanodollars) == (HOLD.id, HOLD.wallets, HOLD.amount)
     small = replace(HOLD, amount=1000)
     capped = interrupted(small, progress=progress, settled_at="x", versions=VERSIONS, multiplier=MULTIPLIER)

@@ -112,6 +112,16 @@ def test_content_after_the_usage_makes_it_stale_until_it_is_told_again() -> None
     assert (told.exact, told.flags, told.usage) == (True, (), Usage(input=9, output=8))
 
 
+def test_an_end_without_content_after_the_usage_changes_nothing() -> None:
+    last = openai_chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+    for usage in (openai_chunk(usage=openai_usage(9, 7)), BESIDE_NOTHING):
+        for pieces in ((*openai_content()[:-1], usage, last, DONE), (usage, last, DONE)):
+            told = read(*pieces)
+            assert (told.exact, told.flags, told.usage) == (True, (), Usage(input=9, output=7))
+            assert read(b"".join(pieces)) == told
+    assert read(openai_chunk(usage=openai_usage(9, 7)), last).exact, "it is final before the end, too"
+
+
 @given(
     *(st.integers(0, 30) | st.none() for _ in range(3)),
     st.integers(0, 60),
@@ -158,6 +168,15 @@ def test_content_after_the_usage_is_seen_whatever_event_told_it(before: bytes, c
     pieces = [*content, usage, *content, DONE]
     assert read(b"".join(pieces)) == read(*pieces)
     assert read(*pieces).flags == ("content_after_usage", "final_usage_missing")
+
+
+@pytest.mark.parametrize("beside", [(), (openai_choice(content="x"),)])
+def test_content_behind_usage_and_a_comment_in_one_piece_is_seen(beside: tuple[dict[str, Any], ...]) -> None:
+    usage = openai_chunk(beside, usage=openai_usage(9, 7))
+    pieces = [*openai_content(), usage, b": ping\n\n", openai_chunk([openai_choice(content="more")]), DONE]
+    assert read(b"".join(pieces)) == read(*pieces)
+    told = read(pieces[0], b"".join(pieces[1:]))
+    assert (told.exact, told.flags) == (False, ("content_after_usage", "final_usage_missing"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from goproxy.core.ledger import BYTES_PER_TOKEN
 from tests.conftest import Lines
 from tests.gateway import Running
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
@@ -84,6 +85,27 @@ async def test_chunks_that_are_framed_wrongly(gateway: Running, provider: Provid
         await raw.head()
         assert await raw.chunks_until_broken() == ANTHROPIC_EVENTS[0]
     assert (await lines.request())["outcome"] == "upstream_truncated"
+
+
+async def test_what_came_together_with_wrong_framing_arrives_and_counts(gateway: Running, provider: Provider) -> None:
+    words = b"x" * 400
+    content = ANTHROPIC_EVENTS[0] + ANTHROPIC_EVENTS[3].replace(b"Gr\xc3\xbc\xc3\x9fe ", words)
+    assert words in content
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.send(b"%x\r\n%b\r\nZZ\r\n" % (len(content), content))
+        await wire.until_closed()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        assert await raw.chunks_until_broken() == content
+    (row,) = await gateway.rows()
+    assert (row["settlement"], row["outcome"]) == ("estimated", "upstream_truncated")
+    assert row["flags"] == ["output_estimated"]
+    assert row["usage"]["output"] == len(words) // BYTES_PER_TOKEN
 
 
 async def test_what_waited_for_a_slow_client_when_the_upstream_broke_off_still_arrives(

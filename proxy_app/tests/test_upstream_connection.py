@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -317,11 +318,19 @@ async def test_a_body_that_the_connection_ends(provider: Provider, ask: Any, lin
 async def test_an_answer_before_the_request_was_taken(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too large, says the upstream, and reads no further: its answer passes, and the connection is given up."""
     monkeypatch.setattr(upstream_connection, "_PIECE", 1024)
+    heads: list[bytes] = []
+    taken: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
-        assert len(await reader.read()) < len(body) - 1000
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        status = b"413 Too Large" if len(heads) == 1 else b"200 OK"
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\n{}" % status)
+        length = 0
+        with suppress(ConnectionError):
+            while piece := await reader.read(4096):
+                length += len(piece)
+        if not taken.done():
+            taken.set_result(length)
         writer.close()
 
     body = json.dumps(ASK | {"messages": ["x" * 9_000_000]}).encode()
@@ -330,5 +339,13 @@ async def test_an_answer_before_the_request_was_taken(keys: Path, monkeypatch: p
         document = config_document(endpoints=endpoints_at(url), max_body_bytes=10_000_000)
         async with running_gateway(document, keys) as gateway, aiohttp.ClientSession() as session:
             headers = {"x-api-key": ALICE}
-            async with session.post(f"{gateway.url}/v1/messages", data=io.BytesIO(body), headers=headers) as answer:
-                assert (answer.status, await answer.read()) == (413, b"{}")
+
+            async def ask(data: bytes) -> tuple[int, bytes]:
+                sent = io.BytesIO(data)
+                async with session.post(f"{gateway.url}/v1/messages", data=sent, headers=headers) as answer:
+                    return answer.status, await answer.read()
+
+            assert await ask(body) == (413, b"{}")
+            assert await asyncio.wait_for(ask(json.dumps(ASK).encode()), 10) == (200, b"{}"), "by another connection"
+            assert await asyncio.wait_for(taken, 10) < len(body) - 1000
+            assert [head.partition(b"\r\n")[0] for head in heads] == [b"POST /v1/messages HTTP/1.1"] * 2

@@ -148,7 +148,7 @@ class Reader:
     def __iter__(self) -> Iterator[tuple[Record, bytes]]:
         """Each record with its line."""
         end = len(self._content.rstrip(b"\0"))  # a segment is allocated before it is written
-        at, in_head = 0, 1
+        at, in_head, has_checkpoint = 0, 1, False
         while at < end:
             stop = self._content.find(b"\n", at, end)
             stop = end if stop < 0 else stop
@@ -163,11 +163,13 @@ class Reader:
             for record, whole in found:
                 match record:
                     case Checkpoint(records):
-                        in_head = 1 + records
+                        in_head, has_checkpoint = 1 + records, True
                     case Synced():
                         self.damaged, self.torn = self.damaged + self.torn, []
                 yield record, whole
             at, in_head = stop + 1, in_head - 1
+        if not self.damaged and (in_head > 0 or not has_checkpoint):  # the rest of the head, or all of it
+            self.damaged.append(Damage(end, len(self._content) - end))
 
 
 _BEGINNING = re.compile(rb"[0-9a-f]{8} \{")

@@ -6,7 +6,7 @@ before; one with damage in it adds to that, which comes to the same where the se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from goproxy.core.journal_record import (
@@ -129,15 +129,8 @@ def replay(segments: Iterable[Reader]) -> JournalState:
     state = JournalState()
     for segment in segments:
         records = list(segment)
-        if not segment.damaged and _has_whole_head([record for record, _ in records]):
+        if not segment.damaged:
             state = JournalState()
         for record, line in records:
             state.apply(record, line)
     return state
-
-
-def _has_whole_head(records: Sequence[Record]) -> bool:
-    match records:
-        case [Checkpoint(number), *following]:
-            return len(following) >= number
-    return False
