@@ -55,7 +55,8 @@ def edge_tree(
         "nginx_requests_per_second": 0,
         "nginx_ipv6": "disabled",
         "ansible_managed": "For a measurement.",
-        "__nginx_reg_version": {"stderr": version},
+        "__nginx_reg_host": {"stdout": "cpus: 1"},
+        "__nginx_reg_image": {"rc": 0, "stderr": version},
         "edge_destination": str(destination),
     }
     playbook = str(Path(__file__).parent / "edge.yml")
