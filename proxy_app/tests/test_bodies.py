@@ -195,13 +195,17 @@ def test_a_quarter_of_the_room_is_for_small_ones() -> None:
     [
         (1024 * MIB, 1, 32 * MIB, 256 * MIB),
         (4096 * MIB, 2, 32 * MIB, 512 * MIB),
-        (1024 * MIB, 8, 32 * MIB, 64 * MIB),
+        (1024 * MIB, 8, 33 * MIB, 88 * MIB),
         (128 * MIB, 1, 1 * MIB, 32 * MIB),
     ],
 )
 def test_the_room_follows_from_the_memory(memory: int, processes: int, largest: int, room: int) -> None:
     document = config_document(processes=processes, max_body_bytes=largest)
     assert room_for_bodies(parse_config(json.dumps(document).encode()), memory) == room
+    bodies = Bodies(room)
+    kept = [Body(bodies, bytes(largest)) for _ in range(2)]
+    assert bodies.bytes == 2 * largest
+    del kept
 
 
 def test_the_memory_is_the_containers(tmp_path: Path) -> None:

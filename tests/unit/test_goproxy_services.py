@@ -102,7 +102,7 @@ class Host:
             "goproxy_dir": str(self.folder / "gateway"),
             "goproxy_upstreams": [ALPHA, BETA],
             "goproxy_upstream_api_keys": {"alpha": "a", "beta": "b"},
-            "goproxy_backend_ready_seconds": 3,
+            "goproxy_backend_ready_seconds": "3",
             "__goproxy_build": {"digest": "new"},
             "__goproxy_reg_record": {"content": encoded},
         }
@@ -304,6 +304,13 @@ def test_one_that_ends_in_the_middle_of_migrating_is_put_back(host: Host) -> Non
 
 
 LOST = {"failed": True, "msg": "container backend is unhealthy"}
+
+
+def test_a_backend_of_before_lends_what_the_new_proxies_pay_from(host: Host) -> None:
+    host.releases["alpha"]["config"] = json.dumps({"from": f"{NEW} alpha", "timeouts": {}, "wallet": "team"})
+    assert host.run(rollout=UP, compose=LOST, backend=f"unhealthy {NEW} s").code != 0
+    assert NEW in host.file("goproxy-former/config-alpha-prod.json")
+    assert OLD in host.file("goproxy-former/config-beta-prod.json")
 
 
 def test_the_backend_of_before_gets_its_own_configuration_and_the_proxies_keep_theirs(host: Host) -> None:

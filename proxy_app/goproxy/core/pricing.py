@@ -212,18 +212,21 @@ def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, d
 
 
 def _tier_on(terms: str, version: PriceVersion, usage: Usage, multiplier: Decimal) -> tuple[Tier, frozenset[str]]:
-    """The tier for a request on these terms, and what of them it is not for.
+    """The tier for a request on these terms, and what of them has no price.
 
-    Where the version does not have them, the dearest counts of what it has for a part of them, or for none.
+    Where the version does not have them, the dearest counts of what it has for a part of them, or for none. What it has
+    alone, and not with the others, lacks a price only where nothing else does.
     """
     if (tiers := version.terms.get(terms)) is not None:
         return tier_for(tiers, usage.prompt), _NOTHING
     parts = frozenset(terms.split(","))
+    nowhere = parts.difference(*(priced.split(",") for priced in version.terms))
     found = [(tier_for(version.tiers, usage.prompt), parts)]
     for priced, tiers in version.terms.items():
         if parts.issuperset(of_them := priced.split(",")):
             found.append((tier_for(tiers, usage.prompt), parts.difference(of_them)))
-    return max(found, key=lambda each: (cost(usage, each[0], multiplier), -len(each[1])))
+    tier, uncovered = max(found, key=lambda each: (cost(usage, each[0], multiplier), -len(each[1])))
+    return tier, nowhere or uncovered
 
 
 def worst_case(

@@ -47,7 +47,8 @@ def settled(asked: str, told: Mapping[str, str]) -> str:
     """The terms that a request is charged by: what the answer tells, and what was asked for where it does not."""
     if not asked:
         return written(told) if told else ""
-    return written({**dict(part.split("=", 1) for part in asked.split(",")), **told})
+    said = {name: value for name, value in told.items() if value not in _LEFT_TO_PROVIDER.get(name, ())}
+    return written({**dict(part.split("=", 1) for part in asked.split(",")), **said})
 
 
 def can_come_of(terms: str, asked: Mapping[str, str]) -> bool:

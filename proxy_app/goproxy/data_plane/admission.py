@@ -66,7 +66,7 @@ def check_permission(key: LimitedKey, upstream: str, model: Model) -> None:
     Raises:
         Refusal: it may not use this upstream, or not this model.
     """
-    if key.upstreams is not None and upstream not in key.upstreams:
+    if key.upstreams is not None and upstream not in key.upstreams:  # an older control plane tells such keys, too
         raise Refusal(Fault.PERMISSION, f"This key may not use the upstream {upstream}.")
     if key.models is not None and not {model.id, *model.id_aliases} & {*key.models}:
         raise Refusal(Fault.PERMISSION, f"This key may not use the model {model.id}.")

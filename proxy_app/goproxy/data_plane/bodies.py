@@ -22,7 +22,7 @@ _RETRY_SECONDS = 2
 
 def room_for_bodies(config: Config, memory: int) -> int:
     """Bytes for the bodies of one process, where all of them have `memory`. Two of the largest fit at least."""
-    return max(memory // _PART_OF_MEMORY // config.processes, 2 * config.max_body_bytes)
+    return max(memory // _PART_OF_MEMORY // config.processes, -(-2 * config.max_body_bytes * 4 // 3))
 
 
 class Bodies:
