@@ -206,7 +206,9 @@ def test_one_that_is_not_rolled_out_keeps_no_other_waiting(operator: Operator, v
     assert said.index("https://chat2.trollllm.xyz") < said.index("goproxy-openhands: the new container did not become")
     after = running(vps)
     assert after.keys() == before.keys()
-    assert {name for name in after if after[name] != before[name]} == {"goproxy-ohmygpt"}
+    # The backend was put back onto the configuration of before (above): it has that of the proxies again.
+    assert {name for name in after if after[name] != before[name]} == {"backend", "goproxy-ohmygpt"}
+    assert "goproxy-former" not in vps.run("cat /opt/trollllm/docker-compose.prod.yml")
     for name, seconds in (("openhands", 300), ("ohmygpt", 400)):
         assert f"{seconds} s for the first byte" in vps.run(f"cat /opt/trollllm/edge/conf/conf.d/{name}.conf")
     edit(operator.upstreams / "openhands.yml", "nobody.trollllm.xyz", "llm-proxy.app.all-hands.dev")
