@@ -1,9 +1,23 @@
-"""Holds and rows as tests need them."""
+"""Holds, rows and what was read of an answer, as tests need them."""
 
 from __future__ import annotations
 
 from goproxy.core.ledger import Hold, Row, Settlement
+from goproxy.core.meter import Reading
 from goproxy.core.usage import Usage
+
+NOTHING = Reading(
+    usage=None,
+    raw_usage=None,
+    exact=False,
+    ended=False,
+    error=None,
+    flags=(),
+    terms={},
+    model=None,
+    generated_bytes=0,
+)
+"""Was read of an answer."""
 
 
 def a_hold(id_: str, amount: int = 1000, *wallets: str) -> Hold:

@@ -15,11 +15,11 @@ import yaml
 
 from goproxy.control_plane import documents
 from goproxy.core import ledger, meter, terms
-from goproxy.core.ledger import Hold, Row, Settlement, interrupted, settle
-from goproxy.core.meter import Reading
+from goproxy.core.ledger import Row, Settlement, interrupted, settle
 from goproxy.core.pricing import KINDS, PriceVersion, Tier, cost, price, version_in_force, worst_case
 from goproxy.core.reconcile import ExportLine, read_export
 from goproxy.core.usage import Usage
+from tests.bookkeeping import NOTHING, a_hold
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/billing.md").read_text()
@@ -197,7 +197,7 @@ def test_the_example_of_terms() -> None:
         assert not wanted or wanted in in_force.terms
         assert worst_case(in_force, multiplier, longest_prompt, longest_answer, fields(asked)) == number(held)
         hold = replace(HOLD, terms=wanted, amount=number(held), opened_at="2026-03-01T00:00:00.000Z")
-        reading = replace(READING, usage=usage, exact=True, terms=fields(answer))
+        reading = replace(NOTHING, usage=usage, exact=True, terms=fields(answer))
         row = settle(hold, reading=reading, versions=[in_force], multiplier=multiplier, **SEEN)
         assert (row.terms, row.flags) == (served.strip("`"), tuple(re.findall(r"\w+", flags)))
         assert row.cost_nanodollars == number(charged)
@@ -214,30 +214,11 @@ def told(cell: str) -> Usage | None:
 ONE_REQUEST = section("Example: one request, eleven ways")
 
 
-HOLD = Hold(
-    id="r",
+HOLD = replace(
+    a_hold("r", 0),
     opened_at=f"{day_of(ONE_REQUEST)}T12:00:00.000Z",
-    account="alice",
-    key_id="k",
-    wallets=("alice",),
-    upstream="openhands",
-    endpoint="openhands-anthropic",
-    protocol="anthropic",
     model="claude-sonnet-4-5-20250929",
-    stream=True,
     estimated_input_tokens=0,
-    amount=0,
-)
-READING = Reading(
-    usage=None,
-    raw_usage=None,
-    exact=False,
-    ended=False,
-    error=None,
-    flags=(),
-    terms={},
-    model=None,
-    generated_bytes=0,
 )
 SEEN: dict[str, Any] = {
     "drained": False,
@@ -261,7 +242,7 @@ def row_of(cells: list[str]) -> Row:
     if outcome == "`interrupted`":
         return interrupted(hold, progress=told(usage), settled_at="later", **prices)
     reading = replace(
-        READING,
+        NOTHING,
         usage=told(usage),
         exact=last_word.startswith("final usage"),
         ended=last_word.startswith("final usage"),

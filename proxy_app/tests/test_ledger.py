@@ -16,6 +16,7 @@ from goproxy.core.ledger import Hold, InvalidRow, Row, Settlement, cost_of, inte
 from goproxy.core.meter import Reading
 from goproxy.core.pricing import PriceVersion, Tier
 from goproxy.core.usage import Usage
+from tests.bookkeeping import NOTHING
 
 VERSIONS = (
     PriceVersion(
@@ -40,17 +41,6 @@ HOLD = Hold(
     stream=True,
     estimated_input_tokens=1001,
     amount=100_000_000,
-)
-NOTHING = Reading(
-    usage=None,
-    raw_usage=None,
-    exact=False,
-    ended=False,
-    error=None,
-    flags=(),
-    terms={},
-    model=None,
-    generated_bytes=0,
 )
 WHOLE = replace(
     NOTHING,
