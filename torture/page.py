@@ -32,10 +32,16 @@ def _found(recorded: Mapping[str, Any]) -> Iterator[str]:
         if about is None:
             yield f"| {command} | | | not measured as a whole yet |\n"
             continue
-        yield f"| {command} | {about['seconds']:,.0f} s | | {about['date'][:10]}, `{(about['commit'] or '?')[:7]}` |\n"
+        yield f"| {command} | {about['seconds']:,.0f} s | | {about['date'][:10]}, `{_short(about['commit'])}` |\n"
         for name, value in values.items():
             if record.part_of(name) == part:
                 yield f"| {name} | {value:,} | {_due(name)} | |\n"
+
+
+def _short(commit: str | None) -> str:
+    """Seven digits of it, and whether files differed from it."""
+    digits, mark, dirty = (commit or "?").partition("-")
+    return digits[:7] + mark + dirty
 
 
 def _due(name: str) -> str:
