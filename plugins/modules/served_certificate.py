@@ -94,8 +94,6 @@ served:
       type: str
 """
 
-import socket
-import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -103,27 +101,16 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.trollllm.gateway.plugins.module_utils import certificate as x509_certificate
+from ansible_collections.trollllm.gateway.plugins.module_utils.served import needed_days, presented
 
-
-def presented(address: str, port: int, name: str) -> x509_certificate.Certificate:
-    """The leaf certificate of a handshake. Raises OSError (ssl.SSLError is one) and ValueError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # whatever is presented is read here, and compared below
-    context.verify_mode = ssl.CERT_NONE
-    with (
-        socket.create_connection((address, port), timeout=10) as connection,
-        context.wrap_socket(connection, server_hostname=name) as channel,
-    ):
-        data = channel.getpeercert(binary_form=True)
-    if data is None:
-        raise ValueError("no certificate was presented")
-    return x509_certificate.from_der(data)
+_TIMEOUT = 10
+"""Seconds that one handshake may take."""
 
 
 def judge(certificate: x509_certificate.Certificate, name: str, fingerprint: str | None, min_days_left: int) -> str:
     """What is wrong with it, or empty."""
     left = certificate.days_left(x509_certificate.now())
-    needed = min(float(min_days_left), certificate.lifetime_days / 4)
+    needed = needed_days(min_days_left, certificate.lifetime_days)
     what = f"the certificate served is from {certificate.issuer} for {', '.join(certificate.names) or 'no name'}"
     if not certificate.covers(name):
         return f"{what}, which does not cover {name}"
@@ -142,7 +129,7 @@ def look(params: dict[str, Any], name: str) -> dict[str, Any]:
     while True:
         entry: dict[str, Any] = {"name": name}
         try:
-            certificate = presented(params["address"], params["port"], name)
+            certificate = x509_certificate.from_der(presented(params["address"], params["port"], name, _TIMEOUT))
             entry.update(certificate.facts(x509_certificate.now()))
             entry["problem"] = judge(certificate, name, params["fingerprint"], params["min_days_left"])
         except (OSError, ValueError) as problem:
