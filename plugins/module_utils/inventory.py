@@ -271,7 +271,7 @@ class Reader:
             field.report("has white space or a character beyond ASCII in it", "look for a line break at its end")
 
     def endpoints(self, field: Field) -> list[dict[str, str]]:
-        right = "give the URL of at least one protocol (anthropic, openai)"
+        right = REQUIRED["endpoints"]
         urls = field.mapping(right)
         if urls is None:
             return []
@@ -304,7 +304,7 @@ class Reader:
 
     @staticmethod
     def band(field: Field) -> list[int | float] | None:
-        right = "give the lowest and the highest multiplier, like [1.04, 1.1]"
+        right = REQUIRED["multiplier_band"]
         entries = field.items(right)
         if entries is None:
             return None
@@ -349,7 +349,7 @@ class Reader:
         return given
 
     def read_models(self, field: Field, band: list[int | float] | None) -> list[dict[str, Any]]:
-        right = "give at least one model of goproxy_price_book, like claude-opus-4-5: {multiplier: 1.08}"
+        right = REQUIRED["models"]
         entries = field.mapping(right)
         if entries is None:
             return []
