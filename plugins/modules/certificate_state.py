@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: certificate_state
 short_description: Read a lineage of certbot and its deployed copy
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:

@@ -12,7 +12,7 @@ DOCUMENTATION = r"""
 ---
 module: dns_answers
 short_description: What every authoritative name server of a zone says about some records
-version_added: 0.1.0
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:

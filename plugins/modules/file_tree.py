@@ -12,7 +12,7 @@ DOCUMENTATION = r"""
 ---
 module: file_tree
 short_description: Write a set of files under one directory, checked as a whole before anything is replaced
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:

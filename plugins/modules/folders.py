@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: folders
 short_description: Make folders with owner, group and mode, all in one call
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: served_certificate
 short_description: Check the certificate that a server presents for each name
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
