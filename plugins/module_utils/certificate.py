@@ -49,8 +49,6 @@ class Certificate:
         """The values that a module returns."""
         return {
             "names": list(self.names),
-            "issuer": self.issuer,
-            "not_before": self.not_before.isoformat(),
             "not_after": self.not_after.isoformat(),
             "days_left": round(self.days_left(now), 3),
             "lifetime_days": round(self.lifetime_days, 3),

@@ -71,14 +71,6 @@ names:
   type: list
   elements: str
   returned: always
-issuer:
-  description: The issuer's distinguished name.
-  type: str
-  returned: when present
-not_before:
-  description: Begin of the validity, ISO 8601, UTC.
-  type: str
-  returned: when present
 not_after:
   description: End of the validity, ISO 8601, UTC.
   type: str

@@ -14,7 +14,7 @@ author:
   - trollllm contributors (@trollllm)
 description:
   - Opens one TLS connection for each name (SNI) and reads the certificate that is presented.
-  - It is well when it covers the name, is the one of O(fingerprint), and is valid for long enough.
+  - It is well when it covers the name, is the one of O(fingerprint), and is valid for long enough. Otherwise it fails.
   - Changes nothing, in check mode as well.
 requirements:
   - cryptography (the Python of certbot's virtual environment has it)
@@ -43,10 +43,6 @@ options:
     description: Seconds for which it is tried again while something is wrong, since a reload takes a moment.
     type: int
     default: 10
-  must_be_well:
-    description: Fail when something is wrong. Otherwise it is only returned.
-    type: bool
-    default: true
 attributes:
   check_mode:
     description: Can run in check mode without changing anything.
@@ -80,9 +76,6 @@ served:
       description: The names that the certificate is valid for.
       type: list
       elements: str
-    issuer:
-      description: Its issuer.
-      type: str
     not_after:
       description: End of its validity, ISO 8601, UTC.
       type: str
@@ -148,7 +141,6 @@ def main() -> None:
             "fingerprint": {"type": "str"},
             "min_days_left": {"type": "int", "default": 14},
             "patience": {"type": "int", "default": 10},
-            "must_be_well": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
@@ -161,7 +153,7 @@ def main() -> None:
     with ThreadPoolExecutor(max_workers=16) as pool:
         served = list(pool.map(lambda name: look(params, name), params["names"]))
     problems = [f"{entry['name']}: {entry['problem']}" for entry in served if entry["problem"]]
-    if problems and params["must_be_well"]:
+    if problems:
         module.fail_json(msg="\n".join(problems), served=served)
     module.exit_json(changed=False, served=served)
 
