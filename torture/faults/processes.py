@@ -21,8 +21,6 @@ from torture.faults.kind import EXACT, Answering, Billed, Charge, Kind, Turn, lo
 from torture.stand import Proxy, Stand
 
 UPSTREAM = "unlucky"
-GRACE = 5
-"""Seconds that the stand gives a proxy to leave."""
 
 _INTERRUPTED = Billed(("interrupted", "exact"), Charge.WITHIN_HOLD)
 _CUT_OFF = Billed(("estimated",), Charge.WITHIN_HOLD)
