@@ -113,10 +113,10 @@ class Scene:
         yield tasks
         await asyncio.gather(*tasks)
 
-    async def is_refused(self, status: int, count: int = 5) -> None:
+    async def is_refused(self, status: int) -> None:
         """Requests do not reach the provider."""
         free = Billed(())
-        for number, seen in await asyncio.gather(*(self.ask(None, free, reaches=False) for _ in range(count))):
+        for number, seen in await asyncio.gather(*(self.ask(None, free, reaches=False) for _ in range(5))):
             self.must(seen.status == status, f"request {number}: the client got {seen}, and {status} was due")
 
     async def recovers(self) -> None:
