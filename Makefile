@@ -34,7 +34,7 @@ demo: .venv/.installed
 	@echo "[4/4] One message through each domain"
 	@$(BIN)/python testkit/show.py .demo/connection.json
 
-## make demo-down    removes all that the demo made
+## make demo-down    removes the demo; images, installed packages and a Docker engine that systemd runs stay
 demo-down: .venv/.installed
 	@command -v docker >/dev/null || { echo "There is no Docker engine, so there is no demo to remove."; exit 1; }
 	@$(SUDO) testkit/engine.sh

@@ -6,26 +6,26 @@ line, with the files and variables that the containers have. Whoever is asked in
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
-import signal
 import ssl
 import subprocess
 import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import trustme
 from relayed.edge import edge_tree, upstream
+from relayed.gateway import new_key
+from relayed.gateway_files import backend_environment, proxy_environment
 from relayed.process import free_port
-from relayed.web import is_ready, post
+from relayed.web import is_ready
 
 from tests.gateway import config_document, endpoints_at
 
@@ -34,7 +34,6 @@ DOMAINS = {"openhands": "chat.example.org", "ohmygpt": "chat2.example.org"}
 
 ADMIN_DOMAIN = "admin.example.org"
 _PROXY_APP = Path(__file__).parents[1] / "proxy_app"
-_CREDIT = 10**16
 _START = 40.0
 _STOP = 15.0
 
@@ -144,11 +143,7 @@ class Deployment:
 
     def new_key(self, account: str, **limits: Any) -> str:
         """An account with credit, and its key."""
-        return _new_key(self.backend_port, self.credentials.operator, account, **limits)
-
-    def reload_edge(self) -> None:
-        """As after a renewal."""
-        self.processes["edge"].signal(signal.SIGHUP)
+        return new_key(self.backend_port, self.credentials.operator, account, **limits)
 
 
 @contextmanager
@@ -174,15 +169,18 @@ def deployed(
     edge_port, plain_port, backend_port = free_port(), free_port(), free_port()
     with ExitStack() as stack:
         configs = {name: _config(directory, name, ports[name], provider_url) for name in DOMAINS}
-        environment = _backend_environment(directory, configs, backend_port, credentials)
-        backend = stack.enter_context(_running("backend", _goproxy("backend"), directory / "backend.log", environment))
+        home = directory / "backend"
+        environment = backend_environment(
+            home, backend_port, configs, credentials.operator, credentials.proxy_tokens, home / "keys.json"
+        )
+        backend = stack.enter_context(_goproxy("backend", "backend", directory, environment))
         backend.await_true(lambda: is_ready(backend_port))
-        key = _new_key(backend_port, credentials.operator, "alice")
+        key = new_key(backend_port, credentials.operator, "alice")
         processes = {"backend": backend}
         for name in DOMAINS:
-            environment = _proxy_environment(directory, name, configs[name], backend_port, credentials)
-            log = directory / f"{name}.log"
-            processes[name] = stack.enter_context(_running(name, _goproxy("serve"), log, environment))
+            key_of, token = credentials.upstream_keys[name], credentials.proxy_tokens[name]
+            environment = proxy_environment(directory / name, configs[name], key_of, token, backend_port)
+            processes[name] = stack.enter_context(_goproxy(name, "serve", directory, environment))
         for name, port in ports.items():
             processes[name].await_true(lambda port=port: is_ready(port))  # type: ignore[misc]
         tree = edge_tree(
@@ -213,23 +211,10 @@ def _nginx(directory: Path, tree: Mapping[str, str]) -> Iterator[Running]:
         yield running
 
 
-def _goproxy(verb: str) -> list[str]:
-    return [sys.executable, "-m", "goproxy.cli", verb]
-
-
-def _python() -> dict[str, str]:
-    return {"PYTHONPATH": f"{_PROXY_APP}:{sysconfig.get_path('purelib')}"}
-
-
-def _secret(path: Path, text: str) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o600)
-    return str(path)
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+def _goproxy(name: str, verb: str, directory: Path, environment: Mapping[str, str]) -> AbstractContextManager[Running]:
+    command = [sys.executable, "-m", "goproxy.cli", verb]
+    python = {"PYTHONPATH": f"{_PROXY_APP}:{sysconfig.get_path('purelib')}"}
+    return _running(name, command, directory / f"{name}.log", python | dict(environment))
 
 
 def _config(directory: Path, name: str, port: int, provider_url: str) -> Path:
@@ -240,47 +225,3 @@ def _config(directory: Path, name: str, port: int, provider_url: str) -> Path:
     path = directory / f"config-{name}.json"
     path.write_text(json.dumps(document))
     return path
-
-
-def _backend_environment(
-    directory: Path, configs: Mapping[str, Path], port: int, credentials: Credentials
-) -> dict[str, str]:
-    home = directory / "backend"
-    for name, token in credentials.proxy_tokens.items():
-        _secret(home / "tokens" / name, _digest(token))
-    return {
-        **_python(),
-        **{f"GOPROXY_{name.upper()}_CONFIG_PATH": str(path) for name, path in configs.items()},
-        "BACKEND_PORT": str(port),
-        "BACKEND_DATABASE_URL": f"sqlite:///{home / 'backend.sqlite3'}",
-        "OPERATOR_TOKEN_PATH": _secret(home / "operator", _digest(credentials.operator)),
-        "PROXY_TOKENS_PATH": str(home / "tokens"),
-        "KEYS_PATH": str(home / "keys.json"),
-        "TMPDIR": str(home),
-    }
-
-
-def _proxy_environment(
-    directory: Path, name: str, config: Path, backend_port: int, credentials: Credentials
-) -> dict[str, str]:
-    home = directory / name
-    (home / "journal").mkdir(parents=True)
-    return {
-        **_python(),
-        "CONFIG_PATH": str(config),
-        "UPSTREAM_API_KEY_PATH": _secret(home / "secrets" / "upstream_api_key", credentials.upstream_keys[name]),
-        "PROXY_TOKEN_PATH": _secret(home / "secrets" / "proxy_token", credentials.proxy_tokens[name]),
-        "CA_PATH": str(home / "ca"),
-        "JOURNAL_PATH": str(home / "journal"),
-        "BACKEND_URL": f"http://127.0.0.1:{backend_port}",
-        "GRACE_SECONDS": "5",
-    }
-
-
-def _new_key(backend_port: int, operator: str, account: str, **limits: Any) -> str:
-    api = "/admin/v1"
-    post(backend_port, f"{api}/accounts", operator, {"name": account})
-    credit = {"id": f"credit-{account}", "wallet": account, "kind": "grant", "amount_nanodollars": _CREDIT}
-    post(backend_port, f"{api}/credits", operator, credit)
-    key: str = post(backend_port, f"{api}/accounts/{account}/keys", operator, limits)["key"]
-    return key

@@ -7,16 +7,16 @@ number of its request, whatever became of the request.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from relayed.gateway_files import backend_environment, proxy_environment
+from relayed.process import free_port
 
 from goproxy.core.keys import new_key
 from goproxy.core.usage import Usage
@@ -33,7 +33,6 @@ NANODOLLARS = 1000
 
 MOST_TOKENS = 10_000_000
 _BODY = 512
-_PORTS = (20_000, 32_000)
 _TIER = {"up_to_prompt_tokens": None, "input": 1, "output": 1}
 _MODEL = OPUS | {
     "billing_multiplier": 1,
@@ -43,15 +42,6 @@ _MODEL = OPUS | {
 }
 
 Row = dict[str, Any]
-
-
-def unused_port() -> int:
-    """One that no connection is given of itself: while a killed process is away, its port must stay free."""
-    while True:
-        port = secrets.choice(range(*_PORTS))
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def request_body(number: int, protocol: str = "anthropic", *, is_stream: bool = True) -> bytes:
@@ -156,7 +146,7 @@ async def a_stand(directory: Path, accounts: list[str], **documents: Mapping[str
     """
     keys = {account: new_key() for account in accounts}
     write_keys(directory / "keys.json", **keys)
-    backend_port = unused_port()
+    backend_port = free_port()
     idle = {upstream for upstream, changes in documents.items() if changes.get("is_idle")}
     configs = {
         upstream: _config(upstream, {name: value for name, value in changes.items() if name != "is_idle"})
@@ -169,7 +159,7 @@ async def a_stand(directory: Path, accounts: list[str], **documents: Mapping[str
         stack.push_async_callback(backend.kill)
         await backend.start()
         for upstream, config in configs.items():
-            proxy = _proxy(directory / upstream, upstream, config, backend.url)
+            proxy = _proxy(directory / upstream, upstream, config, backend_port)
             stand.proxies[upstream] = proxy
             stack.push_async_callback(proxy.daemon.kill)
         running = [proxy for upstream, proxy in stand.proxies.items() if upstream not in idle]
@@ -187,7 +177,7 @@ def endpoint(base_url: str) -> list[dict[str, str]]:
 def _config(upstream: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     document = config_document(
         upstream=upstream,
-        port=unused_port(),
+        port=free_port(),
         multiplier_band=[1, 2],
         models=[_MODEL | {"upstream": upstream}],
         timeouts={"connect": 10, "first_byte": 60, "idle": 60, "total": 600},
@@ -196,43 +186,20 @@ def _config(upstream: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     return document | dict(changes)
 
 
-def _secret(path: Path, text: str) -> str:
+def _written(path: Path, config: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o600)
-    return str(path)
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+    path.write_text(json.dumps(config))
+    return path
 
 
 def _backend(directory: Path, port: int, configs: Mapping[str, Mapping[str, Any]], keys: Path) -> Daemon:
-    environment = {
-        "BACKEND_PORT": str(port),
-        "BACKEND_DATABASE_URL": f"sqlite:///{directory / 'backend.sqlite3'}",
-        "OPERATOR_TOKEN_PATH": _secret(directory / "operator", _digest(OPERATOR_TOKEN)),
-        "PROXY_TOKENS_PATH": str(directory / "tokens"),
-        "KEYS_PATH": str(keys),
-        "GRACE_SECONDS": "5",
-    }
-    for upstream, config in configs.items():
-        environment[f"GOPROXY_{upstream.upper()}_CONFIG_PATH"] = _secret(
-            directory / f"config-{upstream}.json", json.dumps(config)
-        )
-        _secret(directory / "tokens" / upstream, _digest(proxy_token(upstream)))
+    files = {upstream: _written(directory / f"config-{upstream}.json", config) for upstream, config in configs.items()}
+    tokens = {upstream: proxy_token(upstream) for upstream in configs}
+    environment = backend_environment(directory, port, files, OPERATOR_TOKEN, tokens, keys)
     return Daemon("backend", "backend", port, environment, directory / "log")
 
 
-def _proxy(directory: Path, upstream: str, config: Mapping[str, Any], backend_url: str) -> Proxy:
-    (directory / "journal").mkdir(parents=True)
-    environment = {
-        "CONFIG_PATH": _secret(directory / "config.json", json.dumps(config)),
-        "UPSTREAM_API_KEY_PATH": _secret(directory / "upstream_api_key", UPSTREAM_SECRET),
-        "PROXY_TOKEN_PATH": _secret(directory / "proxy_token", proxy_token(upstream)),
-        "CA_PATH": str(directory / "ca"),
-        "JOURNAL_PATH": str(directory / "journal"),
-        "BACKEND_URL": backend_url,
-        "GRACE_SECONDS": "5",
-    }
+def _proxy(directory: Path, upstream: str, config: Mapping[str, Any], backend_port: int) -> Proxy:
+    file = _written(directory / "config.json", config)
+    environment = proxy_environment(directory, file, UPSTREAM_SECRET, proxy_token(upstream), backend_port)
     return Proxy(upstream, directory, Daemon(upstream, "serve", config["port"], environment, directory / "log"))

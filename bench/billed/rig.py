@@ -32,10 +32,10 @@ class Rig:
         """By upstream."""
         return {OPENHANDS: self.openhands, OHMYGPT: self.ohmygpt}
 
-    async def is_posted(self, seconds: float = 60) -> None:
+    async def is_posted(self) -> None:
         """Wait until the backend has every row, but not for ever: what is missing then is missing."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(60):
                 for proxy in self.proxies.values():
                     while _has_more(proxy.books.standing):
                         await asyncio.sleep(0.05)

@@ -5,7 +5,6 @@ Only the command line, its environment and the HTTP interfaces are used here (pr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sysconfig
 import time
@@ -16,12 +15,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from relayed.gateway_files import backend_environment, proxy_environment
 from relayed.generators import Provider
 from relayed.process import Process, free_port, interpreter, running
 from relayed.web import get, is_ready, metric, post
 
 PROXY_APP = Path(__file__).parents[2] / "proxy_app"
 _OPERATOR, _PROXY = "operator-token-of-the-measurements", "proxy-token-of-the-measurements"
+_API_KEY = "sk-ant-of-the-measurements-0123456789"
 _ACCOUNTS = 16
 _CREDIT = 10**16
 _START = 30.0
@@ -104,14 +105,21 @@ def running_gateway(
     config = directory / "config.json"
     base_url = base_url or f"http://127.0.0.1:{provider.port}"
     config.write_text(json.dumps(_config(port, base_url) | {"processes": processes}))
-    backend_environment = _backend_environment(directory, config, backend_port, proxy_app)
-    with running("backend", _goproxy("backend"), backend_core, backend_environment, _NICE) as backend:
+    environment = backend_environment(
+        directory, backend_port, {"measured": config}, _OPERATOR, {"measured": _PROXY}, directory / "keys.json"
+    )
+    importing = _importing(proxy_app)
+    with running("backend", _goproxy("backend"), backend_core, environment | importing, _NICE) as backend:
         backend.await_true(lambda: is_ready(backend_port), "getting ready", _START)
         keys = directory / "keys.txt"
-        keys.write_text("".join(f"{_new_key(backend_port, f'account-{each}')}\n" for each in range(_ACCOUNTS)))
+        keys.write_text(
+            "".join(f"{new_key(backend_port, _OPERATOR, f'account-{each}')}\n" for each in range(_ACCOUNTS))
+        )
         keys.chmod(0o600)
-        environment = _environment(directory, config, backend_port, ca, proxy_app)
-        with running("goproxy", _goproxy("serve"), core, environment) as process:
+        environment = proxy_environment(directory, config, _API_KEY, _PROXY, backend_port)
+        if ca is not None:
+            environment["CA_PATH"] = str(ca)
+        with running("goproxy", _goproxy("serve"), core, environment | importing) as process:
             process.await_true(lambda: is_ready(port), "getting ready", _START)
             yield Gateway(port, process, backend, backend_port, keys)
 
@@ -120,50 +128,10 @@ def _goproxy(verb: str) -> list[str]:
     return [interpreter(), "-m", "goproxy.cli", verb]
 
 
-def _secret(path: Path, text: str) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o600)
-    return str(path)
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
 def _importing(proxy_app: Path) -> dict[str, str]:
     return {
         "PYTHONSAFEPATH": "1",  # or a goproxy in the working directory would come first
         "PYTHONPATH": f"{proxy_app}:{sysconfig.get_path('purelib')}",
-    }
-
-
-def _backend_environment(directory: Path, config: Path, port: int, proxy_app: Path) -> dict[str, str]:
-    _secret(directory / "tokens" / "measured", _digest(_PROXY))
-    return {
-        **_importing(proxy_app),
-        "BACKEND_PORT": str(port),
-        "GOPROXY_MEASURED_CONFIG_PATH": str(config),
-        "BACKEND_DATABASE_URL": f"sqlite:///{directory / 'backend.sqlite3'}",
-        "OPERATOR_TOKEN_PATH": _secret(directory / "operator", _digest(_OPERATOR)),
-        "PROXY_TOKENS_PATH": str(directory / "tokens"),
-        "KEYS_PATH": str(directory / "keys.json"),
-        "TMPDIR": str(directory),
-    }
-
-
-def _environment(directory: Path, config: Path, backend_port: int, ca: Path | None, proxy_app: Path) -> dict[str, str]:
-    journal = directory / "journal"
-    journal.mkdir(exist_ok=True)
-    return {
-        **_importing(proxy_app),
-        "CONFIG_PATH": str(config),
-        "UPSTREAM_API_KEY_PATH": _secret(directory / "upstream_api_key", "sk-ant-of-the-measurements-0123456789"),
-        "PROXY_TOKEN_PATH": _secret(directory / "proxy_token", _PROXY),
-        "CA_PATH": str(ca or directory / "ca"),
-        "JOURNAL_PATH": str(journal),
-        "BACKEND_URL": f"http://127.0.0.1:{backend_port}",
-        "GRACE_SECONDS": "5",
     }
 
 
@@ -192,10 +160,11 @@ def _config(port: int, base_url: str) -> dict[str, Any]:
     }
 
 
-def _new_key(backend_port: int, account: str) -> str:
+def new_key(backend_port: int, operator: str, account: str, **limits: Any) -> str:
+    """An account with credit, and its key."""
     api = "/admin/v1"
-    post(backend_port, f"{api}/accounts", _OPERATOR, {"name": account})
+    post(backend_port, f"{api}/accounts", operator, {"name": account})
     credit = {"id": f"credit-{account}", "wallet": account, "kind": "grant", "amount_nanodollars": _CREDIT}
-    post(backend_port, f"{api}/credits", _OPERATOR, credit)
-    key: str = post(backend_port, f"{api}/accounts/{account}/keys", _OPERATOR, {})["key"]
+    post(backend_port, f"{api}/credits", operator, credit)
+    key: str = post(backend_port, f"{api}/accounts/{account}/keys", operator, limits)["key"]
     return key

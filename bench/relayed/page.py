@@ -177,9 +177,10 @@ def _throughput(document: Document) -> Iterable[str]:
             yield _line([_NAMES[name], *rates, own, *(busy if name != "provider" else ["", busy[1]]), *_put_off(at_64)])
     yield ""
     yield "Answers per second are of a window of seconds, at whose end the goproxy has not posted all of its rows. *Not"
-    yield "posted*: so many of the go's rows the ledger did not have when the clients were done; *posting*: the seconds"
-    yield "that it took from then on. *µs CPU* is until the last row is posted: a million divided by it is what the"
-    yield "goproxy's core can take per second for ever, as far as the backend keeps up, which has the clients' core."
+    yield "posted*: so many of the goproxy's rows the ledger did not have when the clients were done; *posting*: the"
+    yield "seconds that it took from then on. *µs CPU* is until the last row is posted: a million divided by it is what"
+    yield "the goproxy's core can take per second for ever, as far as the backend keeps up, which has the clients'"
+    yield "core."
     if not _has_whole(rows):
         yield "These results are older: the others' µs CPU is of the window, and what was not posted was not measured."
     yield ""

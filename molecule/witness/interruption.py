@@ -14,20 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .playbook import Operator, Run
+from .third import THIRD_FILE
 
 _CALLBACKS = Path(__file__).parent / "callbacks"
-_THIRD = """---
-goproxy_upstream__third:
-  domain: "chat3.{{ gateway_zone }}"
-  port: 8006
-  api_key: "{{ vault_openhands_api_key }}"
-  endpoints:
-    anthropic: https://llm-proxy.app.all-hands.dev/v1/messages
-  multiplier_band: [1.0, 1.2]
-  models:
-    claude-haiku-4-5: {multiplier: 1.1}
-"""
-
 _KEYS = ("-next", "")  # the ends of the keys that the simulated provider takes
 
 
@@ -81,7 +70,7 @@ class Interruptions:
         if turn % 2:
             (upstreams / "third.yml").unlink()
         else:
-            (upstreams / "third.yml").write_text(_THIRD)
+            (upstreams / "third.yml").write_text(THIRD_FILE)
         _set(upstreams / "openhands.yml", "max_body_mib", str(31 - turn % 2))
         _set(upstreams / "ohmygpt.yml", "api_key", f'"{{{{ vault_ohmygpt_api_key }}}}{_KEYS[turn % 2]}"')
         with (self.operator.project / "proxy_app/goproxy/__init__.py").open("a") as source:

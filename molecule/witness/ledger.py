@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from testinfra.host import Host
 
 from .connection import Connection
 from .specification import BACKEND
+from .waiting import wait_until
 
 Row = dict[str, Any]
 INVENTORY = Path(__file__).parents[2] / "inventory/demo/group_vars/all"
@@ -56,14 +57,6 @@ class Ledger:
         """Give a wallet's amounts."""
         (found,) = [each for each in self.ask("credit", "list")["wallets"] if each["id"] == wallet]
         return dict(found)
-
-
-def wait_until(true: Callable[[], bool], timeout: float) -> None:
-    """Wait until something is true."""
-    deadline = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < deadline, f"not so within {timeout} s"
-        time.sleep(0.2)
 
 
 def client_name(model: str) -> str:

@@ -16,6 +16,8 @@ from .provider import Provider, sent_by
 from .user import User, body, marker
 
 WORDS = 10
+_LONGEST_GAP = 20
+"""Seconds between two events, in a stream of which nothing was held back."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class OpenStream:
             time.sleep(0.02)
         assert len(self.events) >= number, f"{len(self.events)} of {number} events came: {self._state()}"
 
-    def wait_for_more(self, number: int = 3) -> None:
-        """Wait until so many further events have come: it still flows."""
-        self.wait_for_events(len(self.events) + number)
+    def wait_for_more(self) -> None:
+        """Wait until further events have come: it still flows."""
+        self.wait_for_events(len(self.events) + 3)
 
     def finish(self, timeout: float = 30) -> None:
         """Let the provider end the stream, and wait for the end."""
@@ -61,7 +63,7 @@ class OpenStream:
         """Give the longest time between two events, in seconds."""
         return max((later.at - earlier.at for earlier, later in pairwise(self.events)), default=0.0)
 
-    def assert_complete(self, longest_gap: float = 20) -> None:
+    def assert_complete(self) -> None:
         """End the stream, and assert that nothing of it was lost, changed, or late."""
         if self._reader.is_alive():
             self.finish()
@@ -72,7 +74,7 @@ class OpenStream:
         received = self._provider.received(self.marker)
         assert received["complete"], "the provider could not send all of its answer"
         assert self.received == sent_by(received)
-        assert self.longest_gap() < longest_gap, f"{self.longest_gap():.1f} s passed between two events"
+        assert self.longest_gap() < _LONGEST_GAP, f"{self.longest_gap():.1f} s passed between two events"
 
     def _read(self) -> None:
         asked = body(self.marker, stream=True)

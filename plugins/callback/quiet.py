@@ -6,7 +6,7 @@ DOCUMENTATION = """
 name: quiet
 type: stdout
 short_description: Changes, failures and reports only
-version_added: 0.1.0
+version_added: "0.1.0"
 description:
   - Prints one line for each change, the message of each failure, and what C(ansible.builtin.debug) says.
   - A step that takes longer than O(patience) seconds is named while it runs, with the time that it has taken.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -44,8 +44,19 @@ def renamed(upstreams: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -
     ]
 
 
+def moved(upstreams: Iterable[Mapping[str, Any]], record: Mapping[str, Any]) -> list[str]:
+    """Names of upstreams that had another port or domain in the release before the one that runs."""
+    names = []
+    for upstream in upstreams:
+        previous = record.get(upstream["name"], {}).get("previous", {})
+        config = next(configurations({"previous": previous}), {})
+        if any(config.get(what) != upstream[what] for what in ("port", "domain")):
+            names.append(upstream["name"])
+    return names
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Any]:
-        return {"longest_timeouts": longest_timeouts, "renamed": renamed}
+        return {"longest_timeouts": longest_timeouts, "renamed": renamed, "moved": moved}

@@ -5,7 +5,7 @@ from __future__ import annotations
 DOCUMENTATION = """
 name: build_context
 short_description: The files of an image's build context, and their digest
-version_added: 0.1.0
+version_added: "0.1.0"
 description:
   - Reads text files below a folder on the controller.
   - Returns them in the form that M(trollllm.gateway.file_tree) takes, and a digest over paths and contents.

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
+
+from .served import covers
 
 try:
     from cryptography import x509
@@ -20,12 +21,6 @@ except ImportError as problem:  # reported by the module that needs it
     MISSING = str(problem)
 
 DAY = datetime.timedelta(days=1)
-
-
-def covers(names: Collection[str], name: str) -> bool:
-    """Whether a client that asks for this name accepts a certificate of these names, which are in lower case."""
-    name = name.lower().rstrip(".")
-    return name in names or f"*.{name.partition('.')[2]}" in names
 
 
 @dataclass(frozen=True)
@@ -54,8 +49,6 @@ class Certificate:
         """The values that a module returns."""
         return {
             "names": list(self.names),
-            "issuer": self.issuer,
-            "not_before": self.not_before.isoformat(),
             "not_after": self.not_after.isoformat(),
             "days_left": round(self.days_left(now), 3),
             "lifetime_days": round(self.lifetime_days, 3),

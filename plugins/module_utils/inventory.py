@@ -15,6 +15,7 @@ from typing import Any
 from . import price_book as book
 from . import secret, site
 from .field import Field, Problem, listed, nearest, shown
+from .names import endpoint_fault, plain_url, read_domain
 
 VARIABLE_PREFIX = "goproxy_upstream__"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
@@ -237,7 +238,7 @@ class Reader:
 
     def domain(self, field: Field) -> str | None:
         zone = self.facts.zone
-        domain = site.read_domain(field, f"give a name in the zone {zone}" if zone else REQUIRED["domain"])
+        domain = read_domain(field, f"give a name in the zone {zone}" if zone else REQUIRED["domain"])
         if domain is not None and zone is not None and domain != zone and not domain.endswith(f".{zone}"):
             field.report(f'is "{domain}", outside the zone {zone}', f"give {zone} or a name that ends in .{zone}")
         if domain is not None and domain == self.facts.admin_domain:
@@ -271,7 +272,7 @@ class Reader:
             field.report("has white space or a character beyond ASCII in it", "look for a line break at its end")
 
     def endpoints(self, field: Field) -> list[dict[str, str]]:
-        right = "give the URL of at least one protocol (anthropic, openai)"
+        right = REQUIRED["endpoints"]
         urls = field.mapping(right)
         if urls is None:
             return []
@@ -296,15 +297,15 @@ class Reader:
         url = field.text(right)
         if url is None:
             return None
-        fault = site.endpoint_fault(url)
+        fault = endpoint_fault(url)
         if fault is not None:
-            field.report(f"is {site.plain_url(url)}, which {fault}", right)
+            field.report(f"is {plain_url(url)}, which {fault}", right)
             return None
         return url
 
     @staticmethod
     def band(field: Field) -> list[int | float] | None:
-        right = "give the lowest and the highest multiplier, like [1.04, 1.1]"
+        right = REQUIRED["multiplier_band"]
         entries = field.items(right)
         if entries is None:
             return None
@@ -349,7 +350,7 @@ class Reader:
         return given
 
     def read_models(self, field: Field, band: list[int | float] | None) -> list[dict[str, Any]]:
-        right = "give at least one model of goproxy_price_book, like claude-opus-4-5: {multiplier: 1.08}"
+        right = REQUIRED["models"]
         entries = field.mapping(right)
         if entries is None:
             return []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ipaddress
 import os
 import re
@@ -11,10 +9,10 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
 
-from . import secret
+from . import dns_credentials, secret
 from .field import Field, Problem, listed, nearest, shown
+from .names import domain_fault, is_address, plain_url, read_domain, url_fault
 
 DEFAULT_TTL = 300
 DEFAULT_TIMEOUTS = {"connect": 10, "first_byte": 300, "idle": 120, "total": 3600}
@@ -53,37 +51,6 @@ DOCUMENTATION_NETWORKS = [
 ]
 EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
 ACME_DIRECTORIES = ("letsencrypt", "letsencrypt-staging")
-TSIG_ALGORITHMS = ("hmac-md5", "hmac-sha1", "hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512")
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """What a DNS provider wants: keys that must be there, keys that may be, and which of them are secret."""
-
-    required: Mapping[str, str]
-    optional: tuple[str, ...] = ()
-    secret: tuple[str, ...] = ()
-
-
-DNS_PROVIDERS = {
-    "cloudflare": Credentials({"api_token": "give an API token that may edit the zone"}, secret=("api_token",)),
-    "hcloud": Credentials({"api_token": "give an API token of the project"}, secret=("api_token",)),
-    "none": Credentials({}),
-    "rfc2136": Credentials(
-        {
-            "server": "give the IP address of the server that takes updates",
-            "key_name": "give the name of the TSIG key",
-            "key_secret": "give the TSIG key's secret, in base64",
-        },
-        optional=("key_algorithm", "port", "protocol"),
-        secret=("key_secret",),
-    ),
-    "route53": Credentials(
-        {},
-        optional=("access_key", "secret_key", "session_token", "profile"),
-        secret=("access_key", "secret_key", "session_token"),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +81,7 @@ def read(settings: Mapping[str, Any], problems: list[Problem]) -> Site:
     if "gateway_opening_credits" in fields:
         check_opening_credits(fields["gateway_opening_credits"], settings.get("gateway_api_keys"))
     if "gateway_dns_provider" in fields:
-        check_dns(fields["gateway_dns_provider"], settings, problems)
+        dns_credentials.check(fields["gateway_dns_provider"], settings, problems)
     return Site(
         zone=read_zone(fields["gateway_zone"]) if "gateway_zone" in fields else None,
         ttl=read_ttl(fields["gateway_dns_ttl"]) if "gateway_dns_ttl" in fields else DEFAULT_TTL,
@@ -164,90 +131,6 @@ def read_timeouts(field: Field, defaults: Mapping[str, int]) -> dict[str, int] |
     return ladder if len(field.problems) == count else None
 
 
-def read_domain(field: Field, right: str) -> str | None:
-    text = field.text(right)
-    if text is None:
-        return None
-    fault = domain_fault(text)
-    if fault is not None:
-        field.report(f"is {shown(text)}, {fault}", right)
-        return None
-    return text
-
-
-def domain_fault(name: str) -> str | None:
-    """What keeps the text from being a fully qualified domain name, in the one way that names can be compared."""
-    label = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-    labels = name.split(".")
-    if name != name.lower():
-        return "with capital letters in it (use lower case)"
-    if name.endswith("."):
-        return "with a dot at its end (leave it out)"
-    if len(name) > 253 or any(not label.fullmatch(part) for part in labels):
-        return "not a domain name"
-    if len(labels) < 2 or not re.fullmatch(r"[a-z][a-z0-9-]*[a-z0-9]", labels[-1]):
-        return "not a fully qualified domain name"
-    return None
-
-
-def url_fault(url: str) -> str | None:
-    """What keeps the text from being a plain https URL. The words repeat nothing that could be a secret."""
-    if re.search(r"[\s\x00-\x1f\x7f]", url):
-        return "has white space in it"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "is no URL"
-    if parts.scheme != "https":
-        return (
-            f"is no https URL (it begins with {parts.scheme}:)" if parts.scheme in ("http", "ws") else "is no https URL"
-        )
-    faults = []
-    if parts.username is not None or parts.password is not None:
-        faults.append("carries credentials")
-    if parts.query or url.partition("#")[0].endswith("?"):
-        faults.append("carries a query")
-    if parts.fragment or "#" in url:
-        faults.append("carries a fragment")
-    host = parts.hostname or ""
-    if not is_address(host) and domain_fault(host) is not None:
-        faults.append("has no valid host name")
-    if port == 0:
-        faults.append("has port 0")
-    return " and ".join(faults) or None
-
-
-def endpoint_fault(url: str) -> str | None:
-    """A provider's URL is used as it stands: it needs the whole path."""
-    fault = url_fault(url)
-    if fault is None and urlsplit(url).path in ("", "/"):
-        return "has no path"
-    if fault is None and url.endswith("/"):
-        return "has a slash at its end"
-    return fault
-
-
-def plain_url(url: str) -> str:
-    """The URL without what may be secret in it."""
-    try:
-        parts = urlsplit(url)
-        host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
-    except ValueError:
-        return "(not shown)"
-    if not parts.scheme or not host:
-        return "(not shown)" if len(url) > 40 or "@" in url else url
-    return f"{parts.scheme}://{host}{parts.path}"
-
-
-def is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 # -- facts of the site alone --
 
 
@@ -292,60 +175,6 @@ def check_address(field: Field, version: int) -> None:
         field.report(f"is {text}, a placeholder (an address for documentation)", right)
     elif address.is_unspecified or address.is_multicast:
         field.report(f"is {text}, not the address of a host", right)
-
-
-def check_dns(provider: Field, settings: Mapping[str, Any], problems: list[Problem]) -> None:
-    right = f"give {listed(sorted(DNS_PROVIDERS))}"
-    name = provider.text(right)
-    if name is None:
-        return
-    if name not in DNS_PROVIDERS:
-        near = nearest(name, DNS_PROVIDERS)
-        provider.report(f"is {shown(name)}, which is not known", f"did you mean {near}?" if near else right)
-        return
-    wanted = DNS_PROVIDERS[name]
-    if not wanted.required and not wanted.optional:
-        return
-    given = settings.get("gateway_dns_credentials")
-    credentials = Field({} if given is None else given, "gateway_dns_credentials", problems)
-    fields = credentials.record(wanted.required, wanted.optional, wanted.secret)
-    if fields is None:
-        return
-    for key, field in fields.items():
-        check_credential(key, field, wanted)
-    if "access_key" in fields and "secret_key" not in fields:
-        credentials.child("secret_key", None).report("is missing", "give it with access_key, or leave out both")
-    if "secret_key" in fields and "access_key" not in fields:
-        credentials.child("access_key", None).report("is missing", "give it with secret_key, or leave out both")
-
-
-def check_credential(key: str, field: Field, wanted: Credentials) -> None:
-    right = wanted.required.get(key, "give it as text, or leave it out")
-    if key == "port":
-        field.integer(1, 65535, "give a port from 1 to 65535, or leave it out for 53")
-        return
-    text = field.text(right)
-    if text is None:
-        return
-    if secret.is_placeholder(text):
-        field.report("is a placeholder", right)
-    elif not secret.is_sendable(text):
-        field.report("has white space or a character beyond ASCII in it", "look for a line break at its end")
-    elif key == "server" and not is_address(text):
-        field.report(f"is {shown(text)}, no IP address", right)
-    elif key == "protocol" and text not in ("tcp", "udp"):
-        field.report(f"is {shown(text)}", "give tcp or udp, or leave it out for tcp")
-    elif key == "key_algorithm" and text not in TSIG_ALGORITHMS:
-        field.report(f"is {shown(text)}", f"give {listed(TSIG_ALGORITHMS)}")
-    elif key == "key_secret" and not is_base64(text):
-        field.report("is not base64", "give the secret as it stands in the name server's key file")
-
-
-def is_base64(text: str) -> bool:
-    try:
-        return bool(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError):
-        return False
 
 
 def check_nameservers(field: Field) -> None:

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: acme_probe
 short_description: Find out which domains would pass an HTTP-01 challenge
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:

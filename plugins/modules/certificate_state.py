@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: certificate_state
 short_description: Read a lineage of certbot and its deployed copy
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
@@ -71,14 +71,6 @@ names:
   type: list
   elements: str
   returned: always
-issuer:
-  description: The issuer's distinguished name.
-  type: str
-  returned: when present
-not_before:
-  description: Begin of the validity, ISO 8601, UTC.
-  type: str
-  returned: when present
 not_after:
   description: End of the validity, ISO 8601, UTC.
   type: str

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: check_inventory
 short_description: Check everything that the inventory says, and normalise the upstreams
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
@@ -140,7 +140,7 @@ ansible_facts:
         disconnect:
           description: What becomes of an answer whose client has gone, and within which bounds.
           type: dict
-          sample: {policy: drain, seconds: 120, max_mib: 16, concurrent: 64}
+          sample: {policy: drain, seconds: 600, max_mib: 16, concurrent: 256}
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -12,7 +12,7 @@ DOCUMENTATION = r"""
 ---
 module: dns_answers
 short_description: What every authoritative name server of a zone says about some records
-version_added: 0.1.0
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
@@ -71,10 +71,6 @@ options:
     description: How long O(state=wait) waits.
     type: int
     default: 120
-  timeout:
-    description: Seconds that one question may take, over UDP and over TCP each.
-    type: int
-    default: 3
 attributes:
   check_mode:
     description: Can run in check mode.
@@ -159,6 +155,9 @@ try:
     import dns.resolver
 except ImportError:
     DNSPYTHON_PROBLEM = traceback.format_exc()
+
+# Seconds that one question may take, over UDP and over TCP each.
+TIMEOUT = 3.0
 
 # The pause between two rounds of questions grows from the first to the longest, in seconds.
 FIRST_PAUSE = 0.5
@@ -442,7 +441,6 @@ def main() -> None:
             },
             "state": {"type": "str", "choices": ["query", "wait"], "default": "query"},
             "wait_seconds": {"type": "int", "default": 120},
-            "timeout": {"type": "int", "default": 3},
         },
         supports_check_mode=True,
     )
@@ -463,7 +461,7 @@ def main() -> None:
         if waiting:
             module.fail_json(msg=str(error), differences=[str(error)])
         module.exit_json(changed=False, **unreachable(given, str(error)))
-    survey = Survey(servers, records, module.params["timeout"], {})
+    survey = Survey(servers, records, TIMEOUT, {})
     wait(survey, module.params["wait_seconds"] if waiting else 0)
     result = report(survey, given)
     if waiting and result["different"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: docker_engine
 short_description: What of a Docker engine is on a host
-version_added: 0.1.0
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:

@@ -12,7 +12,7 @@ DOCUMENTATION = r"""
 ---
 module: file_tree
 short_description: Write a set of files under one directory, checked as a whole before anything is replaced
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
@@ -56,20 +56,10 @@ options:
           - For a file that is itself bind-mounted into a container, which goes on seeing the old inode otherwise.
         type: bool
         default: false
-      secret:
-        description: Never show the content of this file in a diff.
-        type: bool
-        default: false
   directory_mode:
     description: Permissions of the directories that the module makes, O(root) included.
     type: raw
     default: '0755'
-  directory_owner:
-    description: Owner of the directories that the module makes, a name or a number.
-    type: str
-  directory_group:
-    description: Group of the directories that the module makes, a name or a number.
-    type: str
   prune:
     description:
       - Remove files that an earlier call wrote under O(root) and that are not in O(files) any more, and the directories
@@ -143,10 +133,6 @@ stale_files:
   elements: str
   returned: always
   sample: [sites/old.conf]
-validated:
-  description: Whether the command of O(validate) was run, and accepted the tree.
-  type: bool
-  returned: always
 """
 
 import contextlib
@@ -217,7 +203,6 @@ class File:
     content: bytes
     attributes: Attributes
     in_place: bool
-    secret: bool
 
 
 @dataclass(frozen=True)
@@ -633,7 +618,7 @@ def wanted_files(raw: Iterable[dict[str, Any]], check_mode: bool) -> list[File]:
             user(entry["owner"], f"{where}: owner", check_mode),
             group(entry["group"], f"{where}: group", check_mode),
         )
-        files.append(File(path, content.encode(), attributes, entry["in_place"], entry["secret"]))
+        files.append(File(path, content.encode(), attributes, entry["in_place"]))
     for path in sorted(seen):
         for step in parents(path):
             if step in seen:
@@ -644,11 +629,6 @@ def wanted_files(raw: Iterable[dict[str, Any]], check_mode: bool) -> list[File]:
 def differences(tree: Tree, plan: Plan) -> list[dict[str, str]]:
     """One diff per file, in the words that ansible-playbook --diff prints."""
 
-    def shown(content: bytes | None, secret: bool, age: str) -> str:
-        if content is None:
-            return ""
-        return f"({age} content, secret)\n" if secret else content.decode(errors="replace")
-
     diffs = []
     for path in plan.make:
         place = tree.at(path)
@@ -656,8 +636,8 @@ def differences(tree: Tree, plan: Plan) -> list[dict[str, str]]:
     for file, found in plan.write:
         place = tree.at(file.path)
         if found is None or found.content != file.content:
-            before = shown(None if found is None else found.content, file.secret, "old")
-            after = shown(file.content, file.secret, "new")
+            before = "" if found is None else found.content.decode(errors="replace")
+            after = file.content.decode()
             diffs.append({"before_header": place, "after_header": place, "before": before, "after": after})
         if found is not None and not file.attributes.met_by(found.status):
             label = f"{place} (permissions)"
@@ -692,11 +672,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         raise Refused(f"validate is {command!r}, without %s; put %s where the command takes the directory to check")
     if not params["remember"] and (params["prune"] or command):
         raise Refused("remember is false, and so prune and validate cannot be used; leave them out")
-    directory = Attributes(
-        permissions(params["directory_mode"], "directory_mode", "0750"),
-        user(params["directory_owner"], "directory_owner", module.check_mode),
-        group(params["directory_group"], "directory_group", module.check_mode),
-    )
+    directory = Attributes(permissions(params["directory_mode"], "directory_mode", "0750"), None, None)
     root = os.path.abspath(params["root"])
     tree = Tree(root, wanted_files(params["files"], module.check_mode), directory, params["prune"], params["remember"])
     plan = tree.plan()
@@ -705,7 +681,6 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "changed_files": [file.path for file, _found in plan.write],
         "removed_files": plan.remove,
         "stale_files": [] if params["prune"] else plan.stale,
-        "validated": False,
     }
     if module._diff:
         result["diff"] = differences(tree, plan)
@@ -713,7 +688,6 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         return result
     if command and (params["validate_in_check"] or not module.check_mode):
         check(module, tree, plan, command)
-        result["validated"] = True
     if not module.check_mode:
         tree.apply(plan)
     return result
@@ -753,13 +727,9 @@ def main() -> NoReturn:
                     "owner": {"type": "str"},
                     "group": {"type": "str"},
                     "in_place": {"type": "bool", "default": False},
-                    # a flag; its own value is no secret
-                    "secret": {"type": "bool", "default": False, "no_log": False},
                 },
             },
             "directory_mode": {"type": "raw", "default": "0755"},
-            "directory_owner": {"type": "str"},
-            "directory_group": {"type": "str"},
             "prune": {"type": "bool", "default": False},
             "remember": {"type": "bool", "default": True},
             "validate": {"type": "str"},

@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: folders
 short_description: Make folders with owner, group and mode, all in one call
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
@@ -73,12 +73,6 @@ changed_files:
   elements: str
   returned: always
   sample: [/opt/trollllm/data/openhands]
-stopped:
-  description: Containers that were stopped because their folder changed hands.
-  type: list
-  elements: str
-  returned: always
-  sample: [goproxy-openhands]
 """
 
 import os
@@ -167,30 +161,27 @@ def wanted(entry: Mapping[str, Any], check_mode: bool) -> Folder:
     )
 
 
-def stop(module: AnsibleModule, container: str) -> bool:
-    """Let the container finish and stop, within its own grace. False: it does not run, or there is none."""
+def stop(module: AnsibleModule, container: str) -> None:
+    """Let the container finish and stop, within its own grace, if it runs."""
     code, out, err = module.run_command(
         ["docker", "inspect", "--type", "container", "--format", "{{.State.Running}}", container]
     )
     if code != 0 and "no such container" in err.lower():
-        return False
+        return
     if code == 0 and out.strip() != "true":
-        return False
+        return
     code, _out, err = module.run_command(["docker", "stop", container])
     if code != 0:
         raise Refused(f"{container} could not be stopped, so its folder stays its old user's: {err.strip()}")
-    return True
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     folders = [wanted(entry, module.check_mode) for entry in module.params["folders"]]
     found = {folder.path: folder.found() for folder in folders}
     changing = [folder for folder in folders if (status := found[folder.path]) is None or not folder.met_by(status)]
-    stopped: list[str] = []
     result: dict[str, Any] = {
         "changed": bool(changing),
         "changed_files": [folder.path for folder in changing],
-        "stopped": stopped,
     }
     if module._diff:
         result["diff"] = [
@@ -206,9 +197,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         return result
     for folder in changing:
         status = found[folder.path]
-        moved = status is not None and folder.changes_hands(status)
-        if moved and folder.container and stop(module, folder.container):
-            stopped.append(folder.container)
+        if folder.container and status is not None and folder.changes_hands(status):
+            stop(module, folder.container)
         folder.make(status)
     return result
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: gateway_status
 short_description: What runs on a gateway host, per upstream
-version_added: 0.1.0
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
@@ -112,8 +112,6 @@ import json
 import math
 import re
 import shutil
-import socket
-import ssl
 import subprocess
 import threading
 import urllib.error
@@ -126,7 +124,7 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.trollllm.gateway.plugins.module_utils.certificate import covers
+from ansible_collections.trollllm.gateway.plugins.module_utils.served import covers, needed_days, presented
 
 Found = dict[str, Any]
 _DATES = ("notBefore", "notAfter")
@@ -169,16 +167,9 @@ def look_at_container(service: str, inspected: Mapping[str, Found]) -> Found:
 
 def look_at_certificate(domain: str, address: str, port: int, timeout: int, min_days_left: int) -> Found:
     """The certificate that the edge serves for a domain. Whether it is trusted is for the client to say."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     try:
-        with (
-            socket.create_connection((address, port), timeout) as connection,
-            context.wrap_socket(connection, server_hostname=domain) as tls,
-        ):
-            certificate = tls.getpeercert(binary_form=True) or b""
-    except OSError as error:
+        certificate = presented(address, port, domain, timeout)
+    except (OSError, ValueError) as error:
         return {"problem": f"no TLS for {domain} at {address}:{port}: {error}"}
     with _READING:  # one certificate is usually that of all domains, and then read once
         read = dict(_read_certificate(certificate, timeout))
@@ -191,7 +182,7 @@ def look_at_certificate(domain: str, address: str, port: int, timeout: int, min_
         read["problem"] = f"the certificate served for {domain} is for {', '.join(read['names']) or 'no name'}"
     elif self_signed:
         read["problem"] = f"the certificate served for {domain} is the self-signed placeholder; none was issued yet"
-    elif days_left < min(min_days_left, lifetime_days / 4):
+    elif days_left < needed_days(min_days_left, lifetime_days):
         read["problem"] = f"the certificate served for {domain} ends on {end:%Y-%m-%d}, and was not renewed"
     return read
 

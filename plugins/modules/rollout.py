@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: rollout
 short_description: Replace changed containers of a compose project without a pause
-version_added: 0.1.0
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
@@ -19,6 +19,8 @@ description:
     one once it leaves, and whoever connects has to try the next address then.
   - A new one that does not become ready is removed. The old one goes on, and the module fails at the end with what
     state the new one was in, what its health check said, and its last 50 lines.
+  - Four services are replaced at a time; each has twice its memory meanwhile. When none of the first ones becomes
+    ready, the others are not tried.
   - What an interrupted run left half-way is taken up again.
   - A service of which nothing runs is left to Compose. So is everything else about the project; V(docker compose up)
     finds nothing to do in what was rolled out.
@@ -53,16 +55,6 @@ options:
     description: How long a new container may take to become ready.
     type: int
     default: 60
-  at_once:
-    description:
-      - How many services are replaced at a time; each has twice its memory meanwhile. When none of the first ones
-        becomes ready, the others are not tried.
-    type: int
-    default: 4
-  socket:
-    description: The engine's socket.
-    type: path
-    default: /var/run/docker.sock
 attributes:
   check_mode:
     description: Can run in check mode without changing anything.
@@ -114,6 +106,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 _LABEL = "com.docker.compose."
+_SOCKET = "/var/run/docker.sock"
+_AT_ONCE = 4  # services; each has twice its memory meanwhile
 _LINES = 50
 _CHECKS = 3
 _LOOK_EVERY = 0.5
@@ -183,7 +177,6 @@ class _Engine:
     def __init__(self, module: AnsibleModule) -> None:
         given = module.params
         self._module = module
-        self._socket = given["socket"]
         self._directory = given["project_src"]
         self._file = os.path.join(given["project_src"], given["file"])
         self._project = given["project_name"]
@@ -260,13 +253,13 @@ class _Engine:
         return str(answer["Id"])
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        connection = _Connection(self._socket)
+        connection = _Connection()
         try:
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             told = json.loads(answer.read() or b"{}")
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Refused(f"{self._socket}: the engine does not answer: {error}") from None
+            raise Refused(f"{_SOCKET}: the engine does not answer: {error}") from None
         finally:
             connection.close()
         if answer.status >= 300:
@@ -282,16 +275,15 @@ _NAMES = ("service", "config-hash")
 
 
 class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+    """HTTP over the engine's socket."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self) -> None:
         super().__init__("localhost", timeout=60)
-        self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        self.sock.connect(_SOCKET)
 
 
 def health(known: Mapping[str, Any]) -> str:
@@ -338,14 +330,14 @@ class Rollout:
     """Why, by service."""
     _leaving: list[tuple[Instance, subprocess.Popen[bytes]]] = field(default_factory=list)
 
-    def run(self, needed: Sequence[Plan], wanted: Mapping[str, str], at_once: int) -> None:
+    def run(self, needed: Sequence[Plan], wanted: Mapping[str, str]) -> None:
         try:
-            for start in range(0, len(needed), at_once):
+            for start in range(0, len(needed), _AT_ONCE):
                 if start and not self.rolled_out:
                     for plan in needed[start:]:
                         self.failed[plan.service] = f"{plan.service}: not tried, as none of those before became ready."
                     break
-                self._replace({plan.service: plan for plan in needed[start : start + at_once]}, wanted)
+                self._replace({plan.service: plan for plan in needed[start : start + _AT_ONCE]}, wanted)
         except Refused as problem:
             for plan in needed:
                 if plan.service not in self.rolled_out:
@@ -456,7 +448,7 @@ def roll_out(module: AnsibleModule) -> dict[str, Any]:
     if needs and not any(is_ready(each) for each in others.values()):
         engine.compose("up", "--detach", "--no-deps", "--wait", needs)
     rollout = Rollout(engine, module.params["ready_seconds"])
-    rollout.run(needed, wanted, module.params["at_once"])
+    rollout.run(needed, wanted)
     result: dict[str, Any] = {"changed": bool(rollout.rolled_out), "rolled_out": rollout.rolled_out}
     if rollout.failed:
         result |= {
@@ -477,8 +469,6 @@ def main() -> None:
             "services": {"type": "list", "elements": "str", "required": True},
             "needs": {"type": "str", "default": ""},
             "ready_seconds": {"type": "int", "default": 60},
-            "at_once": {"type": "int", "default": 4},
-            "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },
         supports_check_mode=True,
     )

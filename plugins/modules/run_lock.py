@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 ---
 module: run_lock
 short_description: Let one run at a time change a host
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:

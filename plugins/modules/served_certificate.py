@@ -9,12 +9,12 @@ DOCUMENTATION = r"""
 ---
 module: served_certificate
 short_description: Check the certificate that a server presents for each name
-version_added: "1.0.0"
+version_added: "0.1.0"
 author:
   - trollllm contributors (@trollllm)
 description:
   - Opens one TLS connection for each name (SNI) and reads the certificate that is presented.
-  - It is well when it covers the name, is the one of O(fingerprint), and is valid for long enough.
+  - It is well when it covers the name, is the one of O(fingerprint), and is valid for long enough. Otherwise it fails.
   - Changes nothing, in check mode as well.
 requirements:
   - cryptography (the Python of certbot's virtual environment has it)
@@ -43,10 +43,6 @@ options:
     description: Seconds for which it is tried again while something is wrong, since a reload takes a moment.
     type: int
     default: 10
-  must_be_well:
-    description: Fail when something is wrong. Otherwise it is only returned.
-    type: bool
-    default: true
 attributes:
   check_mode:
     description: Can run in check mode without changing anything.
@@ -80,9 +76,6 @@ served:
       description: The names that the certificate is valid for.
       type: list
       elements: str
-    issuer:
-      description: Its issuer.
-      type: str
     not_after:
       description: End of its validity, ISO 8601, UTC.
       type: str
@@ -94,8 +87,6 @@ served:
       type: str
 """
 
-import socket
-import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -103,27 +94,16 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.trollllm.gateway.plugins.module_utils import certificate as x509_certificate
+from ansible_collections.trollllm.gateway.plugins.module_utils.served import needed_days, presented
 
-
-def presented(address: str, port: int, name: str) -> x509_certificate.Certificate:
-    """The leaf certificate of a handshake. Raises OSError (ssl.SSLError is one) and ValueError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # whatever is presented is read here, and compared below
-    context.verify_mode = ssl.CERT_NONE
-    with (
-        socket.create_connection((address, port), timeout=10) as connection,
-        context.wrap_socket(connection, server_hostname=name) as channel,
-    ):
-        data = channel.getpeercert(binary_form=True)
-    if data is None:
-        raise ValueError("no certificate was presented")
-    return x509_certificate.from_der(data)
+_TIMEOUT = 10
+"""Seconds that one handshake may take."""
 
 
 def judge(certificate: x509_certificate.Certificate, name: str, fingerprint: str | None, min_days_left: int) -> str:
     """What is wrong with it, or empty."""
     left = certificate.days_left(x509_certificate.now())
-    needed = min(float(min_days_left), certificate.lifetime_days / 4)
+    needed = needed_days(min_days_left, certificate.lifetime_days)
     what = f"the certificate served is from {certificate.issuer} for {', '.join(certificate.names) or 'no name'}"
     if not certificate.covers(name):
         return f"{what}, which does not cover {name}"
@@ -142,7 +122,7 @@ def look(params: dict[str, Any], name: str) -> dict[str, Any]:
     while True:
         entry: dict[str, Any] = {"name": name}
         try:
-            certificate = presented(params["address"], params["port"], name)
+            certificate = x509_certificate.from_der(presented(params["address"], params["port"], name, _TIMEOUT))
             entry.update(certificate.facts(x509_certificate.now()))
             entry["problem"] = judge(certificate, name, params["fingerprint"], params["min_days_left"])
         except (OSError, ValueError) as problem:
@@ -161,7 +141,6 @@ def main() -> None:
             "fingerprint": {"type": "str"},
             "min_days_left": {"type": "int", "default": 14},
             "patience": {"type": "int", "default": 10},
-            "must_be_well": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
@@ -174,7 +153,7 @@ def main() -> None:
     with ThreadPoolExecutor(max_workers=16) as pool:
         served = list(pool.map(lambda name: look(params, name), params["names"]))
     problems = [f"{entry['name']}: {entry['problem']}" for entry in served if entry["problem"]]
-    if problems and params["must_be_well"]:
+    if problems:
         module.fail_json(msg="\n".join(problems), served=served)
     module.exit_json(changed=False, served=served)
 

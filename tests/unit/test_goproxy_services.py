@@ -161,9 +161,10 @@ def host(ansible: Ansible, monkeypatch: pytest.MonkeyPatch) -> Host:
     ):
         assert real in services
         services = services.replace(real, stub)
-    (role / "tasks/services.yml").write_text(
-        services.replace("retries: 30", "retries: 1").replace("delay: 2", "delay: 0")
-    )
+    (role / "tasks/services.yml").write_text(services)
+    not_up = (role / "tasks/not_up.yml").read_text()
+    assert "retries: 30" in not_up
+    (role / "tasks/not_up.yml").write_text(not_up.replace("retries: 30", "retries: 1").replace("delay: 2", "delay: 0"))
     own = (role / "vars/main.yml").read_text()
     assert "__goproxy_look_every: 5" in own
     (role / "vars/main.yml").write_text(own.replace("__goproxy_look_every: 5", "__goproxy_look_every: 1"))

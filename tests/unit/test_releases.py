@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.trollllm.gateway.plugins.filter.releases import longest_timeouts, renamed
+from ansible_collections.trollllm.gateway.plugins.filter.releases import longest_timeouts, moved, renamed
 
 TIMEOUTS = {"connect": 10, "first_byte": 60, "idle": 120, "total": 3600}
 
@@ -68,3 +68,18 @@ def test_a_domain_that_goes_to_another_name_is_noticed(
     }
     releases["backend"] = {"current": {"image": "trollllm/goproxy:1"}}
     assert [(each["domain"], each["former"], each["name"]) for each in renamed(upstreams, releases)] == found
+
+
+@pytest.mark.parametrize(
+    ("previous", "found"),
+    [
+        ({"config": json.dumps({"port": 8004, "domain": "chat"})}, []),
+        ({"config": json.dumps({"port": 8005, "domain": "chat"})}, ["openhands"]),
+        ({"config": json.dumps({"port": 8004, "domain": "chat2"})}, ["openhands"]),
+        ({"image": "old"}, ["openhands"]),
+    ],
+    ids=["it stayed", "another port", "another domain", "nothing is known"],
+)
+def test_an_upstream_with_another_port_or_domain_has_moved(previous: dict[str, str], found: list[str]) -> None:
+    now = {"current": {"config": json.dumps({"port": 1, "domain": "other"})}, "previous": previous}
+    assert moved([{"name": "openhands", "port": 8004, "domain": "chat"}], {"openhands": now}) == found

@@ -113,12 +113,12 @@ class Engine:
 
 
 def test_what_the_engine_refuses_leaves_the_others_rolled_out_and_names_those_that_are_not() -> None:
-    needed = [subject.Plan(f"goproxy-{letter}", None, []) for letter in "abcd"]
-    rollout = subject.Rollout(Engine("new-goproxy-c"), ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
-    rollout.run(needed, {plan.service: "new" for plan in needed}, at_once=2)
-    assert rollout.rolled_out == ["goproxy-a", "goproxy-b"]
+    needed = [subject.Plan(f"goproxy-{letter}", None, []) for letter in "abcdef"]
+    rollout = subject.Rollout(Engine("new-goproxy-e"), ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    rollout.run(needed, {plan.service: "new" for plan in needed})
+    assert rollout.rolled_out == ["goproxy-a", "goproxy-b", "goproxy-c", "goproxy-d"]
     assert rollout.failed == {
-        service: f"{service}: docker start: no space left on device" for service in ("goproxy-c", "goproxy-d")
+        service: f"{service}: docker start: no space left on device" for service in ("goproxy-e", "goproxy-f")
     }
 
 
@@ -140,7 +140,7 @@ def test_an_old_one_stays_until_nobody_believes_what_was_told_while_names_change
     monkeypatch.setattr("subprocess.Popen", Stop)
     monkeypatch.setattr("time.sleep", lambda seconds: engine.calls.append(("sleep", str(seconds))))
     rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
-    rollout.run([subject.Plan(A, None, [OLD])], WANTED, at_once=2)
+    rollout.run([subject.Plan(A, None, [OLD])], WANTED)
     done = [call[0] for call in engine.calls]
     assert done[done.index("rename") :] == ["rename", "rename", "sleep", "stop", "rm"]
     assert ("sleep", "2") in engine.calls

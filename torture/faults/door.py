@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import cast
 
 import trustme
+from relayed.process import free_port
 
 from tests.provider import Provider, Script
-from torture.stand import unused_port
 
 NAME = "provider.torture.test"
 _DNS = ("127.0.0.53", 53)
-_FOUND, _SERVFAIL, _NXDOMAIN = 0, 2, 3
+_FOUND = 0
 
 
 class Names:
@@ -72,7 +72,7 @@ class Door:
 
     def __init__(self, name: str, directory: Path, script: Script) -> None:
         self.name = name
-        self.port = unused_port()
+        self.port = free_port()
         self.authority = trustme.CA()
         self.script = script
         self.provider = Provider()

@@ -21,8 +21,6 @@ from torture.faults.kind import EXACT, Answering, Billed, Charge, Kind, Turn, lo
 from torture.stand import Proxy, Stand
 
 UPSTREAM = "unlucky"
-GRACE = 5
-"""Seconds that the stand gives a proxy to leave."""
 
 _INTERRUPTED = Billed(("interrupted", "exact"), Charge.WITHIN_HOLD)
 _CUT_OFF = Billed(("estimated",), Charge.WITHIN_HOLD)
@@ -115,10 +113,10 @@ class Scene:
         yield tasks
         await asyncio.gather(*tasks)
 
-    async def is_refused(self, status: int, count: int = 5) -> None:
+    async def is_refused(self, status: int) -> None:
         """Requests do not reach the provider."""
         free = Billed(())
-        for number, seen in await asyncio.gather(*(self.ask(None, free, reaches=False) for _ in range(count))):
+        for number, seen in await asyncio.gather(*(self.ask(None, free, reaches=False) for _ in range(5))):
             self.must(seen.status == status, f"request {number}: the client got {seen}, and {status} was due")
 
     async def recovers(self) -> None:

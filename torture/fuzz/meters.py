@@ -92,9 +92,9 @@ def _feed(start: int, end: int) -> Fed:
     return Fed(end - start, tuple(failures))
 
 
-def fed(count: int, first: int = 0) -> Fed:
-    """Feed so many inputs, from this seed on."""
-    starts = range(first, first + count, _CHUNK)
+def fed(count: int) -> Fed:
+    """Feed so many inputs."""
+    starts = range(0, count, _CHUNK)
     with ProcessPoolExecutor(2, initializer=os.nice, initargs=(10,)) as pool:
-        done = [*pool.map(_feed, starts, (min(start + _CHUNK, first + count) for start in starts))]
+        done = [*pool.map(_feed, starts, (min(start + _CHUNK, count) for start in starts))]
     return Fed(sum(each.inputs for each in done), tuple(failure for each in done for failure in each.failures))

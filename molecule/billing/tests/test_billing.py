@@ -14,13 +14,14 @@ import pytest
 from testinfra.host import Host
 from witness.connection import Connection
 from witness.edge import Edge
-from witness.ledger import Ledger, client_name, cost, list_price, multiplier, wait_until
+from witness.ledger import Ledger, client_name, cost, list_price, multiplier
 from witness.playbook import Operator
 from witness.provider import Provider
 from witness.specification import BACKEND, BOTH, OPENHANDS, Upstream
 from witness.stream import OpenStream
 from witness.user import MODEL, User, marker
 from witness.vps import Vps
+from witness.waiting import wait_until
 
 Providers = Mapping[str, Provider]
 Opener = Callable[[str], OpenStream]

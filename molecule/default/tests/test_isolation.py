@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
-import httpx2
 import pytest
 from testinfra.host import Host
 from witness.edge import Edge
@@ -15,6 +14,7 @@ from witness.specification import EDGE, Upstream
 from witness.stream import OpenStream
 from witness.user import ANTHROPIC_PATH, User
 from witness.vps import Vps
+from witness.waiting import wait_until
 
 Providers = Mapping[str, Provider]
 Opener = Callable[[str], OpenStream]
@@ -132,16 +132,3 @@ def test_an_engine_that_does_not_answer_leaves_every_stream_untouched(
     for stream in streams:
         stream.wait_for_more()
         stream.assert_complete()
-
-
-def wait_until(true: Callable[[], bool], timeout: float) -> None:
-    """Wait until something is true."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            if true():
-                return
-        except httpx2.HTTPError:
-            pass
-        assert time.monotonic() < deadline, f"not so within {timeout} s"
-        time.sleep(0.3)

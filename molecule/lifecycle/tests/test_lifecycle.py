@@ -17,25 +17,16 @@ from cryptography import x509
 from testinfra.host import Host
 from witness.connection import Connection
 from witness.edge import Edge
-from witness.ledger import Ledger, wait_until
+from witness.ledger import Ledger
 from witness.playbook import Operator
 from witness.postgres import Postgres, of_the_testkit, running_postgres
 from witness.stream import OpenStream
+from witness.third import THIRD_FILE
 from witness.user import User
 from witness.vps import Vps
+from witness.waiting import wait_until
 
 THIRD = "chat3.trollllm.xyz"
-FILE = """---
-goproxy_upstream__third:
-  domain: "chat3.{{ gateway_zone }}"
-  port: 8006
-  api_key: "{{ vault_openhands_api_key }}"
-  endpoints:
-    anthropic: https://llm-proxy.app.all-hands.dev/v1/messages
-  multiplier_band: [1.0, 1.2]
-  models:
-    claude-haiku-4-5: {multiplier: 1.1}
-"""
 OTHERS = ("goproxy-openhands", "goproxy-ohmygpt")
 
 # Without the time of fixtures: `deployed` may have to begin with a bare host.
@@ -103,7 +94,7 @@ def lead_astray(vps: Vps) -> Iterator[None]:
 def test_a_name_that_does_not_lead_here_yet_is_named_and_left_out_of_the_certificate(
     operator: Operator, edge: Edge, user: User
 ) -> None:
-    (operator.upstreams / "third.yml").write_text(FILE)
+    (operator.upstreams / "third.yml").write_text(THIRD_FILE)
     run = operator.succeed("site.yml", "-e", "certbot_probe_patience=3")
     assert f"{THIRD} is left out of the certificate" in " ".join(run.output.split())  # wrapped to the terminal
     assert names_on_certificate(edge, "chat.trollllm.xyz") == {"chat.trollllm.xyz", "chat2.trollllm.xyz"}
@@ -114,7 +105,7 @@ def test_a_name_that_does_not_lead_here_yet_is_named_and_left_out_of_the_certifi
 def test_adding_one_file_adds_record_name_on_the_certificate_virtual_host_configuration_and_container(
     operator: Operator, host: Host, vps: Vps, edge: Edge, user: User, connection: Connection
 ) -> None:
-    (operator.upstreams / "third.yml").write_text(FILE)
+    (operator.upstreams / "third.yml").write_text(THIRD_FILE)
     run = operator.succeed("site.yml", "-vvv", "--diff")
     assert "https://chat3.trollllm.xyz" in run.output
     assert [name for name, secret in connection.marked_secrets.items() if secret in run.output] == []
@@ -132,7 +123,7 @@ def test_changing_its_file_recreates_its_container_only(
     """Its port too, which makes it another user's: the journal goes with it, whole, and goes on."""
     third, backend = container_id(vps, "goproxy-third"), container_id(vps, "backend")
     before = user.ask(THIRD, model="claude-haiku-4-5").headers["request-id"]
-    changed = FILE.replace("multiplier: 1.1", "multiplier: 1.15").replace("port: 8006", "port: 8007")
+    changed = THIRD_FILE.replace("multiplier: 1.1", "multiplier: 1.15").replace("port: 8006", "port: 8007")
     (operator.upstreams / "third.yml").write_text(changed)
     operator.succeed("site.yml")
     assert container_id(vps, "goproxy-third") != third
@@ -149,9 +140,9 @@ def test_changing_its_file_recreates_its_container_only(
 @pytest.mark.parametrize(
     ("broken", "named"),
     [
-        (FILE.replace("multiplier: 1.1", "multiplier: 1.5"), "1.5"),
-        (FILE.replace("port: 8006", "port: 8004"), "8004"),
-        (FILE.replace("  multiplier_band", " multiplier_band"), "third.yml"),
+        (THIRD_FILE.replace("multiplier: 1.1", "multiplier: 1.5"), "1.5"),
+        (THIRD_FILE.replace("port: 8006", "port: 8004"), "8004"),
+        (THIRD_FILE.replace("  multiplier_band", " multiplier_band"), "third.yml"),
     ],
     ids=["multiplier out of its band", "port of another upstream", "not YAML"],
 )
@@ -169,7 +160,7 @@ def test_a_broken_file_changes_nothing_on_the_host(operator: Operator, vps: Vps,
 @pytest.mark.usefixtures("unnoticed")
 def test_another_name_for_the_same_domain_is_refused_and_both_are_named(operator: Operator, vps: Vps) -> None:
     (operator.upstreams / "third.yml").unlink()
-    (operator.upstreams / "fourth.yml").write_text(FILE.replace("__third", "__fourth"))
+    (operator.upstreams / "fourth.yml").write_text(THIRD_FILE.replace("__third", "__fourth"))
     before = vps.containers()
     run = operator.run("site.yml")
     (operator.upstreams / "fourth.yml").unlink()
@@ -182,7 +173,7 @@ def test_another_name_for_the_same_domain_is_refused_and_both_are_named(operator
 
 @pytest.mark.usefixtures("unnoticed")
 def test_an_edge_configuration_that_nginx_refuses_leaves_the_old_one(operator: Operator, vps: Vps, user: User) -> None:
-    (operator.upstreams / "third.yml").write_text(FILE)
+    (operator.upstreams / "third.yml").write_text(THIRD_FILE)
     before = files(vps, "/opt/trollllm/edge")
     run = operator.run("site.yml", "--extra-vars", "nginx_error_log_level=loud")
     assert run.code != 0

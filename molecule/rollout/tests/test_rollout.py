@@ -16,10 +16,10 @@ from witness.connection import Connection
 from witness.crowd import Crowd
 from witness.edge import Edge
 from witness.interruption import Interruptions, Point
-from witness.ledger import wait_until
 from witness.playbook import Operator, Run, release
 from witness.provider import Provider
 from witness.vps import Vps
+from witness.waiting import wait_until
 
 STREAMS = 20
 PROXIES = ("goproxy-openhands", "goproxy-ohmygpt")

@@ -7,15 +7,14 @@ import dataclasses
 import subprocess
 from pathlib import Path
 
-import httpx2
 import pytest
 from witness.connection import Address, Connection
 from witness.edge import Edge
-from witness.ledger import wait_until
 from witness.playbook import Operator
 from witness.specification import EDGE, OPENHANDS
 from witness.user import User
 from witness.vps import Vps
+from witness.waiting import wait_until
 
 pytestmark = [pytest.mark.usefixtures("deployed"), pytest.mark.timeout(600, func_only=True)]
 
@@ -57,7 +56,8 @@ def test_a_boot_brings_everything_back(connection: Connection, vps: Vps, tmp_pat
     # Its own address: the port at which it is published here is another one now.
     at_home = dataclasses.replace(connection, https=Address(connection.vps_ipv4, 443))
     user = User(Edge(at_home), connection.api_key)
-    wait_until(lambda: all(_serves(user, domain) for domain in connection.domains.values()), timeout=240)
+    domains = connection.domains.values()
+    wait_until(lambda: all(user.ask(domain, max_tokens=20).status_code == 200 for domain in domains), timeout=240)
     assert vps.run("cat /proc/1/stat").split()[21] != booted
     wait_until(lambda: sorted(vps.containers()) == before, timeout=60)
     assert vps.run("systemctl is-active certbot-renew.timer") == "active"
@@ -70,13 +70,6 @@ def _keep_the_resolver(vps: Vps) -> None:
     drop_in = f'[Service]\nExecStartPre=/bin/sh -c "echo {vps.run("cat /etc/resolv.conf")} > /etc/resolv.conf"\n'
     vps.run("mkdir -p /etc/systemd/system/docker.service.d")
     vps.run("printf %s > /etc/systemd/system/docker.service.d/testkit.conf", drop_in)
-
-
-def _serves(user: User, domain: str) -> bool:
-    try:
-        return user.ask(domain, max_tokens=20).status_code == 200
-    except httpx2.HTTPError:
-        return False
 
 
 async def _open_ports(host: str) -> list[int]:
