@@ -60,7 +60,7 @@ class Model:
 
     @property
     def offered(self) -> OfferedModel:
-        return OfferedModel(self.id, self.name, self.upstream, self.id_aliases)
+        return OfferedModel(self.id, self.name, self.upstream)
 
 
 @dataclass(frozen=True, slots=True)

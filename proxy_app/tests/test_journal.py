@@ -95,7 +95,7 @@ async def test_leases_and_what_was_spent_of_them_are_found_again(tmp_path: Path)
 async def test_a_renewed_journal_is_another_instances(tmp_path: Path) -> None:
     async with opened(tmp_path) as (journal, before):
         await journal.lease("alice", 9000)
-        await journal.renew()
+        journal.renew()
         assert journal.instance != before.instance
         await journal.lease("bob", 7)
     recovered = await reopened(tmp_path)

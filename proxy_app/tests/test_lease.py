@@ -16,11 +16,11 @@ from goproxy.core.lease import Lease, Loan, Wallet
 def test_a_hold_is_set_aside_and_settled_with_what_it_cost() -> None:
     lease = Lease("alice", granted_total=100)
     assert lease.hold("a", 60)
-    assert (lease.held, lease.free, lease.is_held("a")) == (60, 40, True)
+    assert (lease.held, lease.free) == (60, 40)
     assert not lease.hold("b", 41)
     assert lease.hold("b", 40)
     lease.settle("a", 25)
-    assert (lease.spent_total, lease.held, lease.free, lease.is_held("a")) == (25, 40, 35, False)
+    assert (lease.spent_total, lease.held, lease.free) == (25, 40, 35)
 
 
 def test_a_request_is_held_once_and_settled_once() -> None:
@@ -166,7 +166,8 @@ class Proxy:
                     self.lease.settle(record.id, record.cost)
                 case Granted():
                     self.lease.grant(record.total)
-        return [record.id for record in self.journal if isinstance(record, Open) and self.lease.is_held(record.id)]
+        settled = {record.id for record in self.journal if isinstance(record, Settle)}
+        return [record.id for record in self.journal if isinstance(record, Open) and record.id not in settled]
 
     def rows(self) -> list[Settle]:
         """What may be posted: what a crash cannot change any more."""

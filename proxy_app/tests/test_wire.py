@@ -12,7 +12,7 @@ from anthropic.types.shared import ErrorResponse
 from goproxy.core.protocols import ANTHROPIC, OPENAI, PROTOCOLS
 from goproxy.core.wire import Fault, OfferedModel, Refusal, WireProtocol
 
-OPUS = OfferedModel("claude-opus-4-5-20251101", "Claude Opus 4.5", "openhands", ("claude-opus-4-5",))
+OPUS = OfferedModel("claude-opus-4-5-20251101", "Claude Opus 4.5", "openhands")
 HAIKU = OfferedModel("claude-haiku-4-5-20251001", "Claude Haiku 4.5", "openhands")
 
 STATUS = {

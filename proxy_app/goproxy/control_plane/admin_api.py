@@ -228,7 +228,7 @@ class AdminApi:
 
         def work(store: Connection) -> dict[str, Any]:
             wallets.settle_in(store, new.wallet, None if new.force else paying)
-            return wallets.credit(store, new.id, new.wallet, new.kind, amount, new.note)[0]
+            return wallets.credit(store, new.id, new.wallet, new.kind, amount, new.note)
 
         return documents.Credit(**rows.credit_document(await self._store.run("credit", work)))
 

@@ -1,8 +1,10 @@
 """API keys: how one is made, how a mistyped one is told, and what is stored of one.
 
 A key of ours is `tg-`, 43 base62 characters (256 random bits) and 6 base62 characters: the CRC32 of all that stands
-before. The prefix lets secret scanners find it, the checksum lets a typing error be refused without a look-up. A
-plain SHA-256 is a fit digest for a secret of 256 random bits; a slow hash would only give an attacker our CPU.
+before. The prefix lets secret scanners find it, the checksum lets whoever has no list of keys tell a typing error, as
+the inventory's checks do (plugins/module_utils/secret.py). A plain SHA-256 is a fit digest for a secret of 256 random
+bits; a slow hash would only give an attacker our CPU.
+
 Operators may bring keys of their own making: the digest decides, and only `tg-` keys have a checksum.
 """
 
@@ -29,7 +31,7 @@ def new_key(random: bytes | None = None) -> str:
 
 
 def is_well_formed(key: str) -> bool:
-    """Whether `key` could be one of ours, or does not claim to be."""
+    """Whether `key` could be one of ours, or does not claim to be. A proxy does not ask: it looks for the digest."""
     if not key.startswith(PREFIX):
         return bool(key)
     stem, checksum = key[:-_CHECKSUM_CHARACTERS], key[-_CHECKSUM_CHARACTERS:]

@@ -48,11 +48,7 @@ class Lease:
         """What can be held; below 0 where requests cost more than their holds."""
         return self.granted_total - self.spent_total - self._held
 
-    def is_held(self, id: str) -> bool:  # noqa: A002 - the request's id, as in a row
-        """Whether this request has a hold that is not settled yet."""
-        return id in self._holds
-
-    def hold(self, id: str, amount: int) -> bool:  # noqa: A002
+    def hold(self, id: str, amount: int) -> bool:  # noqa: A002 - the request's id, as in a row
         """Set the worst case of a request aside, if it is free.
 
         Raises:

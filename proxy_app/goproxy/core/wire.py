@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -80,7 +80,6 @@ class OfferedModel:
     id: str
     name: str
     upstream: str
-    aliases: tuple[str, ...] = field(default=())
 
 
 class WireProtocol(ABC):

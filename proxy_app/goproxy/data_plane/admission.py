@@ -28,7 +28,6 @@ class Admitted:
     """What may go to the upstream."""
 
     model: Model
-    stream: bool
     asked: RequestBody
     """Without the body itself."""
     usage_was_asked_for: bool
@@ -95,7 +94,7 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
         endpoint=endpoint.name,
         protocol=endpoint.protocol.name,
         model=model.id,
-        stream=admitted.stream,
+        stream=asked.stream,
         estimated_input_tokens=estimated,
         terms=terms_of(asked.terms, model, version),
         amount=worst_case(version, model.billing_multiplier, prompt, longest * asked.choices, asked.terms),
@@ -192,7 +191,7 @@ def admit(body: Body, config: Config, *, asks_for_usage: bool = False) -> Admitt
     model = model_for(asked.model, config)
     body.data = asked.sent_as(model.upstream_model_id, asking_for_usage=asks_for_usage)
     asked.body = b""
-    return Admitted(model, asked.stream, asked, usage_was_asked_for=asks_for_usage and asked.lacks_usage)
+    return Admitted(model, asked, usage_was_asked_for=asks_for_usage and asked.lacks_usage)
 
 
 def check_encoding(head: RequestHead) -> None:

@@ -116,11 +116,6 @@ class Connection(asyncio.Protocol):
         )
         return self.client
 
-    @property
-    def is_fast(self) -> bool:
-        """Whether aiohttp has nothing to do with it yet."""
-        return self._aiohttp is None
-
     async def until_writable(self) -> None:
         """Wait until the client takes more: who asks on and reads nothing shall not fill the memory.
 

@@ -182,10 +182,10 @@ class Journal:
         """Note what is lent of a wallet. Done when it is on the disk; no later record is there before it."""
         return _unobserved(self._put(Leased(wallet, granted_total)))
 
-    def renew(self) -> asyncio.Future[bytes]:
-        """Become another instance, which was lent nothing yet."""
+    def renew(self) -> None:
+        """Become another instance, which was lent nothing yet. No later record is on the disk before that."""
         self.instance = secrets.token_hex(16)
-        return _unobserved(self._put(Started(self.instance, self._start)))
+        _unobserved(self._put(Started(self.instance, self._start)))
 
     async def close(self) -> None:
         """Write what there is to write, and leave the directory to others."""

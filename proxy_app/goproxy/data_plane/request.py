@@ -132,7 +132,7 @@ class Gateway:
                 record.bytes_in = len(body.data)
             del came  # what is dropped later on shall be gone then
             admitted = admit(body, config, asks_for_usage=protocol is OPENAI and config.include_usage)
-            record.model, record.stream = admitted.model.id, admitted.stream
+            record.model, record.stream = admitted.model.id, admitted.asked.stream
             check_permission(key, config.upstream, admitted.model)
             if head.unsendable is not None:
                 raise Refusal(Fault.INVALID_REQUEST, f"The header {head.unsendable} holds bytes that are not text.")

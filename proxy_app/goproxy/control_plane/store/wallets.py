@@ -66,16 +66,13 @@ def load(connection: Connection, wallet: str) -> Wallet:
     return Wallet(credited, {name: Loan(granted, spent) for name, granted, spent in connection.execute(loans)})
 
 
-def show(connection: Connection, account: str | None = None, wallet: str | None = None) -> list[dict[str, Any]]:
-    """Wallets and where their credits are, by id; all, or of one account, or the one of this id."""
+def show(connection: Connection, account: str | None = None) -> list[dict[str, Any]]:
+    """Wallets and where their credits are, by id; all, or of one account."""
     chosen = select(wallets).order_by(wallets.c.id)
-    loans = select(leases)
     if account is not None:
         chosen = chosen.where(wallets.c.account == account)
-    if wallet is not None:
-        chosen, loans = chosen.where(wallets.c.id == wallet), loans.where(leases.c.wallet == wallet)
     by_wallet: dict[str, dict[str, Loan]] = {}
-    for lease in connection.execute(loans):
+    for lease in connection.execute(select(leases)):
         by_wallet.setdefault(lease.wallet, {})[lease.instance] = Loan(lease.granted_total, lease.spent_total)
     shown = []
     for record in connection.execute(chosen).mappings():
@@ -124,8 +121,8 @@ def credit(
     kind: str,
     amount: int,
     note: str = "",
-) -> tuple[dict[str, Any], bool]:
-    """Add nano-dollars to a wallet, or take them (below 0); the entry of the ledger, and whether it is new.
+) -> dict[str, Any]:
+    """Add nano-dollars to a wallet, or take them (below 0); the entry of the ledger.
 
     Args:
         entry_id: makes it idempotent; the same entry a second time is the first one again.
@@ -140,14 +137,14 @@ def credit(
         known = _entry(connection, entry_id)
         if {name: known[name] for name in entry} != entry:
             raise Conflict(f"{entry_id!r} stands for another entry: {known['kind']} of {dollars(known['amount'])}")
-        return known, False
+        return known
     try:
         loaded.credit(amount)
     except ValueError:
         told = f"{dollars(-amount)} cannot be taken, for the balance is {dollars(loaded.balance)}"
         raise Conflict(f"wallet {wallet}: {told}") from None
     _store_credits(connection, wallet, loaded.credits)
-    return _entry(connection, entry_id), True
+    return _entry(connection, entry_id)
 
 
 @dataclass(frozen=True, slots=True)
