@@ -1,4 +1,4 @@
-"""What an operator sees of a running goproxy: JSON lines on standard output, and Prometheus's text format.
+"""What an operator sees of a running goproxy: JSON lines on standard output.
 
 A request leaves one line. No line ever holds a key, a prompt or the text of an answer; exceptions are told by type and
 place and not by their text, because the text of a parser's exception quotes the bytes that it stumbled over.
@@ -18,7 +18,6 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -84,16 +83,6 @@ class RequestRecord:
     def age_ms(self) -> float:
         """Milliseconds since the request came."""
         return int((time.monotonic() - self.started) * 10_000) / 10
-
-
-def metric(name: str, kind: str, text: str, samples: Iterable[tuple[dict[str, str], int]]) -> str:
-    """One metric with its samples, in Prometheus's text format."""
-    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-    for labels, value in samples:
-        # No label value here can hold a quote, a backslash or a line break, which would need escaping.
-        written = ",".join(f'{label}="{content}"' for label, content in labels.items())
-        lines.append(f"{name}{{{written}}} {value}" if labels else f"{name} {value}")
-    return "\n".join(lines) + "\n"
 
 
 class Output:

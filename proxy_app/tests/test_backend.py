@@ -207,7 +207,7 @@ async def test_a_broken_file_leaves_the_last_good_one_and_says_so(
     assert ready["ready"] is True
     assert str(openhands) in ready["detail"]
     async with backend.get("metrics") as answer:
-        assert "goproxy_configurations_broken 1\n" in await answer.text()
+        assert "goproxy_configurations_broken 1.0\n" in await answer.text()
 
     write(openhands, with_multiplier(1.06))
     await until(backend, "1.06")

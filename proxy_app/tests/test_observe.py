@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import aiohttp
 import pytest
 
-from goproxy.observe import JsonLines, Output, metric
+from goproxy.observe import JsonLines, Output
 from tests.backend import running_backend
 from tests.conftest import Lines
 from tests.gateway import ALICE, Running, config_document
@@ -150,7 +150,3 @@ async def test_who_reads_the_log_holds_up_no_request(tmp_path: Path, keys: Path)
             async with session.post("v1/messages", data=b"{}") as answer:
                 assert answer.status == 401
     os.close(reader)
-
-
-def test_a_metric_without_labels() -> None:
-    assert metric("a", "gauge", "What.", [({}, 1)]) == "# HELP a What.\n# TYPE a gauge\na 1\n"

@@ -16,7 +16,7 @@ from typing import Any
 from goproxy.config import Config, ConfigError, Model, parse_config
 from goproxy.control_plane.store.reach import Listed, Reach, listed
 from goproxy.core.pricing import KINDS, PriceVersion, Tier, written
-from goproxy.observe import log, metric
+from goproxy.observe import log
 from goproxy.watched_file import WatchedFile
 
 
@@ -53,6 +53,11 @@ class Catalogue:
                 self.problems.pop(variable, None)
 
     @property
+    def mounted(self) -> int:
+        """How many configurations there are to be."""
+        return len(self._files)
+
+    @property
     def configs(self) -> list[Config]:
         """The configurations of all upstreams as they stand now, by name."""
         return sorted(self._configs.values(), key=lambda config: config.upstream)
@@ -72,17 +77,6 @@ class Catalogue:
         if known is None or known[0] is not config:
             known = self._reaches[upstream] = config, Reach(upstream, frozenset([config.wallet]), _listed(config))
         return known[1]
-
-    def metrics(self) -> str:
-        """In Prometheus's text format."""
-        return metric(
-            "goproxy_configurations", "gauge", "Configurations that are mounted.", [({}, len(self._files))]
-        ) + metric(
-            "goproxy_configurations_broken",
-            "gauge",
-            "Those of them whose file cannot be used as it stands now.",
-            [({}, len(self.problems))],
-        )
 
     def document(self) -> dict[str, Any]:
         """The answer of GET /admin/v1/catalogue. Prices are decimal strings, exact, in USD per million tokens."""

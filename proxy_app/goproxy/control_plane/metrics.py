@@ -47,6 +47,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._configurations = Gauge("goproxy_configurations", "Configurations that are mounted.", registry=registry)
+        self._broken = Gauge(
+            "goproxy_configurations_broken",
+            "Those of them whose file cannot be used as it stands now.",
+            registry=registry,
+        )
         self._available = Gauge(
             "goproxy_store_available", "Whether the last work could be done, read and written.", registry=registry
         )
@@ -67,6 +73,11 @@ class Metrics:
         """Count from 0 what alarms are on: Prometheus sees no increase from nothing to the first one."""
         for counter in (self._rejected, self._refused):
             counter.labels(upstream)
+
+    def configured(self, mounted: int, broken: int) -> None:
+        """How many configurations there are, and how many of them cannot be used."""
+        self._configurations.set(mounted)
+        self._broken.set(broken)
 
     def came(self, new: Sequence[Row]) -> None:
         """Rows were taken into the ledger."""

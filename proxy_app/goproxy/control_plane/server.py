@@ -82,7 +82,8 @@ def make_waiting_app(catalogue: Catalogue, stay: Stay, metrics: Metrics) -> web.
 def _told(catalogue: Catalogue, metrics: Metrics) -> str:
     for config in catalogue.configs:
         metrics.begin(config.upstream)
-    return catalogue.metrics() + metrics.text()
+    metrics.configured(catalogue.mounted, len(catalogue.problems))
+    return metrics.text()
 
 
 async def serve(
