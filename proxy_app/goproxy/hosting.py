@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import os
 import resource
 import secrets
@@ -28,9 +27,8 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler as Handling
 from aiohttp.typedefs import Middleware
 
-from goproxy.observe import log, told
+from goproxy.observe import log
 from goproxy.unreadable import Handler, UnreadableRequests
-from goproxy.watched_file import LOOK_EVERY
 
 _LAST_WORDS = 2.0
 """Seconds for cancelled requests to tell their clients, and for sockets to close."""
@@ -215,27 +213,6 @@ def add_private_routes(
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", show_metrics)
-
-
-def repeat(look: Callable[[], None]) -> Callable[[web.Application], AsyncIterator[None]]:
-    """A `cleanup_ctx` that looks after something for as long as the application runs."""
-
-    async def looking() -> None:
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            try:
-                look()
-            except Exception as error:  # a look that fails must not be the last one
-                log("looking after a file failed", level=logging.ERROR, **told(error))
-
-    async def context(_: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(looking())
-        yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-    return context
 
 
 class _Server(web.Server):

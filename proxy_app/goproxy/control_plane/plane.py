@@ -162,6 +162,9 @@ class ControlPlane:
                     log("keeping up failed", level=logging.ERROR, **told(error))
                 await asyncio.sleep(seconds)
 
+        async def read_configurations() -> None:
+            self.catalogue.look()
+
         async def note() -> None:
             with suppress(StoreUnavailable):
                 await self.note_heard()
@@ -172,6 +175,7 @@ class ControlPlane:
 
         async def context(_: web.Application) -> AsyncIterator[None]:
             tasks = [
+                asyncio.create_task(repeat(read_configurations, LOOK_EVERY)),
                 asyncio.create_task(repeat(self.look, LOOK_EVERY)),
                 asyncio.create_task(repeat(self.count, _COUNT_EVERY)),
                 asyncio.create_task(repeat(note, _NOTE_EVERY)),

@@ -28,7 +28,6 @@ from goproxy.hosting import (
     listen,
     make_runner,
     new_application,
-    repeat,
     serving,
 )
 from goproxy.observe import log
@@ -55,7 +54,6 @@ def make_app(catalogue: Catalogue, stay: Stay, plane: ControlPlane) -> web.Appli
     ProxyApi(plane).serve(app)
     app.cleanup_ctx.append(plane.keep_up(stay))
     add_private_routes(app, stay, readiness, lambda: _told(catalogue, plane.metrics))
-    app.cleanup_ctx.append(repeat(catalogue.look))
     return app
 
 
