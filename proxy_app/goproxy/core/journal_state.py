@@ -6,6 +6,7 @@ before; one with damage in it adds to that, which comes to the same where the se
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from goproxy.core.journal_record import (
     Voided,
     encode,
 )
+from goproxy.core.lease import spent_by_wallet
 from goproxy.core.ledger import Hold
 from goproxy.core.usage import Usage
 
@@ -91,12 +93,10 @@ class JournalState:
         """Undo an `Opened` that could not be written."""
         self._close(id)
 
-    def spent_totals(self) -> dict[str, int]:
+    def spent_totals(self) -> Counter[str]:
         """What the instance spent of each wallet since it was lent anything: by posted rows, and by those that wait."""
-        spent = {wallet: lent.spent_by_posted for wallet, lent in self.lent.items()}
-        for row in self.unposted.values():
-            for wallet in row.wallets:
-                spent[wallet] = spent.get(wallet, 0) + row.cost
+        spent = Counter({wallet: lent.spent_by_posted for wallet, lent in self.lent.items()})
+        spent.update(spent_by_wallet((row.wallets, row.cost) for row in self.unposted.values()))
         return spent
 
     def checkpoint(self) -> bytes:

@@ -10,8 +10,18 @@ Amounts are integer nano-dollars. Nothing here waits, asks or stores: the caller
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+
+def spent_by_wallet(paid: Iterable[tuple[Iterable[str], int]]) -> Counter[str]:
+    """What requests cost, by wallet; given are each one's wallets and its cost, which is spent of all of them."""
+    spent: Counter[str] = Counter()
+    for wallets, cost in paid:
+        for wallet in wallets:
+            spent[wallet] += cost
+    return spent
 
 
 class Lease:

@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import aiohttp
 from goproxy.config import Config
 from goproxy.core.journal_state import Unposted
 from goproxy.core.key_snapshot import KeySnapshot
-from goproxy.core.lease import Lease
+from goproxy.core.lease import Lease, spent_by_wallet
 from goproxy.core.ledger import Hold, Row, interrupted
 from goproxy.core.pricing import REQUIRED_PRICES, PriceVersion, Tier
 from goproxy.core.usage import Usage
@@ -120,14 +121,12 @@ class Books:
             JournalUnwritable: its directory can be neither read nor made.
         """
         recovered = await self._journal.start()
-        spent = dict(recovered.spent_totals)
+        spent = Counter(recovered.spent_totals)
         left_open = [self._interrupt(hold, progress) for hold, progress in recovered.holds]
         self.interrupted = left_open
-        for row in left_open:
-            for wallet in row.wallets:
-                spent[wallet] = spent.get(wallet, 0) + row.cost_nanodollars
+        spent.update(spent_by_wallet((row.wallets, row.cost_nanodollars) for row in left_open))
         leases = [
-            Lease(wallet, granted_total=recovered.granted_totals.get(wallet, 0), spent_total=spent.get(wallet, 0))
+            Lease(wallet, granted_total=recovered.granted_totals.get(wallet, 0), spent_total=spent[wallet])
             for wallet in recovered.granted_totals.keys() | spent.keys()
         ]
         self._desk = LeaseDesk(
@@ -291,9 +290,7 @@ class Books:
             log("this proxy begins a new instance", level=logging.ERROR, former_instance=self._journal.instance)
             self._journal.renew()
             spent = self._post.spent()
-            for row, _ in self._unsettled.values():
-                for wallet in row.wallets:
-                    spent[wallet] = spent.get(wallet, 0) + row.cost_nanodollars
+            spent.update(spent_by_wallet((row.wallets, row.cost_nanodollars) for row, _ in self._unsettled.values()))
             return spent
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from goproxy.core.journal_record import row_document
 from goproxy.core.journal_state import Unposted
+from goproxy.core.lease import spent_by_wallet
 from goproxy.data_plane.control_client import BackOff, ControlClient, ControlPlaneAway, ControlPlaneRefuses
 from goproxy.data_plane.journal import Journal
 from goproxy.observe import log
@@ -90,13 +92,9 @@ class RowPost:
         """Why the control plane gives no answer at the moment."""
         return self._back_off.problem
 
-    def spent(self) -> dict[str, int]:
+    def spent(self) -> Counter[str]:
         """What these rows cost, in nano-dollars, by wallet."""
-        spent: dict[str, int] = {}
-        for row in self._unposted.values():
-            for wallet in row.wallets:
-                spent[wallet] = spent.get(wallet, 0) + row.cost
-        return spent
+        return spent_by_wallet((row.wallets, row.cost) for row in self._unposted.values())
 
     async def post_all(self) -> None:
         """Post the rows that are here now, but for those that the control plane does not take.

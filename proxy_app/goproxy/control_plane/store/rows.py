@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -16,6 +15,7 @@ from goproxy.control_plane.store.database import now
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Place
+from goproxy.core.lease import spent_by_wallet
 from goproxy.core.ledger import Row, cost_of
 from goproxy.core.terms import TERMS
 from goproxy.core.usage import Usage
@@ -149,11 +149,7 @@ def ingest(connection: Connection, instance: str, upstream: str, posted: Sequenc
     no_accounts, no_wallets = _unknown(connection, new)
     if no_accounts or no_wallets:
         new = [_flagged(row, no_accounts, no_wallets) for row in new]
-    costs: Counter[str] = Counter()
-    for row in new:
-        for wallet in row.wallets:
-            costs[wallet] += row.cost_nanodollars
-    leases.spend(connection, instance, costs)
+    leases.spend(connection, instance, spent_by_wallet((row.wallets, row.cost_nanodollars) for row in new))
     received_at = now()
     connection.execute(insert(rows), [_values(row, instance, received_at) for row in new])
     return new
