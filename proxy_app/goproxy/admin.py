@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from goproxy.admin_client import AdminClient, AdminError, AnswerLost, read_token
 from goproxy.core.keys import PREFIX
+from goproxy.core.usage import KINDS
 from goproxy.tables import amount, nanodollars, table
 
 _URL = "http://127.0.0.1:8000"
@@ -29,9 +30,11 @@ _KEY = ("id", "account", "prefix", "name", "created_at", "expires_at", "revoked_
 _KEY_LIMITS = ("requests_per_minute", "tokens_per_minute", "limit_nanodollars")
 _WALLET = ("id", "credits_nanodollars", "balance_nanodollars", "held_nanodollars", "spent_nanodollars")
 _CREDIT = ("id", "wallet", "kind", "amount_nanodollars", "note", "received_at")
-_TOKENS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output")
 _ROW = ("received_at", "kind", "id", "account", "upstream", "model", "settlement", "tokens", "amount_nanodollars")
 _LEASE = ("wallet", "upstream", "instance", "held_nanodollars", "spent_total_nanodollars", "last_seen", "retired_at")
+
+_ADDENDS = tuple(kind for kind in KINDS if kind != "reasoning")
+"""The kinds of tokens that add up to all of a request's: reasoning is a part of its output."""
 
 _KEY_HELP = "its id, or the first characters that `key list` shows of it"
 
@@ -284,7 +287,7 @@ def _wallets(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 def _usage(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     axes = [axis for axis in chosen.by.split(",") if axis]
     found = api.get("/usage", {"by": ",".join(axes) or None, **_choice(chosen)})
-    text = table(found["usage"], (*axes, "requests", *_TOKENS, "cost_nanodollars"))
+    text = table(found["usage"], (*axes, "requests", *_ADDENDS, "cost_nanodollars"))
     return found, text if found["complete"] else f"{text}\nThere are more lines: choose fewer days."
 
 
@@ -302,7 +305,7 @@ def _line(row: dict[str, Any]) -> dict[str, Any]:
         return row
     cost = row["cost_nanodollars"] + row["adjustment_nanodollars"]
     usage = row["usage"]
-    return row | {"amount_nanodollars": -cost, "tokens": sum(usage[kind] for kind in _TOKENS)}
+    return row | {"amount_nanodollars": -cost, "tokens": sum(usage[kind] for kind in _ADDENDS)}
 
 
 def _leases(api: AdminClient, _: argparse.Namespace) -> tuple[Any, str]:

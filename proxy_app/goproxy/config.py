@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from yarl import URL
 
 from goproxy.config_reader import Fields, Problems, parse_json
-from goproxy.core.pricing import KINDS, MULTIPLIER, REQUIRED_PRICES, PriceVersion, Tier, written
+from goproxy.core.pricing import MULTIPLIER, REQUIRED_PRICES, PriceVersion, Tier, written
 from goproxy.core.protocols import PROTOCOLS
 from goproxy.core.terms import STANDARD, VALUE
 from goproxy.core.terms import written as written_terms
+from goproxy.core.usage import KINDS
 from goproxy.core.wire import OfferedModel, WireProtocol
 
 

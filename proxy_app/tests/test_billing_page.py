@@ -16,9 +16,9 @@ import yaml
 from goproxy.control_plane import documents
 from goproxy.core import ledger, meter, terms
 from goproxy.core.ledger import Row, Settlement, interrupted, settle
-from goproxy.core.pricing import KINDS, PriceVersion, Tier, cost, price, version_in_force, worst_case
+from goproxy.core.pricing import PriceVersion, Tier, cost, price, version_in_force, worst_case
 from goproxy.core.reconcile import ExportLine, read_export
-from goproxy.core.usage import Usage
+from goproxy.core.usage import KINDS, Usage
 from tests.bookkeeping import NOTHING, a_hold
 
 REPOSITORY = Path(__file__).parents[2]

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy.core.pricing import (
-    KINDS,
     PriceVersion,
     Tier,
     cost,
@@ -24,7 +23,7 @@ from goproxy.core.pricing import (
     worst_case,
     written,
 )
-from goproxy.core.usage import Usage
+from goproxy.core.usage import KINDS, Usage
 
 ONE = Decimal(1)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from goproxy.config import Config, ConfigError, Model, parse_config
 from goproxy.control_plane.store.reach import Listed, Reach, listed
-from goproxy.core.pricing import KINDS, PriceVersion, Tier, written
+from goproxy.core.pricing import PriceVersion, Tier, written
+from goproxy.core.usage import KINDS
 from goproxy.observe import log
 from goproxy.watched_file import WatchedFile
 

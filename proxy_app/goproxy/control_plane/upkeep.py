@@ -21,7 +21,7 @@ from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import backup, rows
 from goproxy.core import ledger
 from goproxy.core.reconcile import Booked, ExportLine, InvalidExport, read_export, reconcile
-from goproxy.core.usage import Usage
+from goproxy.core.usage import KINDS, Usage
 from goproxy.observe import log
 
 GZIP = "application/gzip"
@@ -185,7 +185,7 @@ def _room() -> Iterator[None]:
 
 
 def _booked(record: RowMapping) -> Booked:
-    usage = Usage(**{kind: record[kind] for kind in Usage().to_json()})
+    usage = Usage(**{kind: record[kind] for kind in KINDS})
     return Booked(record["id"], record["upstream_request_id"], usage)
 
 

@@ -19,16 +19,13 @@ from decimal import Decimal
 from functools import cached_property, lru_cache
 
 from goproxy.core.terms import can_come_of
-from goproxy.core.usage import Usage
+from goproxy.core.usage import KINDS, Usage
 
 NANODOLLARS = 10**9
 """In one dollar."""
 
 _PER_TOKEN = NANODOLLARS // 10**6
 """Nano-dollars per token, of one dollar per million tokens."""
-
-KINDS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "reasoning")
-"""What has a price of its own. `output` is here the output that is not reasoning."""
 
 REQUIRED_PRICES = ("input", "output")
 

@@ -53,11 +53,15 @@ class Usage:
         Raises:
             ValueError: something in it is no count of tokens.
         """
-        counts = {field.name: document.get(field.name, 0) for field in fields(cls)}
+        counts = {kind: document.get(kind, 0) for kind in KINDS}
         for name, count in counts.items():
             if type(count) is not int or count < 0:
                 raise ValueError(f"{name}: {count!r} is no count of tokens.")
         return cls(**counts)
+
+
+KINDS = tuple(field.name for field in fields(Usage))
+"""The kinds of tokens. Each has a price of its own; that of `output` is for the output that is not reasoning."""
 
 
 def is_count(value: object) -> bool:

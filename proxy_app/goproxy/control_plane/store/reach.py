@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, or_, select
 from goproxy.control_plane.store import wallets
 from goproxy.control_plane.store.schema import accounts, instances, keys, leases, rows
 from goproxy.core.ledger import Row
-from goproxy.core.pricing import KINDS
+from goproxy.core.usage import KINDS
 
 Listed = tuple[Any, ...]
 """A price of a model as rows say it: see `listed`."""

@@ -18,7 +18,7 @@ from goproxy.control_plane.store.walk import Place
 from goproxy.core.lease import spent_by_wallet
 from goproxy.core.ledger import Row, cost_of
 from goproxy.core.terms import TERMS
-from goproxy.core.usage import Usage
+from goproxy.core.usage import KINDS
 
 MOST = 10**17
 """No number of a row is above this: the databases' integers have 64 bits, and a wallet adds many rows up."""
@@ -26,7 +26,6 @@ MOST = 10**17
 REQUEST = "request"
 """The kind of a row that is a request; the others are credits and have kinds of their own."""
 
-_KINDS = tuple(Usage().to_json())
 _BY_DAY = (rows.c.day, rows.c.id)
 
 
@@ -201,7 +200,7 @@ def step(connection: Connection, chosen: Chosen, after: Place | None) -> tuple[S
 def booked(connection: Connection, chosen: Chosen, after: Place | None) -> tuple[Sequence[RowMapping], Place | None]:
     """The same, of what a provider's record can be held against alone."""
     looked_at, conditions, end = chosen.step(connection, after)
-    columns = [looked_at.c[name] for name in ("id", "upstream_request_id", *_KINDS)]
+    columns = [looked_at.c[name] for name in ("id", "upstream_request_id", *KINDS)]
     return connection.execute(select(*columns).where(*conditions)).mappings().all(), end
 
 
@@ -286,7 +285,7 @@ def credit_document(record: Any) -> dict[str, Any]:
 def read(record: Any) -> Row:
     """A row as it was posted."""
     kept = dict(record)
-    kept["usage"] = {kind: kept[kind] for kind in _KINDS}
+    kept["usage"] = {kind: kept[kind] for kind in KINDS}
     for name in ("wallets", "flags", "prices", "raw_usage"):
         kept[name] = None if kept[name] is None else json.loads(kept[name])
     return Row.from_json(kept)

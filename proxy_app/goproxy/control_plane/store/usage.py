@@ -12,12 +12,12 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, func, select
 from goproxy.control_plane.store.rows import Chosen
 from goproxy.control_plane.store.schema import accounts, instances, leases, wallets
 from goproxy.control_plane.store.walk import Place
+from goproxy.core.usage import KINDS
 
 AXES = {"account": "account", "key": "key_id", "upstream": "upstream", "model": "model", "day": "day"}
 """What can be summed up by, and its column."""
 
-_TOKENS = ("input", "cache_write_5m", "cache_write_1h", "cache_read", "output", "reasoning")
-_SUMMED = (*_TOKENS, "cost_nanodollars")
+_SUMMED = (*KINDS, "cost_nanodollars")
 _SUMS = ("requests", *_SUMMED)
 
 _HALF = 2**32
@@ -41,7 +41,7 @@ def step(
     looked_at, conditions, end = chosen.step(connection, after)
     column = looked_at.c
     axes = [column[AXES[axis]].label(axis) for axis in by]
-    sums = [part for kind in _TOKENS for part in _sum(column[kind], kind)]
+    sums = [part for kind in KINDS for part in _sum(column[kind], kind)]
     sums += _sum(column.cost_nanodollars + column.adjustment_nanodollars, "cost_nanodollars")
     query = select(*axes, func.count().label("requests"), *sums).select_from(looked_at).where(*conditions)
     return connection.execute(query.group_by(*axes)).mappings().all(), end
