@@ -18,10 +18,9 @@ from urllib.parse import urlsplit
 from yarl import URL
 
 from goproxy.config_reader import Fields, Problems, parse_json
-from goproxy.core.pricing import MULTIPLIER, REQUIRED_PRICES, PriceVersion, Tier, written
+from goproxy.core.pricing import MULTIPLIER, REQUIRED_PRICES, PriceVersion, Tier, written_number
 from goproxy.core.protocols import PROTOCOLS
-from goproxy.core.terms import STANDARD, VALUE
-from goproxy.core.terms import written as written_terms
+from goproxy.core.terms import STANDARD, VALUE, written_terms
 from goproxy.core.usage import KINDS
 from goproxy.core.wire import OfferedModel, WireProtocol
 
@@ -264,7 +263,9 @@ def _model(fields: Fields, upstream: str, band: tuple[Decimal, Decimal]) -> Mode
             f"{model.max_output_tokens} is more than context_tokens",
             f"at most {model.context_tokens}",
         )
-    if fields.is_sound("billing_multiplier") and not re.fullmatch(MULTIPLIER, written(abs(model.billing_multiplier))):
+    if fields.is_sound("billing_multiplier") and not re.fullmatch(
+        MULTIPLIER, written_number(abs(model.billing_multiplier))
+    ):
         right = "a number with at most 9 digits before the point and 18 after it"
         fields.complain("billing_multiplier", f"{model.billing_multiplier} is longer than the ledger takes", right)
     low, high = band

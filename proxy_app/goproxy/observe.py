@@ -20,13 +20,12 @@ import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
 from io import RawIOBase
 from typing import Any, cast
 
 from goproxy.core.compact_json import compact
+from goproxy.timestamps import unzoned
 
 _log = logging.getLogger("goproxy")
 _output: Output | None = None
@@ -171,7 +170,11 @@ def log(event: str, *, level: int = logging.INFO, is_patient: bool = False, **fi
 
 
 def _written(event: str, level: int, fields: dict[str, Any]) -> bytes:
-    head = {"time": f"{moment(time.time_ns())}+00:00", "level": logging.getLevelName(level).lower(), "event": event}
+    head = {
+        "time": f"{unzoned(time.time_ns())}+00:00",
+        "level": logging.getLevelName(level).lower(),
+        "event": event,
+    }
     return _line(head | fields) + b"\n"
 
 
@@ -197,7 +200,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": f"{moment(int(record.created * 1e9))}+00:00",
+            "time": f"{unzoned(int(record.created * 1e9))}+00:00",
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
@@ -214,21 +217,6 @@ def _line(line: dict[str, Any]) -> bytes:
         return compact(line)
     except TypeError:
         return json.dumps(line, default=str).encode()
-
-
-def moment(nanoseconds: int) -> str:
-    """A time in UTC, as RFC 3339 writes it, with milliseconds and without its zone; `nanoseconds`: since the epoch."""
-    return _millisecond(nanoseconds // 1_000_000)
-
-
-@lru_cache(maxsize=4)
-def _millisecond(number: int) -> str:
-    return f"{_second(number // 1000)}.{number % 1000:03d}"
-
-
-@lru_cache(maxsize=4)
-def _second(number: int) -> str:
-    return datetime.fromtimestamp(number, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def told(error: BaseException) -> dict[str, Any]:

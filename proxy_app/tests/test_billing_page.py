@@ -57,7 +57,7 @@ def tiers_of(entry: dict[str, Any]) -> tuple[Tier, ...]:
 
 def version(entry: dict[str, Any]) -> PriceVersion:
     on_terms = {
-        terms.written({name: each[name] for name in terms.STANDARD if name in each}): tiers_of(each)
+        terms.written_terms({name: each[name] for name in terms.STANDARD if name in each}): tiers_of(each)
         for each in entry.get("terms", [])
     }
     return PriceVersion(date.fromisoformat(entry["effective_from"]), tiers_of(entry), on_terms)
@@ -190,7 +190,7 @@ def test_the_example_of_terms() -> None:
     usage = Usage(input=prompt, cache_read=cached, output=output)
     refused = 0
     for asked, answer, served, flags, held, charged in table(text):
-        wanted = terms.written(fields(asked))
+        wanted = terms.written_terms(fields(asked))
         if answer == "refused":
             refused += wanted not in in_force.terms
             continue

@@ -21,7 +21,7 @@ from goproxy.core.pricing import (
     tier_for,
     version_in_force,
     worst_case,
-    written,
+    written_number,
 )
 from goproxy.core.usage import KINDS, Usage
 
@@ -149,7 +149,7 @@ def test_what_was_priced_can_be_priced_again_from_what_is_kept() -> None:
     [("5.40", "5.4"), ("5", "5"), ("100", "100"), ("1E+2", "100"), ("1e-7", "0.0000001"), ("0.00", "0"), ("0E+2", "0")],
 )
 def test_a_price_is_written_in_one_way(number: str, text: str) -> None:
-    assert written(Decimal(number)) == text
+    assert written_number(Decimal(number)) == text
 
 
 @pytest.mark.parametrize("price", ["0", "-0", "1" * 41, f"0.{'0' * 79}1"])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy.core.pricing import PriceVersion, Tier, price, worst_case
-from goproxy.core.terms import STANDARD, TERMS, can_come_of, settled, written
+from goproxy.core.terms import STANDARD, TERMS, can_come_of, settled, written_terms
 from goproxy.core.usage import Usage
 
 DAY = date(2026, 1, 15)
@@ -42,8 +42,8 @@ GPT = version(service_tier__priority=costing(10), service_tier__flex=costing(2))
 def test_the_standard_is_not_written() -> None:
     for name, values in STANDARD.items():
         for value in values:
-            assert written({name: value}) == ""
-    assert written({}) == ""
+            assert written_terms({name: value}) == ""
+    assert written_terms({}) == ""
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_the_standard_is_not_written() -> None:
     ],
 )
 def test_terms_are_written_in_one_way(values: dict[str, str], terms: str) -> None:
-    assert written(values) == terms
+    assert written_terms(values) == terms
     assert TERMS.fullmatch(terms)
 
 
 @given(st.dictionaries(st.sampled_from([*STANDARD]), st.text()))
 def test_whatever_is_told_can_be_written(values: dict[str, str]) -> None:
-    assert TERMS.fullmatch(written(values))
+    assert TERMS.fullmatch(written_terms(values))
 
 
 @pytest.mark.parametrize("text", ["speed", "speed=", "speed=fast,", ",", "speed=a b", "speed=fast;x=y", "speed=\n"])
@@ -173,7 +173,7 @@ def test_nothing_that_may_be_told_costs_more_than_the_worst_case(
     one: dict[str, Any], two: dict[str, Any], asked: dict[str, str], told: dict[str, str], falls_back: bool
 ) -> None:
     prices = PriceVersion(date(2025, 1, 1), costing(5), one | two)
-    terms = settled(written(asked), told | ({"speed": "standard"} if falls_back else {}))
+    terms = settled(written_terms(asked), told | ({"speed": "standard"} if falls_back else {}))
     assert price(USAGE, [prices], ONE, DAY, terms).cost <= worst_case(prices, ONE, 1000, 100, asked)
 
 

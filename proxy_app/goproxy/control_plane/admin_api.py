@@ -20,11 +20,11 @@ from goproxy.control_plane.openapi import describe
 from goproxy.control_plane.operations import Call, Operation, serve
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import accounts, keys, leases, rows, usage, wallets
-from goproxy.control_plane.store.database import now
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.walk import Place
 from goproxy.control_plane.upkeep import GZIP, Upkeep
 from goproxy.core.keys import digest, new_key
+from goproxy.timestamps import now
 
 
 class AdminApi:

@@ -15,7 +15,7 @@ from typing import Any
 
 from goproxy.config import Config, ConfigError, Model, parse_config
 from goproxy.control_plane.store.reach import Listed, Reach, listed
-from goproxy.core.pricing import PriceVersion, Tier, written
+from goproxy.core.pricing import PriceVersion, Tier, written_number
 from goproxy.core.usage import KINDS
 from goproxy.observe import log
 from goproxy.watched_file import WatchedFile
@@ -104,7 +104,7 @@ def _listed(config: Config) -> frozenset[Listed]:
             model.id, _day(version.effective_from), tier.up_to_prompt_tokens, multiplier, map(tier.written.get, KINDS)
         )
         for model in config.models
-        for multiplier in [written(model.billing_multiplier)]
+        for multiplier in [written_number(model.billing_multiplier)]
         for version in model.prices
         for tiers in (version.tiers, *version.terms.values())
         for tier in tiers
@@ -116,7 +116,7 @@ def _upstream(config: Config) -> dict[str, Any]:
         "upstream": config.upstream,
         "domain": config.domain,
         "protocols": sorted(config.endpoints),
-        "multiplier_band": [written(bound) for bound in config.multiplier_band],
+        "multiplier_band": [written_number(bound) for bound in config.multiplier_band],
         "models": [_model(model) for model in config.models],
     }
 
@@ -128,7 +128,7 @@ def _model(model: Model) -> dict[str, Any]:
         "aliases": list(model.id_aliases),
         "upstream": model.upstream,
         "upstream_model_id": model.upstream_model_id,
-        "multiplier": written(model.billing_multiplier),
+        "multiplier": written_number(model.billing_multiplier),
         "prices": [_price_version(version, model.billing_multiplier) for version in model.prices],
     }
 
@@ -144,8 +144,8 @@ def _price_version(version: PriceVersion, multiplier: Decimal) -> dict[str, Any]
 def _tier(tier: Tier, multiplier: Decimal) -> dict[str, Any]:
     return {
         "up_to_prompt_tokens": tier.up_to_prompt_tokens,
-        "list": {kind: written(price) for kind, price in tier.prices.items()},
-        "effective": {kind: written(price * multiplier) for kind, price in tier.prices.items()},
+        "list": {kind: written_number(price) for kind, price in tier.prices.items()},
+        "effective": {kind: written_number(price * multiplier) for kind, price in tier.prices.items()},
     }
 
 

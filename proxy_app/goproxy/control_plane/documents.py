@@ -24,9 +24,9 @@ from pydantic import (
 from pydantic_core import PydanticKnownError
 
 from goproxy.control_plane.store import rows
-from goproxy.control_plane.store.database import written
 from goproxy.core.ledger import Settlement
 from goproxy.core.pricing import MULTIPLIER
+from goproxy.timestamps import text_of
 
 ACCOUNT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 KEY_ID = r"^key_[0-9a-f]{16}$"
@@ -460,4 +460,4 @@ class Error(Given):
 
 def stored(moment: datetime | None) -> str | None:
     """A moment as it is stored."""
-    return None if moment is None else written(moment)
+    return None if moment is None else text_of(moment)

@@ -17,10 +17,11 @@ from goproxy.control_plane.declared import DeclaredFile, apply
 from goproxy.control_plane.key_feed import KeyFeed
 from goproxy.control_plane.metrics import Metrics
 from goproxy.control_plane.store import keys, leases
-from goproxy.control_plane.store.database import Database, StoreUnavailable, now
+from goproxy.control_plane.store.database import Database, StoreUnavailable
 from goproxy.control_plane.store.usage import Totals, totals
 from goproxy.hosting import Stay
 from goproxy.observe import log, told
+from goproxy.timestamps import now
 from goproxy.watched_file import LOOK_EVERY
 
 T = TypeVar("T")

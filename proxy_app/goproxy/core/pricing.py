@@ -30,10 +30,10 @@ _PER_TOKEN = NANODOLLARS // 10**6
 REQUIRED_PRICES = ("input", "output")
 
 MULTIPLIER = r"[0-9]{1,9}(\.[0-9]{1,18})?"
-"""A multiplier as `written`: a configuration has no other, and the control plane takes no row with another."""
+"""A multiplier as `written_number` has it. A configuration has no other, and no row with another is taken."""
 
 _PRICE = re.compile(r"-0|[0-9]{1,80}(\.[0-9]{1,80})?")
-"""A price as `written`; no configuration has a longer one."""
+"""A price as `written_number` has it; no configuration has a longer one."""
 
 _INSTEAD = {
     "cache_write_1h": "cache_write_5m",
@@ -87,7 +87,7 @@ class Tier:
     @cached_property
     def written(self) -> Mapping[str, str]:
         """The price of each of `KINDS`, as a decimal string."""
-        return {kind: written(self.price(kind)) for kind in KINDS}
+        return {kind: written_number(self.price(kind)) for kind in KINDS}
 
     def rates(self, multiplier: Decimal) -> Rates:
         """These prices times `multiplier`, as integers."""
@@ -100,7 +100,7 @@ class Tier:
         a_token = {
             kind: price * (denominator // below) * numerator * _PER_TOKEN for kind, (price, below) in prices.items()
         }
-        rates = Rates(multiplier, written(multiplier), denominator * over, **a_token)
+        rates = Rates(multiplier, written_number(multiplier), denominator * over, **a_token)
         self._latest[:] = [rates]
         return rates
 
@@ -265,7 +265,7 @@ def _written_day(day: date) -> str:
 
 
 @lru_cache(maxsize=256)
-def written(number: Decimal) -> str:
+def written_number(number: Decimal) -> str:
     """A number without exponent and without zeros that say nothing: 5.40 and 5.4 are one price."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -30,10 +30,10 @@ VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a price can be written for."""
 
 TERMS = re.compile(r"([a-z_]{1,40}=([A-Za-z0-9][A-Za-z0-9._-]{0,63}|\?)(,(?!$)|$)){0,8}")
-"""Terms as `written`."""
+"""Terms as `written_terms` has them."""
 
 
-def written(values: Mapping[str, str]) -> str:
+def written_terms(values: Mapping[str, str]) -> str:
     """The terms of these fields' values."""
     parts = []  # no generator: nearly every answer tells the standard, and nothing is joined
     for name, standard in STANDARD.items():
@@ -46,9 +46,9 @@ def written(values: Mapping[str, str]) -> str:
 def settled(asked: str, told: Mapping[str, str]) -> str:
     """The terms that a request is charged by: what the answer tells, and what was asked for where it does not."""
     if not asked:
-        return written(told) if told else ""
+        return written_terms(told) if told else ""
     said = {name: value for name, value in told.items() if value not in _LEFT_TO_PROVIDER.get(name, ())}
-    return written({**dict(part.split("=", 1) for part in asked.split(",")), **said})
+    return written_terms({**dict(part.split("=", 1) for part in asked.split(",")), **said})
 
 
 def can_come_of(terms: str, asked: Mapping[str, str]) -> bool:

@@ -13,12 +13,12 @@ from goproxy.core.key_snapshot import LimitedKey
 from goproxy.core.ledger import Hold, day_of
 from goproxy.core.pricing import PriceVersion, dollars, version_in_force, worst_case
 from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
-from goproxy.core.terms import written
+from goproxy.core.terms import written_terms
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable, NotHeld
-from goproxy.data_plane.exchange import timestamp
 from goproxy.data_plane.request_head import RequestHead
+from goproxy.timestamps import now
 
 _SHOWN = 100  # characters of a client's word in a message
 
@@ -56,7 +56,7 @@ def authenticate(head: RequestHead, books: Books, staleness_seconds: float) -> L
 
 
 def _is_live(key: LimitedKey) -> bool:
-    return key.expires_at is None or timestamp() < key.expires_at
+    return key.expires_at is None or now() < key.expires_at
 
 
 def check_permission(key: LimitedKey, upstream: str, model: Model) -> None:
@@ -81,7 +81,7 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
     estimated = min(asked.estimated_input_tokens, model.context_tokens)
     prompt = model.context_tokens if asked.has_remote_input else estimated
     longest = min(asked.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
-    opened_at = timestamp()
+    opened_at = now()
     version = version_in_force(model.prices, day_of(opened_at))
     wallet = key.account if config.wallet is None else f"{key.account}/{config.wallet}"
     return Hold(
@@ -107,10 +107,10 @@ def terms_of(asked: Mapping[str, str], model: Model, version: PriceVersion) -> s
     Raises:
         Refusal: the model has no price for them.
     """
-    terms = written(asked)
+    terms = written_terms(asked)
     if not terms or terms in version.terms:
         return terms
-    named = {name: _shortened(value) for name, value in asked.items() if written({name: value})}
+    named = {name: _shortened(value) for name, value in asked.items() if written_terms({name: value})}
     raise Refusal(
         Fault.INVALID_REQUEST,
         f"{' with '.join(f'{name}: {value!r}' for name, value in named.items())} has no price for {model.id} here. "

@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -30,12 +29,12 @@ from goproxy.core.ledger import Hold, Row, interrupted
 from goproxy.core.pricing import REQUIRED_PRICES, PriceVersion, Tier
 from goproxy.core.usage import Usage
 from goproxy.data_plane.control_client import ControlClient, ControlPlaneAway, ControlPlaneRefuses
-from goproxy.data_plane.exchange import timestamp
 from goproxy.data_plane.journal import Journal, JournalUnwritable
 from goproxy.data_plane.key_feed import KeyFeed
 from goproxy.data_plane.lease_desk import InsufficientFunds, LeaseDesk, LeaseUnavailable
 from goproxy.data_plane.row_post import RowPost
 from goproxy.observe import log, told
+from goproxy.timestamps import now, seconds_since
 
 __all__ = ["Books", "InsufficientFunds", "JournalUnwritable", "LeaseUnavailable", "NotHeld", "Standing", "books_for"]
 
@@ -298,15 +297,14 @@ def interruption(config: Config) -> Interrupt:
     """How requests of this configuration are charged that a former process left open."""
 
     def interrupt(hold: Hold, progress: Usage | None) -> Row:
-        now = timestamp()
         model = config.models_by_name.get(hold.model)
         if model is not None:
             versions, multiplier = model.prices, model.billing_multiplier
-            return interrupted(hold, progress=progress, settled_at=now, versions=versions, multiplier=multiplier)
+            return interrupted(hold, progress=progress, settled_at=now(), versions=versions, multiplier=multiplier)
         # The model has left the configuration since. The row says what was used, and can be rated by whoever knows.
         gratis = Tier(None, dict.fromkeys(REQUIRED_PRICES, Decimal(0)))
         versions = (PriceVersion(date.fromisoformat(hold.opened_at[:10]), (gratis,)),)
-        row = interrupted(hold, progress=progress, settled_at=now, versions=versions, multiplier=Decimal(1))
+        row = interrupted(hold, progress=progress, settled_at=now(), versions=versions, multiplier=Decimal(1))
         return dataclasses.replace(row, flags=tuple(sorted({*row.flags, "unpriced"})))
 
     return interrupt
@@ -332,7 +330,7 @@ async def books_for(config: Config, directory: Path, backend_url: str, token: st
 def _age(settled_at: str | None) -> float:
     if settled_at is None:
         return 0.0
-    return max(0.0, time.time() - datetime.fromisoformat(settled_at).timestamp())
+    return seconds_since(settled_at)
 
 
 async def _keep_up(work: Callable[[], Awaitable[None]]) -> None:

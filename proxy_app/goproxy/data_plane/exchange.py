@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
+from goproxy import timestamps
 from goproxy.config import Model
 from goproxy.core.ledger import Hold, Row, settle
 from goproxy.core.meter import Meter
@@ -21,7 +22,7 @@ from goproxy.core.usage_chunk import UsageChunkFilter
 from goproxy.core.wire import WireProtocol
 from goproxy.data_plane.decoding import Decoded, content_coding
 from goproxy.data_plane.upstream_connection import Answer
-from goproxy.observe import RequestRecord, moment
+from goproxy.observe import RequestRecord
 
 EVENT_STREAM = "text/event-stream"
 
@@ -112,7 +113,7 @@ class Exchange:
             drained=self.drained,
             status=self.record.upstream_status,
             outcome=self.record.outcome,
-            settled_at=timestamp(),
+            settled_at=timestamps.now(),
             received_bytes=self.record.bytes_out if answered_bytes else 0,
             answered_bytes=answered_bytes,
             versions=self._model.prices,
@@ -133,8 +134,3 @@ class Exchange:
         if len(self._moments) > 1:
             self._saw_gaps([later - former for former, later in pairwise(self._moments)])
             del self._moments[:-1]
-
-
-def timestamp() -> str:
-    """Now, as the ledger writes it."""
-    return f"{moment(time.time_ns())}Z"

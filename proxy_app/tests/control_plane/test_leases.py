@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select, update
 
 from goproxy.control_plane.store import accounts, leases, rows, wallets
-from goproxy.control_plane.store.database import Database, StoreUnavailable, now
+from goproxy.control_plane.store.database import Database, StoreUnavailable
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import instances
 from goproxy.core.lease import Wallet
+from goproxy.timestamps import now
 from tests.control_plane.backend import DOLLAR, Backend, row, running_backend
 from tests.control_plane.conftest import POSTGRESQL, SQLITE
 

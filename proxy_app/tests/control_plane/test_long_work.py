@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from goproxy.control_plane.store import accounts, backup, copying, database, rows, usage, walk
+from goproxy import timestamps
+from goproxy.control_plane.store import accounts, backup, copying, rows, usage, walk
 from goproxy.control_plane.store.database import Database
 from goproxy.control_plane.store.rows import Chosen
 from goproxy.control_plane.store.worker import Leaving, Worker
@@ -158,13 +159,13 @@ async def test_everything_goes_on_while_the_copy_is_written_out(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(backend, 50)
-    gate, now = Gate(), database.now
+    gate, now = Gate(), timestamps.now
 
     def late() -> str:
         gate.wait()
         return now()
 
-    monkeypatch.setattr(database, "now", late)
+    monkeypatch.setattr(timestamps, "now", late)
     copy = asyncio.create_task(back_up(backend))
     async with gate.held():
         await go_on_as_ever(backend, 5000)

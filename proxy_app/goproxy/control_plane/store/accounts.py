@@ -7,11 +7,12 @@ from typing import Any
 from sqlalchemy import Connection, func, literal, or_, select, update
 
 from goproxy.control_plane.store import wallets
-from goproxy.control_plane.store.database import keep_or_insert, now
+from goproxy.control_plane.store.database import keep_or_insert
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts
 from goproxy.control_plane.store.schema import rows as row_table
 from goproxy.control_plane.store.schema import wallets as wallet_table
+from goproxy.timestamps import now
 
 DECLARED = "declared"
 """Origin of what stands in the inventory; it goes when it leaves the inventory."""

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from sqlalchemy import Connection, MetaData, Table, select, text
 
+from goproxy import timestamps
 from goproxy.control_plane.store import database
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import metadata
@@ -43,7 +44,7 @@ def dump(connection: Connection, file: IO[bytes]) -> None:
             seen.update(written)
             out.write(written)
 
-        line({"format": _FORMAT, "revision": revision, "made_at": database.now()})
+        line({"format": _FORMAT, "revision": revision, "made_at": timestamps.now()})
         for table in metadata.sorted_tables:
             result = connection.execute(select(table), execution_options={"yield_per": _BATCH})
             for record in result.mappings():

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -32,7 +31,7 @@ from goproxy.control_plane.store.walk import Place
 from goproxy.control_plane.store.worker import Leaving, Worker
 from goproxy.observe import log
 
-__all__ = ["Database", "StoreUnavailable", "UnusableStore", "keep_or_insert", "now", "revisions", "upgrade", "written"]
+__all__ = ["Database", "StoreUnavailable", "UnusableStore", "keep_or_insert", "revisions", "upgrade"]
 
 T = TypeVar("T")
 
@@ -269,16 +268,6 @@ def keep_or_insert(connection: Connection, table: Table, **values: Any) -> bool:
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = insert(table).values(**values).on_conflict_do_nothing().returning(*table.primary_key)
     return connection.execute(statement).first() is not None
-
-
-def now() -> str:
-    """The time, as it is stored: RFC 3339 in UTC with milliseconds."""
-    return written(datetime.now(UTC))
-
-
-def written(moment: datetime) -> str:
-    """A time, as it is stored."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _first_line(error: Exception) -> str:

@@ -16,10 +16,11 @@ from typing import Any
 from sqlalchemy import Connection, func, literal, or_, select, update
 
 from goproxy.control_plane.store import accounts, wallets
-from goproxy.control_plane.store.database import keep_or_insert, now
+from goproxy.control_plane.store.database import keep_or_insert
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts as account_table
 from goproxy.control_plane.store.schema import counters, keys
+from goproxy.timestamps import now
 
 _VERSION = "keys"
 _SHOWN = 11

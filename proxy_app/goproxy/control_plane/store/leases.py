@@ -14,10 +14,11 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from goproxy.control_plane.store import wallets
-from goproxy.control_plane.store.database import keep_or_insert, now, written
+from goproxy.control_plane.store.database import keep_or_insert
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import instances, leases
 from goproxy.core.lease import Loan, Wallet
+from goproxy.timestamps import now, text_of
 
 CHUNK = 1_000_000_000
 """Nano-dollars that a proxy is lent beyond what it asks for, at most: a dollar, so that it need not ask each time."""
@@ -152,7 +153,7 @@ def retire(connection: Connection, instance: str, listening_since: str | None) -
     if found is None:
         raise NotFound(f"there is no instance {instance!r}")
     silent_since = None if listening_since is None else max(found.last_seen, listening_since)
-    if silent_since is not None and found.retired_at is None and silent_since > written(datetime.now(UTC) - SILENT_FOR):
+    if silent_since is not None and found.retired_at is None and silent_since > text_of(datetime.now(UTC) - SILENT_FOR):
         raise Conflict(
             f"instance {instance} may live, and spend what it was lent: it was heard of at {found.last_seen}, and this "
             f"backend listens since {listening_since}. It can be retired when it has been silent for "

@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, Subquery, Table, bindparam, insert, select, tuple_, update
 
 from goproxy.control_plane.store import leases, walk, wallets
-from goproxy.control_plane.store.database import now
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Place
@@ -19,6 +18,7 @@ from goproxy.core.lease import spent_by_wallet
 from goproxy.core.ledger import Row, cost_of
 from goproxy.core.terms import TERMS
 from goproxy.core.usage import KINDS
+from goproxy.timestamps import now
 
 MOST = 10**17
 """No number of a row is above this: the databases' integers have 64 bits, and a wallet adds many rows up."""

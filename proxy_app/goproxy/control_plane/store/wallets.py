@@ -9,11 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from goproxy.control_plane.store.database import keep_or_insert, now
+from goproxy.control_plane.store.database import keep_or_insert
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts, credit_entries, leases, wallets
 from goproxy.core.lease import Loan, Wallet
 from goproxy.core.pricing import dollars
+from goproxy.timestamps import now
 
 MOST = 2**62
 """Nano-dollars that a wallet can have been credited: the databases' integers have 64 bits."""
