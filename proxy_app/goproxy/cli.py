@@ -220,7 +220,8 @@ def _database(url: str, metrics: Metrics) -> Database:
     Raises:
         CannotStart: this is none.
     """
-    from goproxy.control_plane.store.database import Database, UnusableStore
+    from goproxy.control_plane.store.database import Database
+    from goproxy.control_plane.store.engine import UnusableStore
 
     try:
         return Database(url, metrics.worked)
@@ -239,7 +240,8 @@ def _control_plane(
     from goproxy.control_plane.credentials import ProxyTokens, TokenFile
     from goproxy.control_plane.declared import DeclaredFile
     from goproxy.control_plane.plane import ControlPlane
-    from goproxy.control_plane.store.database import StoreUnavailable, UnusableStore
+    from goproxy.control_plane.store.database import StoreUnavailable
+    from goproxy.control_plane.store.engine import UnusableStore
 
     try:
         database.migrate()

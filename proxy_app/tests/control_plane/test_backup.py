@@ -16,7 +16,8 @@ import pytest
 from sqlalchemy import Connection, select, text
 
 from goproxy.control_plane.store import accounts, backup, keys, rows
-from goproxy.control_plane.store.database import Database, revisions
+from goproxy.control_plane.store.database import Database
+from goproxy.control_plane.store.migrating import revisions
 from goproxy.control_plane.store.schema import metadata
 from goproxy.core.keys import digest, new_key
 from goproxy.core.usage import Usage

@@ -21,7 +21,8 @@ import aiohttp
 import pytest
 from sqlalchemy import Connection, text
 
-from goproxy.control_plane.store.database import Database, upgrade
+from goproxy.control_plane.store.database import Database
+from goproxy.control_plane.store.migrating import upgrade
 from tests.control_plane.conftest import POSTGRESQL, SQLITE
 from tests.control_plane.postgres import Postgres, name_of
 from tests.gateway import config_document

@@ -11,7 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from goproxy.control_plane.store.database import Database, UnusableStore, revisions
+from goproxy.control_plane.store.database import Database
+from goproxy.control_plane.store.engine import UnusableStore
+from goproxy.control_plane.store.migrating import revisions
 from goproxy.control_plane.store.schema import metadata
 from tests.control_plane.conftest import POSTGRESQL
 

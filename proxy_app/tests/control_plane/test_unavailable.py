@@ -14,6 +14,7 @@ from sqlalchemy import Connection, exc, select
 from goproxy.control_plane.store import accounts, engine, wallets
 from goproxy.control_plane.store import database as module
 from goproxy.control_plane.store.database import Database, StoreUnavailable
+from goproxy.control_plane.store.engine import UnusableStore
 from tests.conftest import Lines
 from tests.control_plane.backend import DOLLAR, PROXY, Answer, Backend, row, running_backend
 from tests.control_plane.conftest import on_postgresql, on_sqlite
@@ -166,7 +167,7 @@ def test_the_server_gives_up_a_backend_whose_machine_is_gone(url: str, postgres:
 
 async def test_a_database_that_is_gone_at_the_next_start_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    with pytest.raises(module.UnusableStore, match="unable to open"):
+    with pytest.raises(UnusableStore, match="unable to open"):
         Database(f"sqlite:///{tmp_path}/store").migrate()
 
 

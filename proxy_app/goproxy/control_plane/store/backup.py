@@ -18,7 +18,7 @@ from typing import IO, Any
 from sqlalchemy import Connection, MetaData, Table, select, text
 
 from goproxy import timestamps
-from goproxy.control_plane.store import database
+from goproxy.control_plane.store import migrating
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import metadata
 
@@ -63,7 +63,7 @@ def check(file: IO[bytes]) -> dict[str, int]:
     head = next(lines, {})
     if head.get("format") != _FORMAT:
         raise UnusableBackup(_OTHER)
-    if head.get("revision") not in database.revisions():
+    if head.get("revision") not in migrating.revisions():
         raise UnusableBackup("a newer goproxy made this backup")
     counts: Counter[str] = Counter()
     for line in lines:
@@ -89,7 +89,7 @@ def restore(connection: Connection, file: IO[bytes], *, replace: bool) -> None:
     ours = MetaData()
     ours.reflect(connection, only=lambda name, _: name in metadata.tables or name == "alembic_version")
     ours.drop_all(connection)
-    database.upgrade(connection, revision)
+    migrating.upgrade(connection, revision)
     then = MetaData()
     then.reflect(connection)
     batch: list[dict[str, Any]] = []
@@ -103,7 +103,7 @@ def restore(connection: Connection, file: IO[bytes], *, replace: bool) -> None:
             break
         table = then.tables[name]
         batch.append(line["record"])
-    database.upgrade(connection)
+    migrating.upgrade(connection)
 
 
 def _precious() -> list[Table]:

@@ -26,12 +26,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from goproxy.control_plane.store import copying, engine
 from goproxy.control_plane.store.engine import UnusableStore
-from goproxy.control_plane.store.migrating import Migration, Taken, revisions, upgrade
+from goproxy.control_plane.store.migrating import Migration, Taken
 from goproxy.control_plane.store.walk import Place
 from goproxy.control_plane.store.worker import Leaving, Worker
 from goproxy.observe import log
-
-__all__ = ["Database", "StoreUnavailable", "UnusableStore", "keep_or_insert", "revisions", "upgrade"]
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Alembic runs this for every upgrade: on the connection, and in the transaction, that `database.upgrade` gives it."""
+"""Alembic runs this for every upgrade: on the connection, and in the transaction, that `migrating.upgrade` gives it."""
 
 from __future__ import annotations
 
