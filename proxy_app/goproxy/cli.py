@@ -144,7 +144,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from goproxy.data_plane.crew import CrewFailed
     from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
     from goproxy.data_plane.server import serve, serve_together
-    from goproxy.data_plane.upstream import UnusableSecret, read_secret, trust
+    from goproxy.data_plane.upstream import UnusableFile, read_secret, trust
     from goproxy.hosting import CannotListen, raise_file_limit
     from goproxy.observe import start_logging
 
@@ -153,7 +153,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
         secret = read_secret(_path(environment, "UPSTREAM_API_KEY_PATH", _SECRET_PATH))
         proxy_token = read_secret(_path(environment, "PROXY_TOKEN_PATH", _PROXY_TOKEN_PATH))
         tls = trust(_path(environment, "CA_PATH", _CA_PATH))
-    except (ConfigError, UnusableSecret) as problem:
+    except (ConfigError, UnusableFile) as problem:
         raise CannotStart(problem) from None
     grace = _number(environment, "GRACE_SECONDS", _GRACE_SECONDS)
     journal = _path(environment, "JOURNAL_PATH", _JOURNAL_PATH)
@@ -301,12 +301,12 @@ def _check_upstream(_: argparse.Namespace, environment: Mapping[str, str]) -> in
 
     from goproxy.config import ConfigError, load_config
     from goproxy.data_plane.reachability import try_endpoints
-    from goproxy.data_plane.upstream import UnusableSecret, trust
+    from goproxy.data_plane.upstream import UnusableFile, trust
 
     try:
         config = load_config(_path(environment, "CONFIG_PATH", _CONFIG_PATH))
         tls = trust(_path(environment, "CA_PATH", _CA_PATH))
-    except (ConfigError, UnusableSecret) as problem:
+    except (ConfigError, UnusableFile) as problem:
         raise CannotStart(problem) from None
     found = asyncio.run(try_endpoints(config, tls))
     for reach in found:

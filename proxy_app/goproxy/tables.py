@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from goproxy.core.pricing import NANODOLLARS, dollars
+from goproxy.core.pricing import MOST_AT_ONCE, NANODOLLARS, dollars
 
 _SUFFIX = "_nanodollars"
 _AMOUNT = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?", re.ASCII)
-_MOST = 10**17
 
 
 def table(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
@@ -61,6 +60,6 @@ def nanodollars(text: str) -> int:
     if not (found := _AMOUNT.fullmatch(text)):
         raise ValueError(f"{text!r} is no amount in dollars, such as 10 or 0.25; at most nine decimals")
     whole = int(found[1]) * NANODOLLARS + int(found[2].ljust(9, "0") if found[2] else 0)
-    if not 0 < whole <= _MOST:
-        raise ValueError(f"{text!r}: expected an amount above 0 and up to {amount(_MOST)} dollars")
+    if not 0 < whole <= MOST_AT_ONCE:
+        raise ValueError(f"{text!r}: expected an amount above 0 and up to {amount(MOST_AT_ONCE)} dollars")
     return whole

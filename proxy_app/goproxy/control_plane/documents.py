@@ -25,7 +25,7 @@ from pydantic_core import PydanticKnownError
 
 from goproxy.control_plane.store import rows
 from goproxy.core.ledger import Settlement
-from goproxy.core.pricing import MULTIPLIER
+from goproxy.core.pricing import MOST_AT_ONCE, MULTIPLIER
 from goproxy.timestamps import text_of
 
 ACCOUNT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
@@ -56,9 +56,6 @@ MEANINGS = {
     _LINE: "one line without control characters",
 }
 """What those who did not write it are told of a pattern."""
-
-MOST_AT_ONCE = 10**17
-"""Nano-dollars of one entry: a hundred million dollars."""
 
 LINES = 10_000
 """Of one answer about usage."""

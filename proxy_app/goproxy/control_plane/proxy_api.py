@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 from goproxy.control_plane import asking
 from goproxy.control_plane.answers import Refusal
 from goproxy.control_plane.credentials import owner
-from goproxy.control_plane.documents import Instance, Upstream
+from goproxy.control_plane.documents import INSTANCE, Instance, Upstream
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import leases, reach, rows
 from goproxy.core.ledger import InvalidRow, Row
@@ -33,15 +33,14 @@ ROWS = 500
 ROWS_LIMIT = 16 * 1024 * 1024
 """Bytes of one post of rows."""
 
-_REJECTED = 100_000
-"""So many rejected rows are known again, not to be told and counted each time that they are posted."""
+_REMEMBERED = 100_000
+"""So many rejected rows, and so many withheld wallets, are known again, not to be told each time that they come."""
 
 _LEASES = 200
 _LEASES_LIMIT = 256 * 1024
 _LONGEST_POLL = 60
 _TOTAL = 2**62
 
-_INSTANCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WalletName = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
 
 
@@ -147,7 +146,7 @@ class ProxyApi:
         news = {digest: reason for digest, reason in news.items() if digest not in self._rejected}
         if not news:
             return
-        if len(self._rejected) > _REJECTED:
+        if len(self._rejected) > _REMEMBERED:
             self._rejected.clear()
         self._rejected.update(news)
         reasons = sorted(set(news.values()))
@@ -159,7 +158,7 @@ class ProxyApi:
         news = sorted(wallet for wallet in wallets if (upstream, wallet) not in self._withheld)
         if not news:
             return
-        if len(self._withheld) > _REJECTED:
+        if len(self._withheld) > _REMEMBERED:
             self._withheld.clear()
         self._withheld.update((upstream, wallet) for wallet in news)
         log("not lent: the upstream does not pay from it", level=logging.ERROR, upstream=upstream, wallets=news[:5])
@@ -193,7 +192,7 @@ def _posted(body: bytes, upstream: str) -> tuple[str, list[Any]]:
     if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
         raise Refusal(400, "the body must be an object with instance, upstream and a list of rows")
     instance, posted = document.get("instance"), document["rows"]
-    if not isinstance(instance, str) or not _INSTANCE.fullmatch(instance):
+    if not isinstance(instance, str) or not re.fullmatch(INSTANCE, instance):
         raise Refusal(400, "instance must be of 1 to 64 letters, digits, _ or -")
     _is_own(document.get("upstream"), upstream)
     if len(posted) > ROWS:

@@ -24,6 +24,10 @@ from goproxy.core.usage import KINDS, Usage
 NANODOLLARS = 10**9
 """In one dollar."""
 
+MOST_AT_ONCE = 10**17
+"""Nano-dollars of one request or one credit: a hundred million dollars. The databases' integers have 64 bits, and a
+wallet adds many of them up."""
+
 _PER_TOKEN = NANODOLLARS // 10**6
 """Nano-dollars per token, of one dollar per million tokens."""
 

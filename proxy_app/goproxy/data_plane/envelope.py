@@ -16,6 +16,7 @@ from goproxy.core.protocols import ANTHROPIC, OPENAI
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.observer import Observer
+from goproxy.data_plane.relay import RESTARTING
 from goproxy.hosting import PRIVATE_PATHS, Stay, new_request_id
 from goproxy.observe import Outcome, RequestRecord, log, told
 
@@ -82,7 +83,7 @@ class Envelope:
             Refusal: it does.
         """
         if self._stay.leaving:
-            raise _restarting()
+            raise Refusal(*RESTARTING)
 
     async def _answer(
         self, request: web.Request, handler: Handler, record: RequestRecord, protocol: WireProtocol
@@ -147,7 +148,7 @@ class Enveloped:
         else:
             record.outcome = Outcome.SHUTDOWN
             client.keeps_alive = False
-            self._answer(_restarting())
+            self._answer(Refusal(*RESTARTING))
 
     def _answer(self, error: Exception) -> None:
         record, client = self._record, self._client
@@ -161,10 +162,6 @@ class Enveloped:
                 client.break_off()
                 return
         client.whole(record.status, [*headers, *id_headers(record)], body)
-
-
-def _restarting() -> Refusal:
-    return Refusal(Fault.UNAVAILABLE, "The gateway is being restarted. Try again.")
 
 
 ACCOUNT = web.RequestKey("account", str)

@@ -19,6 +19,9 @@ from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord
 
+RESTARTING = Fault.UNAVAILABLE, "The gateway is being restarted. Try again."
+"""What clients are told when the process leaves."""
+
 _LOOKS = 4
 """How often, in the time that a client may take nothing, it is looked at whether it took something."""
 
@@ -94,7 +97,7 @@ def _reason(ended: Outcome, patience: Patience, *, has_begun: bool) -> tuple[Fau
         case Outcome.UPSTREAM_TIMEOUT:
             return Fault.UPSTREAM_TIMEOUT, f"The answer took longer than {timeouts.total:g} s."
         case Outcome.SHUTDOWN:
-            return Fault.UNAVAILABLE, "The gateway is being restarted. Try again."
+            return RESTARTING
         case _:
             return None
 

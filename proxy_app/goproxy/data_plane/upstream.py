@@ -26,24 +26,24 @@ from goproxy.observe import Outcome, RequestRecord, log
 _SECRET = re.compile(r"[!-~]+")
 
 
-class UnusableSecret(Exception):
-    """The upstream's key or a CA file cannot be used; the text says which and why, and quotes neither."""
+class UnusableFile(Exception):
+    """A file of a secret or of CA certificates cannot be used; the text says which and why, and quotes nothing of it."""
 
 
 def read_secret(path: Path) -> str:
     """What stands in a file of secrets: the upstream's API key, or what we show to the backend.
 
     Raises:
-        UnusableSecret: there is none at `path`.
+        UnusableFile: there is none at `path`.
     """
     try:
         secret = path.read_text().strip()
     except OSError as error:
-        raise UnusableSecret(f"{path}: the secret cannot be read: {error.strerror}") from None
+        raise UnusableFile(f"{path}: the secret cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         secret = ""
     if not _SECRET.fullmatch(secret):
-        raise UnusableSecret(f"{path}: holds no secret; expected one line of visible ASCII characters")
+        raise UnusableFile(f"{path}: holds no secret; expected one line of visible ASCII characters")
     return secret
 
 
@@ -51,14 +51,14 @@ def trust(ca_directory: Path) -> ssl.SSLContext:
     """TLS that trusts the system's authorities and those in `ca_directory`, should there be any.
 
     Raises:
-        UnusableSecret: a file there is no certificate.
+        UnusableFile: a file there is no certificate.
     """
     context = ssl.create_default_context()
     for path in sorted(ca_directory.glob("*.pem")):
         try:
             context.load_verify_locations(cafile=path)
         except (OSError, ssl.SSLError) as error:
-            raise UnusableSecret(f"{path}: no CA certificate can be read from it: {error.strerror or error}") from None
+            raise UnusableFile(f"{path}: no CA certificate can be read from it: {error.strerror or error}") from None
     return context
 
 

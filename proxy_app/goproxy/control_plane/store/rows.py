@@ -16,12 +16,10 @@ from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Place
 from goproxy.core.lease import spent_by_wallet
 from goproxy.core.ledger import Row, cost_of
+from goproxy.core.pricing import MOST_AT_ONCE
 from goproxy.core.terms import TERMS
 from goproxy.core.usage import KINDS
 from goproxy.timestamps import now
-
-MOST = 10**17
-"""No number of a row is above this: the databases' integers have 64 bits, and a wallet adds many rows up."""
 
 REQUEST = "request"
 """The kind of a row that is a request; the others are credits and have kinds of their own."""
@@ -113,7 +111,7 @@ def problem_of(row: Row, upstream: str) -> str | None:
         return "id and wallets must be of 1 to 200 printable characters of ASCII without spaces"
     if len(set(row.wallets)) != len(row.wallets):
         return "a wallet is named twice"
-    if max(numbers) > MOST or row.status > 999:
+    if max(numbers) > MOST_AT_ONCE or row.status > 999:
         return "a number is too large"
     if not TERMS.fullmatch(row.terms):
         return "terms are no list of fields with values"
@@ -238,7 +236,7 @@ def corrections_of(records: Iterable[RowMapping], rated: Rate) -> tuple[list[Cor
         if row is None:
             unpriced += 1
             continue
-        if row.cost_nanodollars > MOST:
+        if row.cost_nanodollars > MOST_AT_ONCE:
             raise Conflict(f"by these prices row {row.id} costs more than can be")
         before = record["cost_nanodollars"] + record["adjustment_nanodollars"]
         if (row.cost_nanodollars, row.multiplier) != (before, standing.multiplier):
