@@ -27,7 +27,7 @@ _SECRET = re.compile(r"[!-~]+")
 
 
 class UnusableFile(Exception):
-    """A file of a secret or of CA certificates cannot be used; the text says which and why, and quotes nothing of it."""
+    """A file with a secret or a CA certificate cannot be used; the text says which and why, and quotes none of it."""
 
 
 def read_secret(path: Path) -> str:
