@@ -22,7 +22,6 @@ from goproxy.core.keys import digest, new_key
 from goproxy.core.pricing import NANODOLLARS
 from goproxy.data_plane.books import Books, books_for
 from goproxy.data_plane.front import Front
-from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.request import Gateway
 from goproxy.data_plane.server import front_of, gateway_for, make_app
 from goproxy.data_plane.upstream import reach
@@ -152,21 +151,20 @@ async def running_proxy(
     async with (
         books_for(config, journal, backend.url, proxy_token(config.upstream)) as books,
         reach(config.upstream, UPSTREAM_SECRET, config.timeouts, tls or _TRUST) as upstream,
+        gateway_for(config, books, upstream, stay, grace) as gateway,
     ):
-        observer = Observer(config.upstream, books)
-        async with gateway_for(config, books, upstream, observer, stay, grace) as gateway:
-            listener = socket.create_server(("127.0.0.1", 0))
-            fronts: list[Front] = []
+        listener = socket.create_server(("127.0.0.1", 0))
+        fronts: list[Front] = []
 
-            def front(server: web.Server) -> Front:
-                fronts.append(front_of(gateway)(server))
-                return fronts[0]
+        def front(server: web.Server) -> Front:
+            fronts.append(front_of(gateway)(server))
+            return fronts[0]
 
-            async with serving(make_runner(make_app(gateway)), [listener], front):
-                async with asyncio.timeout(30):
-                    while keys.exists() and not len(books.keys):
-                        await asyncio.sleep(0.005)
-                yield Running(listener.getsockname()[1], stay, keys, fronts[0], books, backend, gateway)
+        async with serving(make_runner(make_app(gateway)), [listener], front):
+            async with asyncio.timeout(30):
+                while keys.exists() and not len(books.keys):
+                    await asyncio.sleep(0.005)
+            yield Running(listener.getsockname()[1], stay, keys, fronts[0], books, backend, gateway)
 
 
 @dataclass

@@ -26,6 +26,7 @@ from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
 from goproxy.data_plane import key_feed, row_post
 from goproxy.data_plane.board import Board
+from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import (
     Books,
     InsufficientFunds,
@@ -306,7 +307,7 @@ async def test_the_metrics_have_the_age_of_the_oldest_row_and_of_several_process
     """Rows wait all the time where there is traffic: how many says nothing."""
     board = Board(2)
     one, other = board.places
-    observer = Observer("openhands", books, one)
+    observer = Observer("openhands", books, Bodies(0), one)
 
     def ages() -> list[float]:
         return [
@@ -472,7 +473,7 @@ async def test_what_was_open_becomes_one_interrupted_row(tmp_path: Path, control
     for interrupted_ids in (["req_1", "req_2"], []):
         async with kept(tmp_path, control) as books:
             assert [row.id for row in books.interrupted] == interrupted_ids
-            metrics = Observer("openhands", books).metrics()
+            metrics = Observer("openhands", books, Bodies(0)).metrics()
             assert ('settlement="interrupted"' in metrics) == bool(interrupted_ids)
     rows = {id_: row for id_, (_, row) in control.rows.items()}
     assert {id_: row.settlement for id_, row in rows.items()} == dict.fromkeys(

@@ -19,7 +19,6 @@ import pytest
 
 from goproxy.config import parse_config
 from goproxy.data_plane.books import books_for
-from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.server import front_of, gateway_for, make_app
 from goproxy.data_plane.upstream import reach
 from goproxy.hosting import Stay, make_runner, serving
@@ -118,7 +117,7 @@ async def test_requests_are_503_and_not_401_before_the_backend_has_told_any_keys
     async with (
         books_for(config, tmp_path / "journal", "http://127.0.0.1:9", "token") as books,
         reach(config.upstream, "secret", config.timeouts, ssl.create_default_context()) as upstream,
-        gateway_for(config, books, upstream, Observer(config.upstream, books), Stay(), 1) as gateway,
+        gateway_for(config, books, upstream, Stay(), 1) as gateway,
     ):
         listener = socket.create_server(("127.0.0.1", 0))
         async with (

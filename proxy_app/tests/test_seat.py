@@ -16,6 +16,7 @@ from goproxy.core.journal_record import Reader
 from goproxy.core.lease import Wallet
 from goproxy.data_plane import books as books_file
 from goproxy.data_plane import control_client, seat
+from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable
 from goproxy.data_plane.observer import Observer
@@ -147,7 +148,7 @@ async def test_damage_in_what_another_one_left_is_in_the_metrics(
     content[content.index(b"req_1")] ^= 0x01
     path.write_bytes(content)
     async with kept(tmp_path / "beside-2", control) as own:
-        observer = Observer("openhands", own)
+        observer = Observer("openhands", own, Bodies(0))
         async with adopting(tmp_path, lambda path: kept(path, control), observer.adopted):
             await eventually(lambda: {"req_0", "req_2"} <= set(control.rows), seconds=5)
         metrics = observer.metrics()

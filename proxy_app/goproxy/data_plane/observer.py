@@ -100,12 +100,12 @@ _AGES = ("journal_unposted_age_seconds", "journal_unsettled_age_seconds", "keys_
 class Observer(Collector):
     """Counts and logs the requests of one upstream: those of this process, and tells those of all."""
 
-    def __init__(self, upstream: str, books: Books, place: Place | None = None) -> None:
+    def __init__(self, upstream: str, books: Books, bodies: Bodies, place: Place | None = None) -> None:
         self._upstream = upstream
         self._books = books
+        self._bodies = bodies
         self._place = place
         self._open: dict[int, RequestRecord] = {}
-        self.bodies: Bodies | None = None
         self._counts: Tally = OwnTally() if place is None else place.counts
         self._index = _Indexes(self._counts)
         self._first_byte = Buckets(self._counts, "first_byte_seconds", _FIRST_BYTE_SECONDS)
@@ -174,7 +174,7 @@ class Observer(Collector):
         return {
             "requests_in_flight": len(self._open),
             "streams_in_flight": sum(record.stream for record in self._open.values()),
-            "body_bytes": 0 if self.bodies is None else self.bodies.bytes,
+            "body_bytes": self._bodies.bytes,
             "holds": standing.open_requests,
             "held_nanodollars": standing.held,
             "lease_free_nanodollars": standing.free,

@@ -91,14 +91,14 @@ async def gateway_for(
     config: Config,
     books: Books,
     upstream: Upstream,
-    observer: Observer,
     stay: Stay,
     grace: float,
     place: Place | None = None,
 ) -> AsyncIterator[Gateway]:
     """What serves requests; at the end it waits for what goes on after them."""
     limits = RateLimits(None if place is None else place.rates)
-    bodies = observer.bodies = Bodies(room_for_bodies(config, memory_limit()))
+    bodies = Bodies(room_for_bodies(config, memory_limit()))
+    observer = Observer(config.upstream, books, bodies, place)
 
     def settled(record: RequestRecord, row: Row) -> None:
         limits.used(row.key_id, row.usage.prompt + row.usage.output)
@@ -144,26 +144,25 @@ async def serve(
     async with (
         _seated(journal, books_of, place) as (seat, books),
         reach(config.upstream, secret, config.timeouts, tls) as upstream,
+        gateway_for(config, books, upstream, stay, grace, place) as gateway,
     ):
-        observer = Observer(config.upstream, books, place)
-        async with gateway_for(config, books, upstream, observer, stay, grace, place) as gateway:
-            await _first_keys(books)
-            gc.collect()
-            gc.freeze()  # what is there stays; to look through it again would halt every stream for 10 ms
-            gc.set_threshold(_COLLECT_EVERY)
-            if seat.is_beside if place is None else place.is_beside:
-                await _until_ready(config, books, tls)
-            beside = [asyncio.create_task(adopt(journal, seat.path, books_of, observer.adopted))]
-            if place is not None:
-                await place.until_it_may_listen()
-                beside.append(asyncio.create_task(_beat(place, config, gateway)))
-            try:
-                accepting = None if place is None else doormen(place)
-                await host(make_app(gateway, place), stay, sockets, grace, front_of(gateway), accepting)
-            finally:
-                for task in beside:
-                    task.cancel()
-                await asyncio.gather(*beside, return_exceptions=True)
+        await _first_keys(books)
+        gc.collect()
+        gc.freeze()  # what is there stays; to look through it again would halt every stream for 10 ms
+        gc.set_threshold(_COLLECT_EVERY)
+        if seat.is_beside if place is None else place.is_beside:
+            await _until_ready(config, books, tls)
+        beside = [asyncio.create_task(adopt(journal, seat.path, books_of, gateway.observer.adopted))]
+        if place is not None:
+            await place.until_it_may_listen()
+            beside.append(asyncio.create_task(_beat(place, config, gateway)))
+        try:
+            accepting = None if place is None else doormen(place)
+            await host(make_app(gateway, place), stay, sockets, grace, front_of(gateway), accepting)
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
 
 def serve_together(port: int, processes: int, journal: Path, work: Work) -> int:
