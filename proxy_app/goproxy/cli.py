@@ -145,7 +145,8 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
     from goproxy.data_plane.server import serve, serve_together
     from goproxy.data_plane.upstream import UnusableFile, read_secret, trust
-    from goproxy.hosting import CannotListen, raise_file_limit
+    from goproxy.limits import raise_file_limit
+    from goproxy.listening import CannotListen
     from goproxy.observe import start_logging
 
     try:
@@ -188,7 +189,8 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from goproxy.control_plane.catalogue import Catalogue
     from goproxy.control_plane.metrics import Metrics
     from goproxy.control_plane.server import serve
-    from goproxy.hosting import CannotListen, raise_file_limit
+    from goproxy.limits import raise_file_limit
+    from goproxy.listening import CannotListen
     from goproxy.observe import start_logging
 
     paths = {name: Path(path) for name, path in environment.items() if _CONFIG_VARIABLE.fullmatch(name)}

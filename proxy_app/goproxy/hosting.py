@@ -8,25 +8,21 @@ what is not finished then is cancelled, and says so to its client (see data_plan
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
-import resource
 import secrets
 import select
 import signal
 import socket
-import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler as Handling
 from aiohttp.typedefs import Middleware
 
+from goproxy.listening import address_of, refuse_new_connections
 from goproxy.observe import log
 from goproxy.unreadable import Handler, UnreadableRequests
 
@@ -46,21 +42,6 @@ _ASKED_LAST = 2.0
 """Seconds for the requests on them to arrive, and for the first one of a connection that has had none."""
 
 _BACKLOG = 1024
-
-_SO_ATTACH_FILTER = 26
-_DROP_SYN = (
-    (0x30, 0, 0, 13),  # load the flags, byte 13 of a TCP header
-    (0x54, 0, 0, 0x12),  # of them SYN and ACK
-    (0x15, 0, 1, 0x02),  # SYN alone: the next one, else that after it
-    (0x06, 0, 0, 0),  # take nothing of the packet
-    (0x06, 0, 0, 0xFFFFFFFF),  # take all of it
-)
-"""Linux: a socket filter that drops what asks for a new connection (classic BPF: code, jumps if true and false, value).
-
-One that drops every packet drops the last one of a handshake too: its client is connected, sends, and is reset."""
-
-_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where a container reads its own, with cgroups of version 2 and 1."""
 
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
@@ -250,61 +231,6 @@ def make_runner(app: web.Application) -> web.AppRunner:
     )
 
 
-def raise_file_limit() -> None:
-    """Let this process have as many files and sockets open as it may allow itself.
-
-    Docker 29 gives a container 1,024 of them until it asks for more: 500 streams.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # a kernel that allows less than that by now
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def memory_limit(limits: Sequence[Path] = _MEMORY_LIMITS) -> int:
-    """Bytes of memory that this process and those beside it in its container may take: else, what the machine has."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in limits:
-        with suppress(OSError, ValueError):  # there is none, or it says `max`
-            found.append(int(path.read_text()))
-    return min(found)
-
-
-class CannotListen(Exception):
-    """A port cannot be had; the text says which and why."""
-
-
-def listen(port: int) -> list[socket.socket]:
-    """Sockets on every IPv4 address, and on every IPv6 address where there is IPv6.
-
-    Raises:
-        CannotListen: the port cannot be had.
-    """
-    try:
-        sockets = [_listen_on(socket.AF_INET, "0.0.0.0", port)]  # noqa: S104 - the container's network is the boundary
-    except OSError as error:
-        raise CannotListen(f"port {port} cannot be listened on: {error.strerror}") from None
-    except OverflowError:
-        raise CannotListen(f"port {port} cannot be listened on: expected a number from 0 to 65535") from None
-    try:
-        sockets.append(_listen_on(socket.AF_INET6, "::", port))
-    except OSError as error:
-        log("listening on IPv4 only", reason=error.strerror)
-    return sockets
-
-
-def _listen_on(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family is socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((address, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
 class Front(Protocol):
     """What stands before aiohttp's server, and makes the protocol of each connection."""
 
@@ -372,7 +298,7 @@ async def host(
     """
     leave_when_told(stay)
     async with serving(make_runner(app), sockets, front, accepting) as (servers, before):
-        log("listening", addresses=[_address(each) for each in sockets])
+        log("listening", addresses=[address_of(each) for each in sockets])
         await stay.until_asked_to_leave()
         log("leaving")
         for each in sockets if accepting is None else ():
@@ -413,21 +339,3 @@ async def _for_late_requests(front: Front | None) -> None:
         async with asyncio.timeout(_ASKED_LAST):
             while front is not None and front.expects_first_requests:  # noqa: ASYNC110 - for a moment, at the end
                 await asyncio.sleep(_ASKED_LATE / 10)
-
-
-def refuse_new_connections(listener: socket.socket) -> None:
-    """Have the kernel drop what asks for a new connection, while those that are made or half made go on.
-
-    Closing a listening socket resets what waits there, and whoever has sent a request by then may not send it again.
-    Who is dropped here asks once more a second later, and is refused at once: then it knows that nothing was sent.
-    """
-    instructions = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
-    code = ctypes.create_string_buffer(instructions)
-    program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(code))
-    with suppress(OSError):  # where the kernel has no filters: then it is as with any other server
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-
-
-def _address(listener: socket.socket) -> str:
-    host, port, *_ = listener.getsockname()
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -16,7 +16,7 @@ import pytest
 from goproxy.config import parse_config
 from goproxy.core.wire import Refusal
 from goproxy.data_plane.bodies import Bodies, Body, room_for_bodies
-from goproxy.hosting import memory_limit
+from goproxy.limits import memory_limit
 from tests.gateway import ALICE, Running, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, ANTHROPIC_MESSAGE, Provider, Received, Wire
 from tests.raw import RawClient, connected

@@ -25,11 +25,11 @@ from goproxy.hosting import (
     add_private_routes,
     host,
     leave_when_told,
-    listen,
     make_runner,
     new_application,
     serving,
 )
+from goproxy.listening import listen
 from goproxy.observe import log
 
 _AT_ONCE = 2.0

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from goproxy.data_plane.board import Board, Place, State
-from goproxy.hosting import refuse_new_connections
+from goproxy.listening import refuse_new_connections
 from goproxy.observe import flush_log, log
 
 Work = Callable[[Place, Sequence[socket.socket]], int]

@@ -32,7 +32,9 @@ from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.request import ROUTES, Gateway
 from goproxy.data_plane.seat import Seat, adopt, has_company, seat_name, take_seat
 from goproxy.data_plane.upstream import Upstream, reach
-from goproxy.hosting import Readiness, Stay, add_private_routes, host, listen, memory_limit, new_application
+from goproxy.hosting import Readiness, Stay, add_private_routes, host, new_application
+from goproxy.limits import memory_limit
+from goproxy.listening import listen
 from goproxy.observe import RequestRecord, log
 
 _FOR_KEYS = 5.0
