@@ -18,7 +18,7 @@ from goproxy.control_plane.key_feed import KeyFeed
 from goproxy.control_plane.metrics import Metrics
 from goproxy.control_plane.store import keys, leases
 from goproxy.control_plane.store.database import Database, StoreUnavailable
-from goproxy.control_plane.store.usage import Totals, totals
+from goproxy.control_plane.store.totals import Totals, totals
 from goproxy.hosting import Stay
 from goproxy.observe import log, told
 from goproxy.timestamps import now

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from goproxy.control_plane.store import accounts, usage, walk, wallets
+from goproxy.control_plane.store import accounts, totals, walk, wallets
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.conftest import Lines
@@ -416,9 +416,9 @@ async def test_sums_may_be_larger_than_what_the_database_adds_up(backend: Backen
     changes: dict[str, Any] = {"cost": most, "usage": Usage(input=most - 1), "key_id": "key"}
     await backend.post("i1", *(row(n, account=name, wallets=(name,), **changes) for n, name in enumerate(names)))
     await backend.plane.count()
-    totals = await backend.plane.database.read("count", usage.totals)
-    assert totals.balance == -2 * most - 7
-    assert totals.held == {"openhands": 0}
+    found = await backend.plane.database.read("count", totals.totals)
+    assert found.balance == -2 * most - 7
+    assert found.held == {"openhands": 0}
     assert "goproxy_store_available 1" in backend.plane.metrics.text()
     (line,) = (await backend.admin("GET", "/usage"))["usage"]
     assert (line["requests"], line["cost_nanodollars"], line["input"]) == (100, 100 * most, 100 * (most - 1))

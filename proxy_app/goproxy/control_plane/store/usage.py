@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select
+from sqlalchemy import Connection, RowMapping, func, select
 
 from goproxy.control_plane.store.rows import Chosen
-from goproxy.control_plane.store.schema import accounts, instances, leases, wallets
 from goproxy.control_plane.store.walk import Place
+from goproxy.control_plane.store.wide_sum import sum_of, summed
 from goproxy.core.usage import KINDS
 
 AXES = {"account": "account", "key": "key_id", "upstream": "upstream", "model": "model", "day": "day"}
@@ -19,19 +18,6 @@ AXES = {"account": "account", "key": "key_id", "upstream": "upstream", "model": 
 
 _SUMMED = (*KINDS, "cost_nanodollars")
 _SUMS = ("requests", *_SUMMED)
-
-_HALF = 2**32
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What the metrics show of the store: sums only, nobody's name. In nano-dollars."""
-
-    accounts: int
-    balance: int
-    """Of all wallets together: what can be lent."""
-    held: Mapping[str, int]
-    """By upstream: lent, and not reported as spent."""
 
 
 def step(
@@ -41,8 +27,8 @@ def step(
     looked_at, conditions, end = chosen.step(connection, after)
     column = looked_at.c
     axes = [column[AXES[axis]].label(axis) for axis in by]
-    sums = [part for kind in KINDS for part in _sum(column[kind], kind)]
-    sums += _sum(column.cost_nanodollars + column.adjustment_nanodollars, "cost_nanodollars")
+    sums = [part for kind in KINDS for part in sum_of(column[kind], kind)]
+    sums += sum_of(column.cost_nanodollars + column.adjustment_nanodollars, "cost_nanodollars")
     query = select(*axes, func.count().label("requests"), *sums).select_from(looked_at).where(*conditions)
     return connection.execute(query.group_by(*axes)).mappings().all(), end
 
@@ -63,7 +49,7 @@ class Summary:
             sums = self._lines.setdefault(tuple(line[axis] for axis in self._by), Counter())
             sums["requests"] += line["requests"]
             for name in _SUMMED:
-                sums[name] += _summed(line, name)
+                sums[name] += summed(line, name)
         if len(self._lines) > 2 * self._limit:
             self._cut()
 
@@ -81,36 +67,3 @@ class Summary:
         if len(self._lines) > self._limit:
             self.complete = False
             self._lines = {values: self._lines[values] for values in sorted(self._lines)[: self._limit]}
-
-
-def totals(connection: Connection) -> Totals:
-    """The sums over everything. A key's spending limit is no money of its own: its wallet is left out."""
-    of_accounts = wallets.c.key_id.is_(None)
-    credited = connection.execute(select(*_sum(wallets.c.credits, "credits")).where(of_accounts)).mappings().one()
-    lent = connection.execute(
-        select(
-            instances.c.upstream,
-            *_sum(leases.c.granted_total, "granted"),
-            *_sum(leases.c.spent_total, "spent"),
-        )
-        .join(instances, instances.c.id == leases.c.instance)
-        .join(wallets, wallets.c.id == leases.c.wallet)
-        .where(of_accounts)
-        .group_by(instances.c.upstream)
-    ).mappings()
-    loans = {each["upstream"]: (_summed(each, "granted"), _summed(each, "spent")) for each in lent}
-    return Totals(
-        accounts=connection.execute(select(func.count()).select_from(accounts)).scalar_one(),
-        balance=_summed(credited, "credits") - sum(granted for granted, _ in loans.values()),
-        held={upstream: granted - spent for upstream, (granted, spent) in loans.items()},
-    )
-
-
-def _sum(column: ColumnElement[int], name: str) -> list[ColumnElement[int]]:
-    """The sum of a column, in two: SQLite's own is an error from 64 bits on, which a hundred wallets can come to."""
-    return [func.sum(column // _HALF).label(f"{name}_high"), func.sum(column % _HALF).label(f"{name}_low")]
-
-
-def _summed(record: RowMapping, name: str) -> int:
-    """What both parts of a sum come to; of nothing: 0."""
-    return int(record[f"{name}_high"] or 0) * _HALF + int(record[f"{name}_low"] or 0)
