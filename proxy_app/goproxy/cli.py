@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from goproxy import __version__
-from goproxy.admin import add_verbs, run
-from goproxy.admin_client import AdminError, backend_url
+from goproxy.admin.client import AdminError, backend_url
+from goproxy.admin.verbs import add_verbs, run
 
 if TYPE_CHECKING:
     import socket

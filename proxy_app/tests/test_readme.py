@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from goproxy import admin, cli
+from goproxy import cli
+from goproxy.admin import verbs as admin
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 _VARIABLE = re.compile(r'(?:environment\.get\(|_(?:path|number)\(environment, )"([A-Z_]+)"(?:, (_[A-Z_]+))?')

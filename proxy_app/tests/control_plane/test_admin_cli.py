@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from goproxy.admin_client import AdminClient
+from goproxy.admin.client import AdminClient
+from goproxy.admin.tables import amount, nanodollars, table
 from goproxy.cli import main
 from goproxy.control_plane.admin_api import AdminApi
 from goproxy.control_plane.documents import MEANINGS
 from goproxy.control_plane.store import backup
 from goproxy.core.keys import is_well_formed
 from goproxy.core.pricing import dollars
-from goproxy.tables import amount, nanodollars, table
 from tests.control_plane.backend import DOLLAR, OPERATOR, Backend, row
 from tests.control_plane.conftest import on_sqlite
 
@@ -186,7 +186,7 @@ async def test_a_backup_and_a_restore_may_take_as_long_as_they_need(
     """What the command waits for in silence is bounded; not the work on a store of any size."""
     await backend.account()
     file = str(tmp_path / "backup")
-    monkeypatch.setattr("goproxy.admin_client._SECONDS", 0.2)
+    monkeypatch.setattr("goproxy.admin.client._SECONDS", 0.2)
     for module, name in ((backup, "dump"), (backup, "check")):
         monkeypatch.setattr(module, name, taking_its_time(getattr(module, name)))
     assert (await admin("backup", file)).err == ""
@@ -276,7 +276,7 @@ async def test_a_backup_that_is_given_up_leaves_nothing(
     def give_up(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("goproxy.admin_client.AdminClient.receive", give_up)
+    monkeypatch.setattr("goproxy.admin.client.AdminClient.receive", give_up)
     assert (await admin("backup", str(tmp_path / "backup"))).code == 130
     assert not list(tmp_path.glob("*.partial"))
 

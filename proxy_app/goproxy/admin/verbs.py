@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from goproxy.admin_client import AdminClient, AdminError, AnswerLost, read_token
+from goproxy.admin.client import AdminClient, AdminError, AnswerLost, read_token
+from goproxy.admin.tables import amount, nanodollars, table
 from goproxy.core.keys import PREFIX
 from goproxy.core.usage import KINDS
-from goproxy.tables import amount, nanodollars, table
 
 _URL = "http://127.0.0.1:8000"
 
