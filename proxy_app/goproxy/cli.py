@@ -80,7 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="goproxy", description="The streaming proxy of one LLM upstream.")
+    parser = argparse.ArgumentParser(
+        prog="goproxy",
+        description="The streaming proxy of one LLM upstream (serve), and accounts, keys and ledger of all of them "
+        "(backend, admin).",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
