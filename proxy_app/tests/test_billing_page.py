@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from goproxy.control_plane import documents
+from goproxy.control_plane import schemas
 from goproxy.core import ledger, meter, terms
 from goproxy.core.ledger import Row, Settlement, interrupted, settle
 from goproxy.core.pricing import PriceVersion, Tier, cost, price, version_in_force, worst_case
@@ -285,7 +285,7 @@ def test_every_flag_is_explained() -> None:
 def test_every_field_of_a_row_that_is_named_is_there() -> None:
     fields, _, _ = section("What a row says").partition("The flags:")
     named = {name for cells in table(fields) for name in re.findall(r"`(\w+)`", cells[0])}
-    assert named <= documents.Row.model_fields.keys()
+    assert named <= schemas.Row.model_fields.keys()
 
 
 def test_every_column_of_an_export_is_known() -> None:

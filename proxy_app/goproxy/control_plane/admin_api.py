@@ -13,15 +13,15 @@ from typing import Any
 from aiohttp import web
 from sqlalchemy import Connection
 
-from goproxy.control_plane import asking, documents, names
-from goproxy.control_plane.answers import Refusal
+from goproxy.control_plane import names, request_reading, schemas
+from goproxy.control_plane.answers import NotServed
 from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.openapi import describe
 from goproxy.control_plane.operations import Call, Operation, serve
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import accounts, keys, leases, rows, usage, wallets
 from goproxy.control_plane.store.refusals import Conflict
-from goproxy.control_plane.store.walk import Place
+from goproxy.control_plane.store.walk import Position
 from goproxy.control_plane.upkeep import GZIP, Upkeep
 from goproxy.core.keys import digest, new_key
 from goproxy.timestamps import now
@@ -40,7 +40,7 @@ class AdminApi:
 
     def operations(self) -> list[Operation]:
         """All that can be asked."""
-        doc, upkeep = documents, Upkeep(self._plane)
+        doc, upkeep = schemas, Upkeep(self._plane)
         return [
             Operation("GET", "/accounts", self.list_accounts, answer=doc.Accounts),
             Operation(
@@ -119,49 +119,47 @@ class AdminApi:
             Operation("GET", "/catalogue", self.show_catalogue, answer=None, is_open=True),
         ]
 
-    async def list_accounts(self, _: Call) -> documents.Accounts:
+    async def list_accounts(self, _: Call) -> schemas.Accounts:
         """All accounts."""
         found = await self._store.read("list accounts", accounts.all_of_them)
-        return documents.Accounts(accounts=[documents.Account(**each) for each in found])
+        return schemas.Accounts(accounts=[schemas.Account(**each) for each in found])
 
-    async def create_account(self, call: Call) -> documents.Account:
+    async def create_account(self, call: Call) -> schemas.Account:
         """Make an account, with an empty wallet of its name."""
-        new: documents.NewAccount = call.body
+        new: schemas.NewAccount = call.body
         made = await self._store.run("create account", lambda store: accounts.create(store, new.name, new.note))
-        return documents.Account(**made)
+        return schemas.Account(**made)
 
-    async def show_account(self, call: Call) -> documents.Account:
+    async def show_account(self, call: Call) -> schemas.Account:
         """An account."""
         found = await self._store.read("show account", lambda store: accounts.get(store, call.path["account"]))
-        return documents.Account(**found)
+        return schemas.Account(**found)
 
-    async def disable_account(self, call: Call) -> documents.Account:
+    async def disable_account(self, call: Call) -> schemas.Account:
         """Let none of its keys in any more, on any proxy, within a second.
 
         Its keys, credits and rows are kept.
         """
         name = call.path["account"]
-        return documents.Account(
-            **await self._plane.change_keys("disable account", lambda s: accounts.disable(s, name))
-        )
+        return schemas.Account(**await self._plane.change_keys("disable account", lambda s: accounts.disable(s, name)))
 
-    async def enable_account(self, call: Call) -> documents.Account:
+    async def enable_account(self, call: Call) -> schemas.Account:
         """Let the keys of a disabled account in again."""
         name = call.path["account"]
-        return documents.Account(**await self._plane.change_keys("enable account", lambda s: accounts.enable(s, name)))
+        return schemas.Account(**await self._plane.change_keys("enable account", lambda s: accounts.enable(s, name)))
 
-    async def create_key(self, call: Call) -> documents.KeyShownOnce:
+    async def create_key(self, call: Call) -> schemas.KeyShownOnce:
         """Make a key of an account.
 
         The key is in this answer and nowhere else: only its digest is stored. A spending limit is the first credit of
         a wallet `key:<key id>`; requests of the key are held against it and against the account's wallet. Upstreams and
         models must be in the catalogue; a model may be called by an alias.
         """
-        new: documents.NewKey = call.body
-        key, account, ends = new_key(), call.path["account"], documents.stored(new.expires_at)
+        new: schemas.NewKey = call.body
+        key, account, ends = new_key(), call.path["account"], schemas.stored(new.expires_at)
         names.check_key(self._plane.catalogue.configs, new.upstreams, new.models)
         if ends is not None and ends <= now():
-            raise Refusal(400, f"expires_at: {ends} is past, and the key would never be let in")
+            raise NotServed(400, f"expires_at: {ends} is past, and the key would never be let in")
         limits = keys.Limits(
             expires_at=ends,
             upstreams=new.upstreams,
@@ -174,52 +172,52 @@ class AdminApi:
             "create key",
             lambda store: keys.create(store, account, digest(key), keys.prefix(key), limits, name=new.name),
         )
-        return documents.KeyShownOnce(**made, key=key)
+        return schemas.KeyShownOnce(**made, key=key)
 
-    async def list_keys(self, call: Call) -> documents.Keys:
+    async def list_keys(self, call: Call) -> schemas.Keys:
         """All keys, or those of an account."""
-        asked: documents.OfAccount = call.query
+        asked: schemas.OfAccount = call.query
         await names.check_choice(self._plane, account=asked.account)
         found = await self._store.read("list keys", lambda store: keys.all_of_them(store, asked.account))
-        return documents.Keys(keys=[documents.Key(**each) for each in found])
+        return schemas.Keys(keys=[schemas.Key(**each) for each in found])
 
-    async def show_key(self, call: Call) -> documents.Key:
+    async def show_key(self, call: Call) -> schemas.Key:
         """A key, without the key itself."""
         found = await self._store.read("show key", lambda store: keys.get(store, call.path["key"]))
-        return documents.Key(**found)
+        return schemas.Key(**found)
 
-    async def revoke_key(self, call: Call) -> documents.Key:
+    async def revoke_key(self, call: Call) -> schemas.Key:
         """Let a key in no more, on any proxy, within a second; for good."""
         key = call.path["key"]
-        return documents.Key(**await self._plane.change_keys("revoke key", lambda store: keys.revoke(store, key)))
+        return schemas.Key(**await self._plane.change_keys("revoke key", lambda store: keys.revoke(store, key)))
 
-    async def rotate_key(self, call: Call) -> documents.KeyShownOnce:
+    async def rotate_key(self, call: Call) -> schemas.KeyShownOnce:
         """Make a second key that may do what the first one may.
 
         Both are live until the first is revoked, or ends: at `old_expires_at`, or by itself if that is before. The
         second key's spending limit is what the first one has left.
         """
-        rotation: documents.Rotation = call.body
-        key, first, ends = new_key(), call.path["key"], documents.stored(rotation.old_expires_at)
+        rotation: schemas.Rotation = call.body
+        key, first, ends = new_key(), call.path["key"], schemas.stored(rotation.old_expires_at)
         made = await self._plane.change_keys(
             "rotate key", lambda store: keys.rotate(store, first, digest(key), keys.prefix(key), ends)
         )
-        return documents.KeyShownOnce(**made, key=key)
+        return schemas.KeyShownOnce(**made, key=key)
 
-    async def list_wallets(self, call: Call) -> documents.Wallets:
+    async def list_wallets(self, call: Call) -> schemas.Wallets:
         """All wallets, or those of an account, and where their credits are."""
-        asked: documents.OfAccount = call.query
+        asked: schemas.OfAccount = call.query
         await names.check_choice(self._plane, account=asked.account)
         found = await self._store.read("list wallets", lambda store: wallets.show(store, asked.account))
-        return documents.Wallets(wallets=[documents.Wallet(**each) for each in found])
+        return schemas.Wallets(wallets=[schemas.Wallet(**each) for each in found])
 
-    async def create_credit(self, call: Call) -> documents.Credit:
+    async def create_credit(self, call: Call) -> schemas.Credit:
         """Grant a credit to a wallet, or withdraw from its balance.
 
         A wallet `<account>/<name>` begins with its first credit, if an upstream pays from wallets of that name or
         `force` is true. Not more can be withdrawn than the balance has: what proxies were lent is not in it.
         """
-        new: documents.NewCredit = call.body
+        new: schemas.NewCredit = call.body
         amount = new.amount_nanodollars if new.kind == "grant" else -new.amount_nanodollars
         if new.id.startswith(wallets.OWN_ENTRIES):
             raise Conflict(f"{new.id!r}: ids that begin with {', '.join(wallets.OWN_ENTRIES)} are the store's own")
@@ -230,13 +228,13 @@ class AdminApi:
             wallets.settle_in(store, new.wallet, None if new.force else paying)
             return wallets.credit(store, new.id, new.wallet, new.kind, amount, new.note)
 
-        return documents.Credit(**rows.credit_document(await self._store.run("credit", work)))
+        return schemas.Credit(**rows.credit_document(await self._store.run("credit", work)))
 
-    async def sum_usage(self, call: Call) -> documents.UsageTable:
+    async def sum_usage(self, call: Call) -> schemas.UsageTable:
         """Requests, tokens and cost, summed up by account, key, upstream, model and day as asked."""
-        asked: documents.UsageAsked = call.query
+        asked: schemas.UsageAsked = call.query
         by = list(dict.fromkeys(asked.by))
-        summary = usage.Summary(by, documents.LINES)
+        summary = usage.Summary(by, schemas.LINES)
         chosen = asked.chosen
         await names.check_choice(self._plane, account=chosen.account, upstream=chosen.upstream)
         async for lines in self._store.read_in_steps("sum usage", lambda s, after: usage.step(s, by, chosen, after)):
@@ -244,23 +242,23 @@ class AdminApi:
         found = summary.lines()
         if not found:
             await names.check_nothing_found(self._plane, chosen)
-        return documents.UsageTable(usage=[documents.UsageLine(**line) for line in found], complete=summary.complete)
+        return schemas.UsageTable(usage=[schemas.UsageLine(**line) for line in found], complete=summary.complete)
 
-    async def list_rows(self, call: Call) -> documents.Rows:
+    async def list_rows(self, call: Call) -> schemas.Rows:
         """The ledger: requests and credits, the newest first."""
-        asked: documents.RowsAsked = call.query
+        asked: schemas.RowsAsked = call.query
         await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
-        place = None
+        position = None
         if asked.before is not None:
             moment, _, row_id = asked.before.partition("~")
-            place = moment, row_id
+            position = moment, row_id
         records: list[Any] = []
 
-        def page(store: Connection, before: Place | None) -> tuple[list[Any], Place | None]:
+        def page(store: Connection, before: Position | None) -> tuple[list[Any], Position | None]:
             left = asked.limit - len(records)
             return rows.page(store, asked.chosen, kind=asked.kind, before=before, limit=left)
 
-        async for found_now in self._store.read_in_steps("list rows", page, place):
+        async for found_now in self._store.read_in_steps("list rows", page, position):
             records += found_now
             if len(records) == asked.limit:
                 break
@@ -268,30 +266,30 @@ class AdminApi:
             await names.check_nothing_found(self._plane, asked.chosen)
         found = await asyncio.to_thread(rows.documents, records)
         last = found[-1] if len(found) == asked.limit else None
-        return documents.Rows(
+        return schemas.Rows(
             rows=[_of_ledger(each) for each in found],
             next=None if last is None else f"{last['received_at']}~{last['id']}",
         )
 
-    async def list_leases(self, _: Call) -> documents.Leases:
+    async def list_leases(self, _: Call) -> schemas.Leases:
         """What proxies were lent of which wallets."""
         found = await self._store.read("list leases", leases.all_of_them)
-        return documents.Leases(leases=[documents.Lease(**each) for each in found])
+        return schemas.Leases(leases=[schemas.Lease(**each) for each in found])
 
-    async def retire_instance(self, call: Call) -> documents.Retired:
+    async def retire_instance(self, call: Call) -> schemas.Retired:
         """Take back what a proxy instance was lent and did not spend.
 
         For an instance that is gone for good with its journal: what it spent and never reported is then lost. Refused
         while it may live, which is for some minutes after it was heard of, unless `force` is true.
         """
-        asked: documents.RetireAsked = call.query
+        asked: schemas.RetireAsked = call.query
         instance = call.path["instance"]
         since = None if asked.force else self._plane.listening_since
         await self._plane.note_heard()
         returned = await self._store.run("retire instance", lambda store: leases.retire(store, instance, since))
         self._plane.feed.forget(instance)
-        amounts = [documents.Returned(wallet=each, amount_nanodollars=amount) for each, amount in returned.items()]
-        return documents.Retired(instance=instance, returned=amounts)
+        amounts = [schemas.Returned(wallet=each, amount_nanodollars=amount) for each, amount in returned.items()]
+        return schemas.Retired(instance=instance, returned=amounts)
 
     async def describe(self, _: Call) -> web.Response:
         """This description."""
@@ -304,10 +302,10 @@ class AdminApi:
     def _admit(self, request: web.Request) -> None:
         known = self._plane.operator.digest()
         if known is None:
-            raise Refusal(503, "the admin API is off: there is no operator token (OPERATOR_TOKEN_PATH)")
-        if owner(asking.bearer(request), {known: "operator"}) is None:
-            raise asking.unauthorized()
+            raise NotServed(503, "the admin API is off: there is no operator token (OPERATOR_TOKEN_PATH)")
+        if owner(request_reading.bearer(request), {known: "operator"}) is None:
+            raise request_reading.unauthorized()
 
 
-def _of_ledger(found: Mapping[str, Any]) -> documents.Row | documents.Credit:
-    return documents.Row(**found) if found["kind"] == rows.REQUEST else documents.Credit(**found)
+def _of_ledger(found: Mapping[str, Any]) -> schemas.Row | schemas.Credit:
+    return schemas.Row(**found) if found["kind"] == rows.REQUEST else schemas.Credit(**found)

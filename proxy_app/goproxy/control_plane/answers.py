@@ -29,7 +29,7 @@ _RETRY_AFTER = "1"
 """Seconds after which a store that could not be had is worth another try."""
 
 
-class Refusal(Exception):
+class NotServed(Exception):
     """A request that is not served; the text says why, to whoever sent it."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -46,7 +46,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return _error(error.status, f"{request.method} {request.path[:100]}: {error.reason}", allowed)
-    except Refusal as refusal:
+    except NotServed as refusal:
         return _error(refusal.status, str(refusal), refusal.headers)
     except NotFound as error:
         return _error(404, str(error))

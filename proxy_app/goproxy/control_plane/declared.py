@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import BaseModel, StringConstraints, ValidationError, model_validator
 from sqlalchemy import Connection, update
 
-from goproxy.control_plane.documents import AccountName, Nanodollars
+from goproxy.control_plane.schemas import AccountName, Nanodollars
 from goproxy.control_plane.store import accounts, keys, wallets
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import keys as key_table

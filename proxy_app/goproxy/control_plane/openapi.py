@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from goproxy import __version__
-from goproxy.control_plane.documents import Error
 from goproxy.control_plane.operations import BASE, PATH_PARAMETERS, Operation
+from goproxy.control_plane.schemas import Error
 
 _REF = "#/components/schemas/{model}"
 

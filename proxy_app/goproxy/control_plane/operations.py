@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel
 
-from goproxy.control_plane import asking
-from goproxy.control_plane.documents import ACCOUNT, INSTANCE, KEY_ID
+from goproxy.control_plane import request_reading
+from goproxy.control_plane.schemas import ACCOUNT, INSTANCE, KEY_ID
 from goproxy.control_plane.store.refusals import NotFound
 
 BASE = "/admin/v1"
@@ -77,11 +77,11 @@ def _handler(operation: Operation, admit: Callable[[web.Request], None]) -> Hand
             admit(request)
         for name in operation.parameters:
             if not re.fullmatch(PATH_PARAMETERS[name], value := request.match_info[name]):
-                raise NotFound(f"there is no such {name}: {asking.unknown(value, PATH_PARAMETERS[name])}")
-        query = None if operation.query is None else asking.query(request, operation.query)
+                raise NotFound(f"there is no such {name}: {request_reading.unknown(value, PATH_PARAMETERS[name])}")
+        query = None if operation.query is None else request_reading.query(request, operation.query)
         body = None
         if isinstance(operation.body, type):
-            body = asking.document(operation.body, await asking.body_of(request, BODY_LIMIT))
+            body = request_reading.document(operation.body, await request_reading.body_of(request, BODY_LIMIT))
         answer = await operation.act(Call(request, dict(request.match_info), query, body))
         if isinstance(answer, BaseModel):
             return web.Response(text=answer.model_dump_json(), status=operation.status, content_type="application/json")

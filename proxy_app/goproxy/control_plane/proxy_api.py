@@ -18,11 +18,11 @@ from aiohttp import web
 from pydantic import BaseModel, Field, StringConstraints
 from sqlalchemy import Connection
 
-from goproxy.control_plane import asking
-from goproxy.control_plane.answers import Refusal
+from goproxy.control_plane import request_reading
+from goproxy.control_plane.answers import NotServed
 from goproxy.control_plane.credentials import owner
-from goproxy.control_plane.documents import INSTANCE, Instance, Upstream
 from goproxy.control_plane.plane import ControlPlane
+from goproxy.control_plane.schemas import INSTANCE, Instance, Upstream
 from goproxy.control_plane.store import leases, reach, rows
 from goproxy.core.ledger import InvalidRow, Row
 from goproxy.observe import log
@@ -86,7 +86,7 @@ class ProxyApi:
     async def take_rows(self, request: web.Request) -> web.Response:
         """Keep rows of the ledger; which of them need not be sent again, and which never can be kept."""
         upstream = self._caller(request)
-        instance, posted = _posted(await asking.body_of(request, ROWS_LIMIT), upstream)
+        instance, posted = _posted(await request_reading.body_of(request, ROWS_LIMIT), upstream)
         sound: list[Row] = []
         rejected: list[dict[str, Any]] = []
         for item in posted:
@@ -109,11 +109,11 @@ class ProxyApi:
     async def lend(self, request: web.Request) -> web.Response:
         """Lend parts of wallets. Where one has not enough, the other instances are asked for what they do not use."""
         upstream = self._caller(request)
-        asked = asking.document(LeasesAsked, await asking.body_of(request, _LEASES_LIMIT))
+        asked = request_reading.document(LeasesAsked, await request_reading.body_of(request, _LEASES_LIMIT))
         _is_own(asked.upstream, upstream)
         asks = [leases.Ask(each.wallet, each.known_total, each.want) for each in asked.leases]
         if len({ask.wallet for ask in asks}) != len(asks):
-            raise Refusal(400, "leases: a wallet stands there twice")
+            raise NotServed(400, "leases: a wallet stands there twice")
         reach_now = self._plane.catalogue.reach_of(upstream)
 
         def work(store: Connection) -> tuple[leases.Lent, set[str]]:
@@ -134,7 +134,7 @@ class ProxyApi:
         And the wallets that it should give back.
         """
         upstream = self._caller(request)
-        asked = asking.query(request, KeysAsked)
+        asked = request_reading.query(request, KeysAsked)
         news = await self._plane.feed.wait(asked.instance, upstream, asked.after, min(asked.wait, _LONGEST_POLL))
         if news is None:
             return web.Response(status=204)
@@ -167,15 +167,15 @@ class ProxyApi:
         """The upstream whose proxy is calling.
 
         Raises:
-            Refusal: it is nobody's.
+            NotServed: it is nobody's.
         """
-        token = asking.bearer(request)
+        token = request_reading.bearer(request)
         digests = self._plane.proxies.digests()
         if not digests:
-            raise Refusal(503, "no proxy has a token here: PROXY_TOKENS_PATH has no file")
+            raise NotServed(503, "no proxy has a token here: PROXY_TOKENS_PATH has no file")
         upstream = owner(token, digests)
         if upstream is None:
-            raise asking.unauthorized()
+            raise request_reading.unauthorized()
         return upstream
 
 
@@ -183,20 +183,20 @@ def _posted(body: bytes, upstream: str) -> tuple[str, list[Any]]:
     """Instance and rows of a post. Its rows are looked at one by one: none is lost for another's sake.
 
     Raises:
-        Refusal: it is no such post.
+        NotServed: it is no such post.
     """
     try:
         document = json.loads(body, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
-        raise Refusal(400, "the body is not valid JSON") from None
+        raise NotServed(400, "the body is not valid JSON") from None
     if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
-        raise Refusal(400, "the body must be an object with instance, upstream and a list of rows")
+        raise NotServed(400, "the body must be an object with instance, upstream and a list of rows")
     instance, posted = document.get("instance"), document["rows"]
     if not isinstance(instance, str) or not re.fullmatch(INSTANCE, instance):
-        raise Refusal(400, "instance must be of 1 to 64 letters, digits, _ or -")
+        raise NotServed(400, "instance must be of 1 to 64 letters, digits, _ or -")
     _is_own(document.get("upstream"), upstream)
     if len(posted) > ROWS:
-        raise Refusal(413, f"more than {ROWS} rows")
+        raise NotServed(413, f"more than {ROWS} rows")
     return instance, posted
 
 
@@ -219,4 +219,4 @@ def _digest(upstream: str, rejected: Mapping[str, Any]) -> int:
 
 def _is_own(named: Any, upstream: str) -> None:
     if named != upstream:
-        raise Refusal(403, f"this token is of a proxy of {upstream}")
+        raise NotServed(403, f"this token is of a proxy of {upstream}")

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from goproxy.control_plane.admin_api import AdminApi
-from goproxy.control_plane.answers import Refusal, errors_as_json
+from goproxy.control_plane.answers import NotServed, errors_as_json
 from goproxy.control_plane.catalogue import Catalogue
 from goproxy.control_plane.metrics import Metrics
 from goproxy.control_plane.plane import ControlPlane
@@ -69,7 +69,7 @@ def make_waiting_app(catalogue: Catalogue, stay: Stay, metrics: Metrics) -> web.
     @web.middleware
     async def nothing_else(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in PRIVATE_PATHS:
-            raise Refusal(503, _MIGRATING, {"Retry-After": _WAIT})
+            raise NotServed(503, _MIGRATING, {"Retry-After": _WAIT})
         return await handler(request)
 
     app = new_application(stay, one_request_each, errors_as_json, nothing_else)

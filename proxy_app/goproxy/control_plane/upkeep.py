@@ -14,8 +14,8 @@ from typing import IO
 from aiohttp import web
 from sqlalchemy import RowMapping
 
-from goproxy.control_plane import asking, documents, names
-from goproxy.control_plane.answers import Refusal
+from goproxy.control_plane import names, request_reading, schemas
+from goproxy.control_plane.answers import NotServed
 from goproxy.control_plane.operations import Call
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.store import backup, rows
@@ -51,20 +51,20 @@ class Upkeep:
         self._plane = plane
         self._store = plane.database
 
-    async def rerate(self, call: Call) -> documents.Rerated:
+    async def rerate(self, call: Call) -> schemas.Rerated:
         """Price rows again by the price book as it stands now; tell the differences, or apply them.
 
         Each row keeps its cost as it was settled, beside an adjustment. The difference goes to its wallets, each with
         a row of the ledger of its own. Applied twice, the second time finds nothing. The multiplier `as_billed` is the
         row's own, or that of its last correction; a row that was `unpriced` had none, and gets today's.
         """
-        asked: documents.RerateAsked = call.body
+        asked: schemas.RerateAsked = call.body
         await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
 
         def rated(row: ledger.Row) -> ledger.Row | None:
             return self._rated(row, asked.multiplier)
 
-        told = documents.Rerated(
+        told = schemas.Rerated(
             rows=0, differing=0, unpriced=0, difference_nanodollars=0, applied=asked.apply, differences=[]
         )
         chosen = asked.chosen
@@ -90,24 +90,24 @@ class Upkeep:
             applied += await self._store.run("apply rerate", partial(rows.correct, ids=ids, rated=rated))
         return applied
 
-    async def reconcile(self, call: Call) -> documents.Reconciled:
+    async def reconcile(self, call: Call) -> schemas.Reconciled:
         """Hold the rows of an upstream against the provider's own record, by request id and kind of token.
 
         The body is the provider's export: CSV with a header line, or JSON, a list of objects; a column `request_id`,
         and columns that count tokens.
         """
-        asked: documents.ReconcileAsked = call.query
+        asked: schemas.ReconcileAsked = call.query
         await names.check_choice(self._plane, upstream=asked.upstream)
         try:
-            export = await asyncio.to_thread(read_export, await asking.body_of(call.request, _EXPORT_LIMIT))
+            export = await asyncio.to_thread(read_export, await request_reading.body_of(call.request, _EXPORT_LIMIT))
         except InvalidExport as problem:
-            raise Refusal(400, f"the export: {problem}") from None
+            raise NotServed(400, f"the export: {problem}") from None
         chosen = rows.Chosen(upstream=asked.upstream, since=asked.since, until=asked.until)
         found: list[Booked] = []
         async for records in self._store.read_in_steps("reconcile", lambda s, after: rows.booked(s, chosen, after)):
             found += map(_booked, records)
             if len(found) > _RECONCILED_ROWS:
-                raise Refusal(400, f"these are more than {_RECONCILED_ROWS} rows: choose fewer days")
+                raise NotServed(400, f"these are more than {_RECONCILED_ROWS} rows: choose fewer days")
         return await asyncio.to_thread(_reconciled, found, export)
 
     async def make_backup(self, call: Call) -> web.StreamResponse:
@@ -128,16 +128,16 @@ class Upkeep:
             await answer.write_eof()
         return answer
 
-    async def restore_backup(self, call: Call) -> documents.Restored:
+    async def restore_backup(self, call: Call) -> schemas.Restored:
         """Put a backup in the place of what is stored. What the inventory declares is applied to it at once.
 
         Refused when there is something stored already, unless `replace` is true. Once the whole backup has come, it is
         restored whether somebody waits for the answer or not.
         """
-        asked: documents.RestoreAsked = call.query
+        asked: schemas.RestoreAsked = call.query
         with ExitStack() as spooled:
             file = spooled.enter_context(self._spool())
-            async for piece in asking.pieces_of_body(call.request, _BACKUP_LIMIT):
+            async for piece in request_reading.pieces_of_body(call.request, _BACKUP_LIMIT):
                 with _room():
                     await asyncio.to_thread(file.write, piece)
             with _room():
@@ -145,13 +145,13 @@ class Upkeep:
             # The file goes with the work: closed by a client that leaves, it would be a damaged backup.
             return await self._plane.see_through(self._restore(file, spooled.pop_all(), replace=asked.replace))
 
-    async def _restore(self, file: IO[bytes], spooled: ExitStack, *, replace: bool) -> documents.Restored:
+    async def _restore(self, file: IO[bytes], spooled: ExitStack, *, replace: bool) -> schemas.Restored:
         with spooled:
             file.seek(0)
             records = await asyncio.to_thread(backup.check, file)
             await self._plane.restore(lambda store: backup.restore(store, file, replace=replace))
         log("restored a backup", records=records)
-        return documents.Restored(records=records)
+        return schemas.Restored(records=records)
 
     def _rated(self, row: ledger.Row, multiplier: str) -> ledger.Row | None:
         config = self._plane.catalogue.config_of(row.upstream)
@@ -181,7 +181,7 @@ def _room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refusal(503, f"the copy cannot be written here: {error.strerror}") from None
+        raise NotServed(503, f"the copy cannot be written here: {error.strerror}") from None
 
 
 def _booked(record: RowMapping) -> Booked:
@@ -189,16 +189,16 @@ def _booked(record: RowMapping) -> Booked:
     return Booked(record["id"], record["upstream_request_id"], usage)
 
 
-def _reconciled(found: Sequence[Booked], export: Sequence[ExportLine]) -> documents.Reconciled:
+def _reconciled(found: Sequence[Booked], export: Sequence[ExportLine]) -> schemas.Reconciled:
     whole = reconcile(found, export)
-    listed = {name: getattr(whole, name)[:_LISTED] for name in documents.LeftOut.model_fields}
+    listed = {name: getattr(whole, name)[:_LISTED] for name in schemas.LeftOut.model_fields}
     left_out = {name: len(getattr(whole, name)) - len(shown) for name, shown in listed.items()}
-    return documents.Reconciled.model_validate(asdict(replace(whole, **listed)) | {"left_out": left_out})
+    return schemas.Reconciled.model_validate(asdict(replace(whole, **listed)) | {"left_out": left_out})
 
 
-def _rerated(correction: rows.Correction) -> documents.RowRerated:
+def _rerated(correction: rows.Correction) -> schemas.RowRerated:
     row = correction.row
-    return documents.RowRerated(
+    return schemas.RowRerated(
         id=row.id,
         account=row.account,
         before_nanodollars=correction.before,

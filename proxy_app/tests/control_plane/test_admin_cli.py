@@ -23,7 +23,7 @@ from goproxy.admin.client import AdminClient
 from goproxy.admin.tables import amount, nanodollars, table
 from goproxy.cli import main
 from goproxy.control_plane.admin_api import AdminApi
-from goproxy.control_plane.documents import MEANINGS
+from goproxy.control_plane.schemas import MEANINGS
 from goproxy.control_plane.store import backup
 from goproxy.core.keys import is_well_formed
 from goproxy.core.pricing import dollars

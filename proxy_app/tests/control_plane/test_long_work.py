@@ -378,7 +378,7 @@ CHOICES: dict[str, Chosen] = {
     "days of an account": Chosen(account="alice", since="2026-11-23", until="2026-11-23", model="none"),
 }
 
-STEPS: dict[str, Callable[[Connection, Chosen, walk.Place | None], tuple[Any, walk.Place | None]]] = {
+STEPS: dict[str, Callable[[Connection, Chosen, walk.Position | None], tuple[Any, walk.Position | None]]] = {
     "usage": lambda store, chosen, after: usage.step(store, ["account", "day"], chosen, after),
     "records": rows.step,
     "list": lambda store, chosen, before: rows.page(store, chosen, kind=None, before=before, limit=1000),
@@ -462,7 +462,7 @@ async def test_a_report_meets_every_row_once_whatever_its_steps(
 async def test_of_more_lines_than_an_answer_has_the_first_are_told(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goproxy.control_plane.documents.LINES", 10)
+    monkeypatch.setattr("goproxy.control_plane.schemas.LINES", 10)
     monkeypatch.setattr(walk, "STEP", 9)
     await backend.account()
     names = [f"model-{number:03}" for number in (*range(60, 0, -1), *range(1, 61))]

@@ -27,7 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from goproxy.control_plane.store import copying, engine
 from goproxy.control_plane.store.engine import UnusableStore
 from goproxy.control_plane.store.migrating import Migration, Taken
-from goproxy.control_plane.store.walk import Place
+from goproxy.control_plane.store.walk import Position
 from goproxy.control_plane.store.worker import Leaving, Worker
 from goproxy.observe import log
 
@@ -97,22 +97,22 @@ class Database:
     async def read_in_steps(
         self,
         name: str,
-        step: Callable[[Connection, Place | None], tuple[T, Place | None]],
-        place: Place | None = None,
+        step: Callable[[Connection, Position | None], tuple[T, Position | None]],
+        position: Position | None = None,
     ) -> AsyncIterator[T]:
         """Do the steps of a long reading (see `walk`), each in a transaction of its own.
 
         Args:
             step: is given the place where the step before ended, and tells where it ends itself, None at last.
-            place: where the first one begins; None: at the beginning.
+            position: where the first one begins; None: at the beginning.
 
         Raises:
             StoreUnavailable: the database cannot be had now.
         """
         while True:
-            found, place = await self.read(name, partial(_on_from, step, place))
+            found, position = await self.read(name, partial(_on_from, step, position))
             yield found
-            if place is None:
+            if position is None:
                 return
 
     async def at_one_moment(self, name: str, work: Callable[[Connection], T]) -> T:
@@ -248,8 +248,8 @@ class _Lane:
         self.engine.dispose()
 
 
-def _on_from(step: Callable[[Connection, Place | None], T], place: Place | None, connection: Connection) -> T:
-    return step(connection, place)
+def _on_from(step: Callable[[Connection, Position | None], T], position: Position | None, connection: Connection) -> T:
+    return step(connection, position)
 
 
 def _read_whole(url: URL, name: str, work: Callable[[Connection], T]) -> T:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, Subquery, Table, b
 from goproxy.control_plane.store import leases, walk, wallets
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
-from goproxy.control_plane.store.walk import Place
+from goproxy.control_plane.store.walk import Position
 from goproxy.core.lease import spent_by_wallet
 from goproxy.core.ledger import Row, cost_of
 from goproxy.core.pricing import MOST_AT_ONCE
@@ -42,8 +42,8 @@ class Chosen:
     until: str | None = None
 
     def step(
-        self, connection: Connection, after: Place | None
-    ) -> tuple[Subquery, list[ColumnElement[bool]], Place | None]:
+        self, connection: Connection, after: Position | None
+    ) -> tuple[Subquery, list[ColumnElement[bool]], Position | None]:
         """The requests of the next step of a walk, the conditions on those of them that are chosen, and its end."""
         begin: list[ColumnElement[bool]] = []
         if self.account is not None:
@@ -153,8 +153,8 @@ def ingest(connection: Connection, instance: str, upstream: str, posted: Sequenc
 
 
 def page(
-    connection: Connection, chosen: Chosen, *, kind: str | None, before: Place | None, limit: int
-) -> tuple[list[RowMapping], Place | None]:
+    connection: Connection, chosen: Chosen, *, kind: str | None, before: Position | None, limit: int
+) -> tuple[list[RowMapping], Position | None]:
     """Records of requests and credits, the newest first: a step back in time, which may find less than there is.
 
     Args:
@@ -189,13 +189,17 @@ def page(
     return sorted(found, key=lambda each: (each["received_at"], each["id"]), reverse=True)[:limit], end
 
 
-def step(connection: Connection, chosen: Chosen, after: Place | None) -> tuple[Sequence[RowMapping], Place | None]:
+def step(
+    connection: Connection, chosen: Chosen, after: Position | None
+) -> tuple[Sequence[RowMapping], Position | None]:
     """The records of the requests that a step of a walk comes by, and where it ends."""
     looked_at, conditions, end = chosen.step(connection, after)
     return connection.execute(select(looked_at).where(*conditions)).mappings().all(), end
 
 
-def booked(connection: Connection, chosen: Chosen, after: Place | None) -> tuple[Sequence[RowMapping], Place | None]:
+def booked(
+    connection: Connection, chosen: Chosen, after: Position | None
+) -> tuple[Sequence[RowMapping], Position | None]:
     """The same, of what a provider's record can be held against alone."""
     looked_at, conditions, end = chosen.step(connection, after)
     columns = [looked_at.c[name] for name in ("id", "upstream_request_id", *KINDS)]

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, select
 
 from goproxy.control_plane.store.rows import Chosen
-from goproxy.control_plane.store.walk import Place
+from goproxy.control_plane.store.walk import Position
 from goproxy.control_plane.store.wide_sum import sum_of, summed
 from goproxy.core.usage import KINDS
 
@@ -21,8 +21,8 @@ _SUMS = ("requests", *_SUMMED)
 
 
 def step(
-    connection: Connection, by: Sequence[str], chosen: Chosen, after: Place | None
-) -> tuple[Sequence[RowMapping], Place | None]:
+    connection: Connection, by: Sequence[str], chosen: Chosen, after: Position | None
+) -> tuple[Sequence[RowMapping], Position | None]:
     """Sums over the rows that a step of a walk comes by, one for each combination of the axes `by`; where it ends."""
     looked_at, conditions, end = chosen.step(connection, after)
     column = looked_at.c

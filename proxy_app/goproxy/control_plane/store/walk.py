@@ -18,18 +18,18 @@ from sqlalchemy import ColumnElement, Connection, Subquery, Table, select, tuple
 
 STEP = 2000
 
-Place = tuple[str, str]
+Position = tuple[str, str]
 """Where a step ends: the values of the index's last two columns, which no two rows have in common."""
 
 
-def beyond(columns: Sequence[Any], place: Place, *, backwards: bool = False) -> ColumnElement[bool]:
-    """The condition on what comes after a place."""
-    return tuple_(*columns) < place if backwards else tuple_(*columns) > place
+def beyond(columns: Sequence[Any], position: Position, *, backwards: bool = False) -> ColumnElement[bool]:
+    """The condition on what comes after a position."""
+    return tuple_(*columns) < position if backwards else tuple_(*columns) > position
 
 
 def step(
     connection: Connection, table: Table, columns: Sequence[Any], begin: Sequence[ColumnElement[bool]]
-) -> tuple[Subquery, Place | None]:
+) -> tuple[Subquery, Position | None]:
     """The rows of a step that begins with these conditions, and where it ends; None: it is the last one."""
     looked_at = select(table).where(*begin).order_by(*columns).limit(STEP).subquery()
     return looked_at, end_of_step(connection, columns, begin)
@@ -37,7 +37,7 @@ def step(
 
 def end_of_step(
     connection: Connection, columns: Sequence[Any], begin: Sequence[ColumnElement[bool]], *, backwards: bool = False
-) -> Place | None:
+) -> Position | None:
     """Where a step ends that begins with these conditions; None: it is the last one."""
     order = [column.desc() if backwards else column for column in columns]
     last = select(*columns).where(*begin).order_by(*order).offset(STEP - 1).limit(1)

@@ -13,8 +13,8 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from goproxy.control_plane.answers import Refusal
-from goproxy.control_plane.documents import MEANINGS
+from goproxy.control_plane.answers import NotServed
+from goproxy.control_plane.schemas import MEANINGS
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,7 +29,7 @@ def bearer(request: web.Request) -> str:
     """The token that the request shows.
 
     Raises:
-        Refusal: 401, there is none, or two.
+        NotServed: 401, there is none, or two.
     """
     shown = request.headers.getall("Authorization", [])
     scheme, _, token = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
@@ -38,16 +38,16 @@ def bearer(request: web.Request) -> str:
     return token
 
 
-def unauthorized() -> Refusal:
+def unauthorized() -> NotServed:
     """The answer to a request without a good token: the same for every bad one."""
-    return Refusal(401, "a valid bearer token is needed", {"WWW-Authenticate": "Bearer"})
+    return NotServed(401, "a valid bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
 
 async def pieces_of_body(request: web.Request, limit: int) -> AsyncIterator[bytes]:
     """The body as it comes.
 
     Raises:
-        Refusal: it is longer than `limit` bytes, or it pauses too long.
+        NotServed: it is longer than `limit` bytes, or it pauses too long.
     """
     length = 0
     while True:
@@ -55,12 +55,12 @@ async def pieces_of_body(request: web.Request, limit: int) -> AsyncIterator[byte
             async with asyncio.timeout(_BODY_SECONDS):
                 piece = await request.content.readany()
         except TimeoutError:
-            raise Refusal(408, f"the body paused for {_BODY_SECONDS:g} s") from None
+            raise NotServed(408, f"the body paused for {_BODY_SECONDS:g} s") from None
         if not piece:
             return
         length += len(piece)
         if length > limit:
-            raise Refusal(413, f"the body is longer than {limit} bytes")
+            raise NotServed(413, f"the body is longer than {limit} bytes")
         yield piece
 
 
@@ -68,7 +68,7 @@ async def body_of(request: web.Request, limit: int) -> bytes:
     """The whole body.
 
     Raises:
-        Refusal: as `pieces_of_body`.
+        NotServed: as `pieces_of_body`.
     """
     return b"".join([piece async for piece in pieces_of_body(request, limit)])
 
@@ -77,30 +77,30 @@ def document(kind: type[Model], body: bytes) -> Model:
     """A JSON document of this kind.
 
     Raises:
-        Refusal: 400, it is none.
+        NotServed: 400, it is none.
     """
     try:
         return kind.model_validate_json(body, strict=True)
     except ValidationError as error:
-        raise Refusal(400, _told("the body", error)) from None
+        raise NotServed(400, _told("the body", error)) from None
 
 
 def query(request: web.Request, kind: type[Model]) -> Model:
     """The query of a request: numbers as digits, lists with commas, each name once.
 
     Raises:
-        Refusal: 400, it is not of this kind.
+        NotServed: 400, it is not of this kind.
     """
     values: dict[str, Any] = {}
     fields = _fields(kind)
     for name, text in request.query.items():
         if name in values:
-            raise Refusal(400, f"the query: {name[:100]} stands there twice")
+            raise NotServed(400, f"the query: {name[:100]} stands there twice")
         values[name] = _value(text, fields.get(name, {}))
     try:
         return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise Refusal(400, _told("the query", error)) from None
+        raise NotServed(400, _told("the query", error)) from None
 
 
 @functools.cache
