@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from goproxy.config import Config, ConfigError, Model, parse_config
-from goproxy.control_plane.store.reach import Listed, Reach, listed
+from goproxy.control_plane.store.authorization import Listed, Scope, listed
 from goproxy.core.pricing import PriceVersion, Tier, written_number
 from goproxy.core.usage import KINDS
 from goproxy.observe import log
@@ -27,7 +27,7 @@ class Catalogue:
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._files = {variable: WatchedFile(path) for variable, path in paths.items()}
         self._configs: dict[str, Config] = {}
-        self._reaches: dict[str, tuple[Config, Reach]] = {}
+        self._scopes: dict[str, tuple[Config, Scope]] = {}
         """With the configuration that each follows from."""
         self.problems: dict[str, str] = {}
         """By environment variable: what is wrong with its file as it stands now."""
@@ -67,16 +67,16 @@ class Catalogue:
         """The configuration of an upstream as it stands now, if there is one."""
         return self._configs.get(_variable(upstream))
 
-    def reach_of(self, upstream: str) -> Reach:
+    def scope_of(self, upstream: str) -> Scope:
         """How far the configuration of an upstream lets its proxies go, as it stands now."""
         config = self.config_of(upstream)
         if _variable(upstream) in self.problems:
-            return Reach(upstream, None, frozenset())
+            return Scope(upstream, None, frozenset())
         if config is None:
-            return Reach(upstream, frozenset(), frozenset())
-        known = self._reaches.get(upstream)
+            return Scope(upstream, frozenset(), frozenset())
+        known = self._scopes.get(upstream)
         if known is None or known[0] is not config:
-            known = self._reaches[upstream] = config, Reach(upstream, frozenset([config.wallet]), _listed(config))
+            known = self._scopes[upstream] = config, Scope(upstream, frozenset([config.wallet]), _listed(config))
         return known[1]
 
     def document(self) -> dict[str, Any]:

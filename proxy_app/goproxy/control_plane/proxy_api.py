@@ -1,8 +1,8 @@
 """What the proxies ask of the control plane: to take their rows, to be lent money, and to be told the keys.
 
 Each upstream's proxies have a token of their own; with it they speak for that upstream alone: they are lent and charge
-the wallets that it pays from, and hear of the keys that may be used there (`store.reach`). Everything here may be sent
-again when its answer was lost: rows are known by their ids, calls for leases by their numbers.
+the wallets that it pays from, and hear of the keys that may be used there (`store.authorization`). Everything here may
+be sent again when its answer was lost: rows are known by their ids, calls for leases by their numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from goproxy.control_plane.answers import NotServed
 from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.schemas import INSTANCE, Instance, Upstream
-from goproxy.control_plane.store import leases, reach, rows
+from goproxy.control_plane.store import authorization, leases, rows
 from goproxy.core.ledger import InvalidRow, Row
 from goproxy.observe import log
 
@@ -94,10 +94,10 @@ class ProxyApi:
                 sound.append(_row(item, upstream))
             except InvalidRow as problem:
                 rejected.append({"id": item.get("id") if isinstance(item, dict) else None, "reason": str(problem)})
-        reach_now = self._plane.catalogue.reach_of(upstream)
+        scope = self._plane.catalogue.scope_of(upstream)
 
         def work(store: Connection) -> tuple[list[Row], list[Row], dict[str, str]]:
-            kept, problems = reach.examine(store, reach_now, sound)
+            kept, problems = authorization.examine(store, scope, sound)
             return rows.ingest(store, instance, upstream, kept), kept, problems
 
         new, kept, problems = await self._plane.database.run("take rows", work)
@@ -114,10 +114,10 @@ class ProxyApi:
         asks = [leases.Ask(each.wallet, each.known_total, each.want) for each in asked.leases]
         if len({ask.wallet for ask in asks}) != len(asks):
             raise NotServed(400, "leases: a wallet stands there twice")
-        reach_now = self._plane.catalogue.reach_of(upstream)
+        scope = self._plane.catalogue.scope_of(upstream)
 
         def work(store: Connection) -> tuple[leases.Lent, set[str]]:
-            withheld = reach.withheld(store, reach_now, {ask.wallet for ask in asks})
+            withheld = authorization.withheld(store, scope, {ask.wallet for ask in asks})
             return leases.lend(store, asked.instance, upstream, asked.sequence, asks, withheld), withheld
 
         lent, withheld = await self._plane.database.run("lend", work)

@@ -94,7 +94,7 @@ class Chosen:
 def problem_of(row: Row, upstream: str) -> str | None:
     """Why a row cannot be kept, if it cannot: no proxy of this upstream makes such a one, whatever it is configured to.
 
-    What the store knows besides is in `reach`.
+    What the store knows besides is in `authorization`.
     """
     numbers = (
         row.hold_nanodollars,

@@ -25,7 +25,7 @@ Listed = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Scope:
     """What an upstream's configuration says, as it stands now."""
 
     upstream: str
@@ -61,14 +61,14 @@ def listed(model: str, version: str, tier_up_to: int | None, multiplier: str, pr
     return (model, version, tier_up_to, multiplier, *prices)
 
 
-def withheld(connection: Connection, reach: Reach, wanted: Set[str]) -> set[str]:
+def withheld(connection: Connection, scope: Scope, wanted: Set[str]) -> set[str]:
     """Those of the wallets that proxies of this upstream are not lent.
 
     They pay from others, or no key of the account may be used there, or the key itself may not. (Of an account or a key
     that this store does not know there is nothing to be lent.)
     """
     of_accounts = {wallet: wallet.partition("/")[0] for wallet in wanted if wallets.key_of(wallet) is None}
-    doubtful = {wallet for wallet in of_accounts if not reach.pays_from(wallet)}
+    doubtful = {wallet for wallet in of_accounts if not scope.pays_from(wallet)}
     named = set(of_accounts.values())
     known = _keys(
         connection,
@@ -76,21 +76,21 @@ def withheld(connection: Connection, reach: Reach, wanted: Set[str]) -> set[str]
             keys.c.account.in_(named), keys.c.id.in_([wallets.key_of(wallet) for wallet in wanted - of_accounts.keys()])
         ),
     )
-    doubtful |= {wallets.of_key(id_) for id_, key in known.items() if not key.may_be_used_at(reach.upstream)}
-    without = named - {key.account for key in known.values() if key.may_be_used_at(reach.upstream)}
+    doubtful |= {wallets.of_key(id_) for id_, key in known.items() if not key.may_be_used_at(scope.upstream)}
+    without = named - {key.account for key in known.values() if key.may_be_used_at(scope.upstream)}
     if without:
         without = set(connection.execute(select(accounts.c.name).where(accounts.c.name.in_(without))).scalars())
         doubtful |= {wallet for wallet, account in of_accounts.items() if account in without}
     doubtful &= {*wanted}
-    return doubtful - _lent_before(connection, reach.upstream, doubtful)
+    return doubtful - _lent_before(connection, scope.upstream, doubtful)
 
 
-def examine(connection: Connection, reach: Reach, posted: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
+def examine(connection: Connection, scope: Scope, posted: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
     """Those of the rows that can be kept, with flags that say what is special about them; by id, why others cannot.
 
     What is in the ledger already is not examined again: it changes nothing.
     """
-    verdicts = _judge(connection, reach, {_payer(row) for row in posted})
+    verdicts = _judge(connection, scope, {_payer(row) for row in posted})
     kept, problems = [], {}
     for row in posted:
         verdict = verdicts[_payer(row)]
@@ -98,7 +98,7 @@ def examine(connection: Connection, reach: Reach, posted: Sequence[Row]) -> tupl
             problems[row.id] = verdict.problem
             continue
         flags = verdict.flags
-        if not reach.has_listed(row) and "unpriced" not in row.flags:
+        if not scope.has_listed(row) and "unpriced" not in row.flags:
             flags |= {"other_prices"}
         kept.append(replace(row, flags=tuple(sorted(flags.union(row.flags)))) if flags else row)
     if problems:
@@ -122,30 +122,30 @@ def _payer(row: Row) -> _Payer:
     return row.account, row.key_id, row.wallets[0]
 
 
-def _judge(connection: Connection, reach: Reach, payers: Set[_Payer]) -> dict[_Payer, _Verdict]:
+def _judge(connection: Connection, scope: Scope, payers: Set[_Payer]) -> dict[_Payer, _Verdict]:
     known = _keys(connection, keys.c.id.in_([id_ for _, id_, _ in payers if id_.isascii() and id_.isprintable()]))
-    strange = {payer for payer in payers if _is_strange(payer, known, reach)}
-    lent = _lent_before(connection, reach.upstream, {wallet for _, _, wallet in strange})
+    strange = {payer for payer in payers if _is_strange(payer, known, scope)}
+    lent = _lent_before(connection, scope.upstream, {wallet for _, _, wallet in strange})
     verdicts = {}
     for payer in payers:
         _, id_, wallet = payer
-        if id_ in known and not known[id_].may_be_used_at(reach.upstream):
-            verdicts[payer] = _Verdict(f"its key may not be used at {reach.upstream}")
+        if id_ in known and not known[id_].may_be_used_at(scope.upstream):
+            verdicts[payer] = _Verdict(f"its key may not be used at {scope.upstream}")
         elif payer in strange and wallet not in lent:
-            verdicts[payer] = _Verdict(f"nothing with its key is paid from {wallet} at {reach.upstream}, nor ever was")
+            verdicts[payer] = _Verdict(f"nothing with its key is paid from {wallet} at {scope.upstream}, nor ever was")
         else:
             flags = {"other_wallet": payer in strange, "unknown_key": id_ not in known}
             verdicts[payer] = _Verdict(None, frozenset(name for name, is_so in flags.items() if is_so))
     return verdicts
 
 
-def _is_strange(payer: _Payer, known: Mapping[str, _Key], reach: Reach) -> bool:
+def _is_strange(payer: _Payer, known: Mapping[str, _Key], scope: Scope) -> bool:
     """Whether it pays from elsewhere than today's configuration and today's owner of the key would have it.
 
     A key of the inventory can become another account's.
     """
     account, id_, wallet = payer
-    return not reach.pays_from(wallet) or (id_ in known and known[id_].account != account)
+    return not scope.pays_from(wallet) or (id_ in known and known[id_].account != account)
 
 
 def _keys(connection: Connection, condition: ColumnElement[bool]) -> dict[str, _Key]:
