@@ -144,11 +144,11 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     import uvloop
 
     from goproxy.config import ConfigError, load_config
-    from goproxy.data_plane.board import Place
-    from goproxy.data_plane.crew import CrewFailed
     from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
+    from goproxy.data_plane.scoreboard import Place
     from goproxy.data_plane.server import serve, serve_together
     from goproxy.data_plane.upstream import UnusableFile, read_secret, trust
+    from goproxy.data_plane.workers import WorkersFailed
     from goproxy.limits import raise_file_limit
     from goproxy.listening import CannotListen
     from goproxy.observe import start_logging
@@ -183,7 +183,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
     try:
         return work() if config.processes == 1 else serve_together(config.port, config.processes, journal, work)
-    except (CannotListen, CrewFailed) as problem:
+    except (CannotListen, WorkersFailed) as problem:
         raise CannotStart(problem) from None
 
 

@@ -25,7 +25,6 @@ from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
 from goproxy.data_plane import key_feed, row_post
-from goproxy.data_plane.board import Board
 from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import (
     Books,
@@ -38,6 +37,7 @@ from goproxy.data_plane.books import (
 from goproxy.data_plane.control_client import ControlClient
 from goproxy.data_plane.journal import Journal
 from goproxy.data_plane.observer import Observer
+from goproxy.data_plane.scoreboard import Scoreboard
 from goproxy.hosting import Readiness
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
@@ -305,7 +305,7 @@ async def test_the_metrics_have_the_age_of_the_oldest_row_and_of_several_process
     books: Books, control: Control, eventually: Callable[..., Any]
 ) -> None:
     """Rows wait all the time where there is traffic: how many says nothing."""
-    board = Board(2)
+    board = Scoreboard(2)
     one, other = board.places
     observer = Observer("openhands", books, Bodies(0), one)
 

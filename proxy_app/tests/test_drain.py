@@ -11,9 +11,9 @@ import pytest
 from yarl import URL
 
 from goproxy.core.wire import Fault, Refusal
-from goproxy.data_plane.board import Board
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.drain import DrainEnd, Drains
+from goproxy.data_plane.scoreboard import Scoreboard
 from goproxy.data_plane.sending import Sending
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.data_plane.upstream_pool import UpstreamPool
@@ -142,7 +142,7 @@ async def test_the_last_quarter_is_for_those_who_have_none(provider: Provider) -
 
 async def test_each_gives_its_place_among_those_of_all_processes_back(provider: Provider) -> None:
     """However it ends."""
-    one, other = Board(2).places
+    one, other = Scoreboard(2).places
     bounds = Drains(seconds=5, bytes=1 << 20, concurrent=1, place=one)
 
     def fail() -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TypeVar
 
-from goproxy.data_plane.board import Place
+from goproxy.data_plane.scoreboard import Place
 from goproxy.data_plane.upstream_connection import Answer
 
 T = TypeVar("T")

@@ -21,9 +21,9 @@ from prometheus_client.utils import floatToGoString
 
 from goproxy.core.ledger import Row
 from goproxy.core.protocols import PROTOCOLS
-from goproxy.data_plane.board import Place
 from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import Books
+from goproxy.data_plane.scoreboard import Place
 from goproxy.data_plane.tally import OwnTally, Tally
 from goproxy.observe import Outcome, RequestRecord, log
 

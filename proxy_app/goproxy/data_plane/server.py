@@ -16,12 +16,10 @@ from aiohttp import web
 
 from goproxy.config import Config
 from goproxy.core.ledger import Row
+from goproxy.data_plane.acceptor import acceptor_of
 from goproxy.data_plane.aftermath import Aftermath
-from goproxy.data_plane.board import BEAT_EVERY, Board, Place
 from goproxy.data_plane.bodies import Bodies, room_for_bodies
 from goproxy.data_plane.books import Books, books_for
-from goproxy.data_plane.crew import Crew, Work
-from goproxy.data_plane.doorman import doormen
 from goproxy.data_plane.drain import Drains
 from goproxy.data_plane.envelope import Envelope
 from goproxy.data_plane.front import Front
@@ -30,8 +28,10 @@ from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.request import ROUTES, Gateway
+from goproxy.data_plane.scoreboard import BEAT_EVERY, Place, Scoreboard
 from goproxy.data_plane.seat import Seat, adopt, has_company, seat_name, take_seat
 from goproxy.data_plane.upstream import Upstream, reach
+from goproxy.data_plane.workers import Work, Workers
 from goproxy.hosting import Readiness, Stay, add_private_routes, host, new_application
 from goproxy.limits import memory_limit
 from goproxy.listening import listen
@@ -159,7 +159,7 @@ async def serve(
             await place.until_it_may_listen()
             beside.append(asyncio.create_task(_beat(place, config, gateway)))
         try:
-            accepting = None if place is None else doormen(place)
+            accepting = None if place is None else acceptor_of(place)
             await host(make_app(gateway, place), stay, sockets, grace, front_of(gateway), accepting)
         finally:
             for task in beside:
@@ -172,10 +172,10 @@ def serve_together(port: int, processes: int, journal: Path, work: Work) -> int:
 
     Raises:
         CannotListen: the port cannot be had.
-        CrewFailed: nobody can serve.
+        WorkersFailed: nobody can serve.
     """
-    board = Board(processes, is_beside=has_company(journal))
-    return Crew(board, listen(port), work).run()
+    scoreboard = Scoreboard(processes, is_beside=has_company(journal))
+    return Workers(scoreboard, listen(port), work).run()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The doorman when there is no descriptor left for those who come."""
+"""The acceptor when there is no descriptor left for those who come."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from goproxy.data_plane.board import Board, State
-from goproxy.data_plane.doorman import Doorman
+from goproxy.data_plane.acceptor import Acceptor
+from goproxy.data_plane.scoreboard import Scoreboard, State
 
 
 class Exhausted(socket.socket):
@@ -30,15 +30,15 @@ async def test_it_rests_when_it_cannot_accept_and_leaves_nothing_behind(
 ) -> None:
     troubles: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
-    place, other = Board(2).places
+    place, other = Scoreboard(2).places
     other.state = State.SERVING
     listener = Exhausted()
     listener.bind(("127.0.0.1", 0))
-    doorman = Doorman(listener, asyncio.Protocol, place, lambda: 10 if others_have_fewer else 0)
+    acceptor = Acceptor(listener, asyncio.Protocol, place, lambda: 10 if others_have_fewer else 0)
     with socket.create_connection(listener.getsockname()):
         began = asyncio.get_running_loop().time()
         await eventually(lambda: listener.tried >= 5)
         assert asyncio.get_running_loop().time() - began > 0.3
-        doorman.close()
+        acceptor.close()
         await asyncio.sleep(0.3)
     assert troubles == []

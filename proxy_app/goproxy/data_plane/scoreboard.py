@@ -1,4 +1,4 @@
-"""The board: shared memory in which the processes of one upstream let each other know how they stand.
+"""The scoreboard: shared memory in which the processes of one upstream let each other know how they stand.
 
 Each has a place on it: what it counts, what it would say of itself now, and that it lives. A place outlives the process
 that has it, so that nothing that was counted is lost and no counter goes backwards. One lock guards what several of
@@ -29,7 +29,7 @@ _SILENT = 10.0
 _GO_EVERY = 0.01
 
 _HEAD = 64
-"""Bytes of the board before its places; the first one says whether processes may listen."""
+"""Bytes of the scoreboard before its places; the first one says whether processes may listen."""
 
 # A place: its state, whether it is ready, its last sign of life, its drains, its connections, its seat; why it is not
 # ready; its tallies.
@@ -50,14 +50,14 @@ class State(IntEnum):
     SERVING = 3
 
 
-class Board:
+class Scoreboard:
     """The shared memory. It is made before the processes are, which inherit it."""
 
     def __init__(self, processes: int, *, is_beside: bool = False) -> None:
         """`is_beside`: another instance serves already."""
         self.is_beside = is_beside
         self.size = _HEAD + processes * _PLACE + RATES_BYTES
-        self._file = os.memfd_create("goproxy-board", os.MFD_CLOEXEC)
+        self._file = os.memfd_create("goproxy-scoreboard", os.MFD_CLOEXEC)
         os.ftruncate(self._file, self.size)
         self._memory = memoryview(mmap.mmap(self._file, self.size))
         self.rates = SharedRates(self._memory[-RATES_BYTES:], self.locked)
@@ -83,10 +83,10 @@ class Board:
 
 
 class Place:
-    """What one process has on the board."""
+    """What one process has on the scoreboard."""
 
-    def __init__(self, board: Board, number: int, memory: memoryview[int]) -> None:
-        self._board = board
+    def __init__(self, scoreboard: Scoreboard, number: int, memory: memoryview[int]) -> None:
+        self._scoreboard = scoreboard
         self.number = number
         self._memory = memory
         self._doubles = memory[:_SEAT].cast("d")
@@ -96,19 +96,19 @@ class Place:
     @property
     def processes(self) -> int:
         """How many there are to be."""
-        return len(self._board.places)
+        return len(self._scoreboard.places)
 
     @property
     def is_beside(self) -> bool:
-        return self._board.is_beside and not self._board.may_listen
+        return self._scoreboard.is_beside and not self._scoreboard.may_listen
 
     @property
     def others(self) -> Sequence[Place]:
-        return [place for place in self._board.places if place is not self]
+        return [place for place in self._scoreboard.places if place is not self]
 
     @property
     def rates(self) -> SharedRates:
-        return self._board.rates
+        return self._scoreboard.rates
 
     # Of the process itself.
 
@@ -155,7 +155,7 @@ class Place:
 
     def vacate(self) -> None:
         """Its process has ended: only what it counted stays."""
-        with self._board.locked():
+        with self._scoreboard.locked():
             self._doubles[_DRAINS // 8] = 0
         self.state = State.ABSENT
         self.connections = 0
@@ -165,20 +165,20 @@ class Place:
     async def until_it_may_listen(self) -> None:
         """Wait for the other processes of a first start: clients come when all can serve."""
         self.state = State.PREPARED
-        while not self._board.may_listen:  # noqa: ASYNC110 - shared memory has no event
+        while not self._scoreboard.may_listen:  # noqa: ASYNC110 - shared memory has no event
             await asyncio.sleep(_GO_EVERY)
         self.state = State.SERVING
 
     def begin_drain(self, most: int) -> bool:
         """Begin one more drain, unless all processes together have as many as may be."""
-        with self._board.locked():
-            running = sum(place._doubles[_DRAINS // 8] for place in self._board.places)
+        with self._scoreboard.locked():
+            running = sum(place._doubles[_DRAINS // 8] for place in self._scoreboard.places)
             if running < most:
                 self._doubles[_DRAINS // 8] += 1
             return running < most
 
     def end_drain(self) -> None:
-        with self._board.locked():
+        with self._scoreboard.locked():
             self._doubles[_DRAINS // 8] -= 1
 
     # Of all together.

@@ -18,10 +18,10 @@ import aiohttp
 import pytest
 
 from goproxy.data_plane import shared_rates
-from goproxy.data_plane.board import Board, State
-from goproxy.data_plane.crew import Crew
 from goproxy.data_plane.rate_limits import OwnRates
+from goproxy.data_plane.scoreboard import Scoreboard, State
 from goproxy.data_plane.tally import TALLY_BYTES, SharedTally
+from goproxy.data_plane.workers import Workers
 from goproxy.hosting import Readiness
 from tests.backend import Backend
 from tests.conftest import Lines
@@ -57,7 +57,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def crew(
+async def workers(
     document: dict[str, Any], backend: Backend, directory: Path, processes: int = 2, **more: Any
 ) -> AsyncIterator[Serving]:
     async with serving(document | {"processes": processes}, backend, directory, **more) as served:
@@ -96,7 +96,7 @@ async def test_a_killed_process_is_followed_and_its_siblings_streams_do_not_noti
         await go_on.wait()
         await wire.end_stream()
 
-    async with crew(document, backend, tmp_path / "crew") as served:
+    async with workers(document, backend, tmp_path / "workers") as served:
         first, second = children(served)
         provider.script = say_all
         for _ in range(6):
@@ -110,7 +110,7 @@ async def test_a_killed_process_is_followed_and_its_siblings_streams_do_not_noti
                 _, headers = await raw.head()
                 ids.add(headers["x-request-id"])
                 assert await raw.chunk() == START
-            await until(lambda: noted(tmp_path / "crew") >= ids)
+            await until(lambda: noted(tmp_path / "workers") >= ids)
             before = await until_told(served.port, "goproxy_holds", 12)
             assert total(before, "goproxy_requests_in_flight") == total(before, "goproxy_holds") == 12
             assert total(before, "goproxy_requests_total") == 6
@@ -146,7 +146,7 @@ async def test_a_rate_limit_holds_for_all_processes_together(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
 ) -> None:
     provider.script = say_all
-    async with crew(document, backend, tmp_path / "crew") as served:
+    async with workers(document, backend, tmp_path / "workers") as served:
         made = await backend.post("accounts/alice/keys", {"requests_per_minute": 8})
         key = made["key"]
         await asyncio.sleep(2)  # both have heard of it
@@ -172,10 +172,10 @@ async def _ask_as(key: str, port: int) -> int:
         return answer.status
 
 
-async def test_two_crews_take_turns_and_sigterm_cuts_nothing(
+async def test_two_instances_take_turns_and_sigterm_cuts_nothing(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
 ) -> None:
-    """A rollout: the new crew beside the old one, which leaves while its streams go on to their ends."""
+    """A rollout: the new instance beside the old one, which leaves while its streams go on to their ends."""
     go_on = asyncio.Event()
 
     async def slow(_: Received, wire: Wire) -> None:
@@ -185,7 +185,7 @@ async def test_two_crews_take_turns_and_sigterm_cuts_nothing(
         await wire.end_stream()
 
     async with AsyncExitStack() as stack:
-        old = await stack.enter_async_context(crew(document, backend, tmp_path / "old", grace=45))
+        old = await stack.enter_async_context(workers(document, backend, tmp_path / "old", grace=45))
         provider.script = slow
         raws = [await stack.enter_async_context(connected(old.port)) for _ in range(8)]
         for raw in raws:
@@ -193,7 +193,7 @@ async def test_two_crews_take_turns_and_sigterm_cuts_nothing(
             await raw.head()
             assert await raw.chunk() == START
         provider.script = say_all
-        new = await stack.enter_async_context(crew(document, backend, tmp_path / "new", beside=tmp_path / "old"))
+        new = await stack.enter_async_context(workers(document, backend, tmp_path / "new", beside=tmp_path / "old"))
         assert len(said(new, "ready to serve beside the other instance")) == 2
         both = await asyncio.gather(*(ask(port) for port in (old.port, new.port) * 5))
         assert {status for status, _ in both} == {200}
@@ -217,7 +217,7 @@ async def test_each_process_may_open_as_many_files_as_the_hard_limit_says(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
-        async with crew(document, backend, tmp_path / "crew") as served:
+        async with workers(document, backend, tmp_path / "workers") as served:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for process in children(served):
                 assert resource.prlimit(process, resource.RLIMIT_NOFILE) == (hard, hard)
@@ -225,18 +225,18 @@ async def test_each_process_may_open_as_many_files_as_the_hard_limit_says(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_a_crew_that_cannot_start_says_so_and_ends(
+async def test_workers_that_cannot_start_say_so_and_end(
     document: dict[str, Any], backend: Backend, tmp_path: Path
 ) -> None:
-    (tmp_path / "crew").mkdir()
-    (tmp_path / "crew" / "journal").write_text("no directory")
-    async with serving(document | {"processes": 2}, backend, tmp_path / "crew", is_awaited=False) as served:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "journal").write_text("no directory")
+    async with serving(document | {"processes": 2}, backend, tmp_path / "workers", is_awaited=False) as served:
         assert await asyncio.wait_for(served.process.wait(), 20) == 1
         assert not said(served, "listening")
 
 
 def test_ready_are_all_or_none_and_a_stuck_one_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = Board(2).places
+    first, second = Scoreboard(2).places
     fine = Readiness(True, "serving")
     assert first.readiness(fine).detail == "process 2 of 2 is being started"
     second.state = State.SERVING
@@ -255,7 +255,7 @@ def test_ready_are_all_or_none_and_a_stuck_one_shows(monkeypatch: pytest.MonkeyP
 
 
 def test_drains_are_counted_over_all_processes_and_a_dead_ones_are_over() -> None:
-    first, second = Board(2).places
+    first, second = Scoreboard(2).places
     assert [first.begin_drain(3), second.begin_drain(3), second.begin_drain(3)] == [True] * 3
     assert not first.begin_drain(3)
     second.vacate()
@@ -281,7 +281,7 @@ def test_what_was_counted_outlives_who_counted_it() -> None:
 
 
 def test_processes_that_count_at_the_same_time_lose_nothing() -> None:
-    board = Board(2)
+    board = Scoreboard(2)
     limits = 10_000, None
     pids = []
     for _ in range(4):
@@ -299,7 +299,7 @@ def test_processes_that_count_at_the_same_time_lose_nothing() -> None:
 @pytest.mark.parametrize("keys", [1, 40])
 def test_a_shared_rate_is_what_one_process_would_count(keys: int) -> None:
     """The same questions to both: the same answers, even where keys come and go."""
-    shared, own = Board(1).rates, OwnRates()
+    shared, own = Scoreboard(1).rates, OwnRates()
     for step in range(3000):
         now, key, limits = step * 0.37, f"key {step * 7 % keys}", (30 + step * 7 % keys, 5000)
         assert shared.admit(key, limits, now) == own.admit(key, limits, now)
@@ -309,7 +309,7 @@ def test_a_shared_rate_is_what_one_process_would_count(keys: int) -> None:
 
 def test_two_processes_that_do_not_agree_on_a_limit_let_in_no_more_than_it() -> None:
     """One has heard of the other limit, one has not: what is left is neither's to begin anew."""
-    rates, limit = Board(1).rates, 8
+    rates, limit = Scoreboard(1).rates, 8
     let_in = [rates.admit("key", (limit + step % 2, None), 0.0) is None for step in range(40)]
     assert limit <= sum(let_in) <= limit + 1
     assert rates.admit("key", (2 * limit, None), 30.0) is None
@@ -322,24 +322,24 @@ def test_a_process_that_cannot_be_started_is_tried_again_while_another_one_serve
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(os, "fork", none_left)
-    board = Board(2)
-    crew = Crew(board, [], lambda _place, _sockets: 0)
+    board = Scoreboard(2)
+    workers = Workers(board, [], lambda _place, _sockets: 0)
     first, second = board.places
     second.state = State.SERVING
-    crew._start(first)
-    assert crew._due == {1: pytest.approx(time.monotonic() + 15, abs=5)}
+    workers._start(first)
+    assert workers._due == {1: pytest.approx(time.monotonic() + 15, abs=5)}
     (line,) = lines.all("process 1 of 2 ended; another one follows it")
     assert line["how"] == "Resource temporarily unavailable as it was to be started"
     second.vacate()
-    crew._start(first)
-    assert crew._failed is not None
-    assert crew._failed.startswith("process 1 of 2 ended with Resource temporarily unavailable")
+    workers._start(first)
+    assert workers._failed is not None
+    assert workers._failed.startswith("process 1 of 2 ended with Resource temporarily unavailable")
 
 
 def test_only_full_entries_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_rates, "_ENTRIES", 4)
     monkeypatch.setattr(shared_rates, "_NEAR", 4)
-    rates = Board(1).rates
+    rates = Scoreboard(1).rates
     for key in "abcd":
         assert rates.admit(key, (2, None), 0.0) is None
     assert rates.admit("e", (2, None), 40.0) is None  # the others' minute is over: each is full again

@@ -1,4 +1,4 @@
-"""The crew: several processes that serve one upstream on one port, and the parent that starts and watches them.
+"""The workers: several processes that serve one upstream on one port, and the parent that starts and watches them.
 
 They share the listening sockets, and not a port with a socket each (SO_REUSEPORT): a connection waits for whichever
 process is free, so that none is lost with a process that dies and none waits for one that is stuck, and a single filter
@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from goproxy.data_plane.board import Board, Place, State
+from goproxy.data_plane.scoreboard import Place, Scoreboard, State
 from goproxy.listening import refuse_new_connections
 from goproxy.observe import flush_log, log
 
@@ -42,15 +42,15 @@ _SOON = 60.0
 _PR_SET_PDEATHSIG = 1
 
 
-class CrewFailed(Exception):
+class WorkersFailed(Exception):
     """There is nobody who serves; the text says why."""
 
 
-class Crew:
+class Workers:
     """The processes."""
 
-    def __init__(self, board: Board, sockets: Sequence[socket.socket], work: Work) -> None:
-        self._board = board
+    def __init__(self, scoreboard: Scoreboard, sockets: Sequence[socket.socket], work: Work) -> None:
+        self._scoreboard = scoreboard
         self._sockets = sockets
         self._work = work
         self._places: dict[int, Place] = {}
@@ -69,26 +69,26 @@ class Crew:
         """Serve until SIGTERM; the result is the exit code.
 
         Raises:
-            CrewFailed: nobody can serve.
+            WorkersFailed: nobody can serve.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         gc.collect()
         gc.freeze()  # what is there stays in memory that the processes share
-        for place in self._board.places:
+        for place in self._scoreboard.places:
             if not self._is_leaving:
                 self._start(place)
         while self._places or self._due:
             self._wait()
             self._start_due()
-            if not self._board.may_listen and self._all_prepared():
+            if not self._scoreboard.may_listen and self._all_prepared():
                 log("all processes are prepared", processes=len(self._places))
-                self._board.let_listen()
+                self._scoreboard.let_listen()
         if self._failed is not None:
-            raise CrewFailed(self._failed)
+            raise WorkersFailed(self._failed)
         return 0 if self._is_clean else 1
 
     def _all_prepared(self) -> bool:
-        return all(place.state is State.PREPARED for place in self._board.places)
+        return all(place.state is State.PREPARED for place in self._scoreboard.places)
 
     def _start(self, place: Place) -> None:
         place.state = State.STARTING
@@ -126,7 +126,7 @@ class Crew:
 
     def _wait(self) -> None:
         """Wait for a signal, or until there is something to do."""
-        if not self._board.may_listen:
+        if not self._scoreboard.may_listen:
             patience = _LOOK_EVERY
         elif self._due:
             patience = max(0.0, min(self._due.values()) - time.monotonic())
@@ -170,7 +170,7 @@ class Crew:
         log(f"{which} ended; another one follows it", level=logging.ERROR, how=how, pause_seconds=pause)
 
     def _start_due(self) -> None:
-        for place in self._board.places:
+        for place in self._scoreboard.places:
             if self._due.get(place.number, float("inf")) <= time.monotonic():
                 self._start(place)
 

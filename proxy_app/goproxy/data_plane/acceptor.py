@@ -11,8 +11,8 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from goproxy.data_plane.board import Place
 from goproxy.data_plane.front import Front
+from goproxy.data_plane.scoreboard import Place
 
 _POLITE = 0.002
 """Seconds that a process with more connections leaves to the others."""
@@ -25,7 +25,7 @@ _BACKLOG = 1024
 _PASSING = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 
 
-class Doorman:
+class Acceptor:
     """Accepts for one process; it has the `close` of a server."""
 
     def __init__(
@@ -103,6 +103,6 @@ class Doorman:
             task.exception()  # it has left again
 
 
-def doormen(place: Place) -> Callable[[socket.socket, Front], Doorman]:
+def acceptor_of(place: Place) -> Callable[[socket.socket, Front], Acceptor]:
     """What accepts for the process of a place."""
-    return lambda listener, front: Doorman(listener, front, place, lambda: len(front.connections))
+    return lambda listener, front: Acceptor(listener, front, place, lambda: len(front.connections))
