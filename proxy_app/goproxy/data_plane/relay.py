@@ -14,8 +14,8 @@ from typing import Protocol
 from goproxy.core.headers import Headers, to_client
 from goproxy.core.wire import Fault, WireProtocol
 from goproxy.data_plane.client import Client
+from goproxy.data_plane.deadlines import Deadlines
 from goproxy.data_plane.exchange import EVENT_STREAM
-from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord
 
@@ -50,7 +50,7 @@ async def relay(
     client: Client,
     answer: Answer,
     protocol: WireProtocol,
-    patience: Patience,
+    deadlines: Deadlines,
     record: RequestRecord,
     own_headers: Headers,
     tap: Tap,
@@ -58,7 +58,7 @@ async def relay(
     """Pass `answer` on to the client; how that ended stands in the record afterwards."""
     is_event_stream = answer.content_type == EVENT_STREAM
     record.status = answer.status
-    path = _Path(client, answer, patience, record, tap)
+    path = _Path(client, answer, deadlines, record, tap)
     ended = Outcome.INTERNAL_ERROR
     try:
         client.begin(answer.status, _headers(answer, own_headers, is_event_stream=is_event_stream))
@@ -70,7 +70,7 @@ async def relay(
         path.stop()
         if ended is not Outcome.OK:
             record.outcome = ended
-            if is_event_stream and (reason := _reason(ended, patience, has_begun=record.bytes_out > 0)):
+            if is_event_stream and (reason := _reason(ended, deadlines, has_begun=record.bytes_out > 0)):
                 path.last_words(protocol.error_event(*reason, record.request_id))
             client.break_off()
 
@@ -87,9 +87,9 @@ def _headers(answer: Answer, own_headers: Headers, *, is_event_stream: bool) -> 
     return [*headers, ("X-Accel-Buffering", "no"), *own_headers]
 
 
-def _reason(ended: Outcome, patience: Patience, *, has_begun: bool) -> tuple[Fault, str] | None:
+def _reason(ended: Outcome, deadlines: Deadlines, *, has_begun: bool) -> tuple[Fault, str] | None:
     """What a client whose stream is cut by us is told."""
-    timeouts = patience.timeouts
+    timeouts = deadlines.timeouts
     match ended:
         case Outcome.UPSTREAM_STALLED:
             silence = timeouts.idle if has_begun else max(timeouts.idle, timeouts.first_byte)
@@ -105,10 +105,10 @@ def _reason(ended: Outcome, patience: Patience, *, has_begun: bool) -> tuple[Fau
 class _Path:
     """From one upstream connection to one client connection."""
 
-    def __init__(self, client: Client, answer: Answer, patience: Patience, record: RequestRecord, tap: Tap) -> None:
+    def __init__(self, client: Client, answer: Answer, deadlines: Deadlines, record: RequestRecord, tap: Tap) -> None:
         self._client = client
         self._answer = answer
-        self._patience = patience
+        self._deadlines = deadlines
         self._record = record
         self._tap = tap
         self._loop = client.loop
@@ -203,7 +203,7 @@ class _Path:
         """
         if self._timer is not None:
             self._timer.cancel()
-        idle = self._patience.timeouts.idle
+        idle = self._deadlines.timeouts.idle
         next_look = self._loop.time() + (idle / _LOOKS if self._client.is_full else idle)
         self._timer = self._loop.call_at(min(self._deadline(), next_look), self._look)
 
@@ -212,7 +212,7 @@ class _Path:
             self._waiting, self._moved_at = waiting, self._loop.time()
         if self._loop.time() < self._deadline():
             self._watch()
-        elif self._patience.is_over():
+        elif self._deadlines.is_over():
             if self._ended is not None:  # the client goes on taking it, and is given up as one that leaves is
                 self._client.keeps_alive = False
             self._finish(self._ended or Outcome.UPSTREAM_TIMEOUT)
@@ -221,5 +221,5 @@ class _Path:
 
     def _deadline(self) -> float:
         if self._client.is_full:
-            return self._patience.for_client(self._moved_at)
-        return self._patience.for_piece(self._moved_at, first=self._record.bytes_out == 0)
+            return self._deadlines.for_client(self._moved_at)
+        return self._deadlines.for_piece(self._moved_at, first=self._record.bytes_out == 0)

@@ -32,11 +32,11 @@ from goproxy.data_plane.aftermath import Aftermath
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import Books, InsufficientFunds, JournalUnwritable, LeaseUnavailable
 from goproxy.data_plane.client import Client
+from goproxy.data_plane.deadlines import Deadlines
 from goproxy.data_plane.envelope import ACCOUNT, Envelope, id_headers, shape_for
 from goproxy.data_plane.exchange import Exchange
 from goproxy.data_plane.front import Connection, Serve
 from goproxy.data_plane.observer import Observer
-from goproxy.data_plane.patience import Patience
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.relay import Unmetered, relay
 from goproxy.data_plane.request_head import RequestHead
@@ -144,16 +144,16 @@ class Gateway:
 
     async def _pass_on(self, client: Client, record: RequestRecord, to_send: _ToSend) -> None:
         """Send a request that costs nothing, and relay its answer."""
-        patience = Patience(self.config.timeouts, client.loop.time)
+        deadlines = Deadlines(self.config.timeouts, client.loop.time)
         endpoint = to_send.endpoint
-        sent = self._send(to_send, patience, record)
+        sent = self._send(to_send, deadlines, record)
         try:
             answer = await self.upstream.answer(sent, endpoint, record)
         except asyncio.CancelledError:
             sent.give_up()
             raise
         try:
-            await relay(client, answer, endpoint.protocol, patience, record, id_headers(record), Unmetered())
+            await relay(client, answer, endpoint.protocol, deadlines, record, id_headers(record), Unmetered())
         finally:
             answer.close()
 
@@ -166,7 +166,7 @@ class Gateway:
         except (InsufficientFunds, LeaseUnavailable, JournalUnwritable) as reason:
             raise refusal_of(reason) from None
         record.is_paid = True
-        patience = Patience(self.config.timeouts, client.loop.time)
+        deadlines = Deadlines(self.config.timeouts, client.loop.time)
         exchange = Exchange(
             hold,
             admitted.model,
@@ -177,7 +177,7 @@ class Gateway:
             withhold_usage=admitted.usage_was_asked_for,
         )
         try:
-            sent = self._send(to_send, patience, record)
+            sent = self._send(to_send, deadlines, record)
             answer = await self.upstream.answer(sent, endpoint, record)
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
@@ -193,12 +193,12 @@ class Gateway:
             raise
         exchange.begin(answer)
         try:
-            await relay(client, answer, endpoint.protocol, patience, record, id_headers(record), exchange)
+            await relay(client, answer, endpoint.protocol, deadlines, record, id_headers(record), exchange)
         finally:
             self.aftermath.of_answer(exchange, answer)
 
-    def _send(self, request: _ToSend, patience: Patience, record: RequestRecord) -> Sending:
-        return self.upstream.send(request.endpoint, request.target, request.fields, request.body, patience, record)
+    def _send(self, request: _ToSend, deadlines: Deadlines, record: RequestRecord) -> Sending:
+        return self.upstream.send(request.endpoint, request.target, request.fields, request.body, deadlines, record)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/models: the models of the configuration, in the shape that the client knows."""

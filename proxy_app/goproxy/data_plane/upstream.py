@@ -16,7 +16,7 @@ from yarl import URL
 from goproxy.config import Endpoint, Timeouts
 from goproxy.core.wire import Fault, Refusal
 from goproxy.data_plane.bodies import Body
-from goproxy.data_plane.patience import Patience
+from goproxy.data_plane.deadlines import Deadlines
 from goproxy.data_plane.reachability import why
 from goproxy.data_plane.sending import Sending
 from goproxy.data_plane.upstream_connection import Answer, AnswerBroken, UpstreamConnection
@@ -71,7 +71,7 @@ class Upstream:
         self._secret = secret
         self._tls = tls
         self._pools: dict[URL, UpstreamPool] = {}
-        self._places: dict[str, _Place] = {}
+        self._destinations: dict[str, _Destination] = {}
 
     def send(
         self,
@@ -79,7 +79,7 @@ class Upstream:
         target: str,
         fields: bytes,
         body: Body,
-        patience: Patience,
+        deadlines: Deadlines,
         record: RequestRecord,
     ) -> Sending:
         """Send a request; what comes of it is for `answer` to tell.
@@ -87,14 +87,14 @@ class Upstream:
         `target`: what comes after the endpoint's own path. `fields`: of the head, a line each. `body`: is dropped once
         it is sent.
         """
-        place = self._place(endpoint)
-        connection, sending = place.pool.idle(), Sending(place.pool.loop)
-        head = place.head(target, fields, len(body.data))
+        destination = self._destination(endpoint)
+        connection, sending = destination.pool.idle(), Sending(destination.pool.loop)
+        head = destination.head(target, fields, len(body.data))
         if connection is None:
-            connecting = self._connect_and_send(sending, endpoint, head, body, patience, record)
+            connecting = self._connect_and_send(sending, endpoint, head, body, deadlines, record)
             sending.carried_by(asyncio.create_task(connecting).cancel)
         else:
-            self._hand_over(sending, connection, head, body, patience)
+            self._hand_over(sending, connection, head, body, deadlines)
         return sending
 
     async def answer(self, sending: Sending, endpoint: Endpoint, record: RequestRecord) -> Answer:
@@ -144,27 +144,27 @@ class Upstream:
         endpoint: Endpoint,
         head: bytes,
         body: Body,
-        patience: Patience,
+        deadlines: Deadlines,
         record: RequestRecord,
     ) -> None:
         try:
-            connection = await self._connect(endpoint, patience, record)
+            connection = await self._connect(endpoint, deadlines, record)
         except Exception as error:
             sending.failed(error)
         else:
-            self._hand_over(sending, connection, head, body, patience)
+            self._hand_over(sending, connection, head, body, deadlines)
 
     def _hand_over(
-        self, sending: Sending, connection: UpstreamConnection, head: bytes, body: Body, patience: Patience
+        self, sending: Sending, connection: UpstreamConnection, head: bytes, body: Body, deadlines: Deadlines
     ) -> None:
-        connection.send(head, body, patience.for_answer(), sending)
+        connection.send(head, body, deadlines.for_answer(), sending)
         sending.is_handed_over = True
         sending.carried_by(connection.give_up)
 
-    async def _connect(self, endpoint: Endpoint, patience: Patience, record: RequestRecord) -> UpstreamConnection:
+    async def _connect(self, endpoint: Endpoint, deadlines: Deadlines, record: RequestRecord) -> UpstreamConnection:
         try:
-            async with asyncio.timeout_at(patience.for_connection()):
-                return await self._place(endpoint).pool.connect()
+            async with asyncio.timeout_at(deadlines.for_connection()):
+                return await self._destination(endpoint).pool.connect()
         except TimeoutError:
             self._tell("upstream does not accept connections", endpoint, record)
             record.outcome = Outcome.UPSTREAM_UNREACHABLE
@@ -176,14 +176,14 @@ class Upstream:
         except OSError as error:
             raise self._unreachable(error, endpoint, record) from None
 
-    def _place(self, endpoint: Endpoint) -> _Place:
-        if endpoint.name not in self._places:
+    def _destination(self, endpoint: Endpoint) -> _Destination:
+        if endpoint.name not in self._destinations:
             url = URL(endpoint.base_url, encoded=True)
             if (origin := url.origin()) not in self._pools:
                 self._pools[origin] = UpstreamPool(origin, self._tls)
             credential = endpoint.protocol.credential(self._secret)
-            self._places[endpoint.name] = _Place(self._pools[origin], url, credential)
-        return self._places[endpoint.name]
+            self._destinations[endpoint.name] = _Destination(self._pools[origin], url, credential)
+        return self._destinations[endpoint.name]
 
     def _unreachable(self, error: Exception, endpoint: Endpoint, record: RequestRecord) -> Refusal:
         reason = why(error)
@@ -223,7 +223,7 @@ class Upstream:
         )
 
 
-class _Place:
+class _Destination:
     """Where an endpoint is: over which connections, and what every request to it begins with."""
 
     def __init__(self, pool: UpstreamPool, url: URL, credential: tuple[str, str]) -> None:

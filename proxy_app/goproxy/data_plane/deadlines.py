@@ -7,7 +7,7 @@ from collections.abc import Callable
 from goproxy.config import Timeouts
 
 
-class Patience:
+class Deadlines:
     """The limits of one exchange."""
 
     def __init__(self, timeouts: Timeouts, clock: Callable[[], float]) -> None:
