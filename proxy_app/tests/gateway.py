@@ -117,7 +117,7 @@ class Running:
     async def rows(self) -> list[dict[str, Any]]:
         """What the ledger has of requests, once all that is settled has arrived there; the oldest first."""
         async with asyncio.timeout(30):
-            await self.gateway.aftermath.settled()
+            await self.gateway.settler.settled()
             while self.books.standing.unposted_rows or self.books.standing.unsettled_rows:
                 await asyncio.sleep(0.01)
         page = await self.backend.get("rows", kind="request")

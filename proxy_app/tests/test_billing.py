@@ -546,7 +546,7 @@ async def test_a_client_that_left_before_there_was_a_connection_pays_nothing(
             await asked.wait()
             await leave(raw, gateway)
         go_on.set()
-        await gateway.gateway.aftermath.settled()
+        await gateway.gateway.settler.settled()
         await eventually(lambda: gateway.books.standing.open_requests == 0)
         line = await lines.request()
         assert (line["status"], line["outcome"], "settlement" in line) == (499, "client_gone", False)

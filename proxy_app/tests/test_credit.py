@@ -300,7 +300,7 @@ async def test_more_than_a_key_may_use_in_a_minute_is_429(
     for number in range(1, let_in + 1):
         assert await client.status() == 200
         await eventually(lambda: gateway.books.standing.open_requests == 0)
-        await gateway.gateway.aftermath.settled()
+        await gateway.gateway.settler.settled()
         assert len(provider.received) == number
     async with client.ask(PATHS[protocol]) as answer:
         assert answer.status == 429

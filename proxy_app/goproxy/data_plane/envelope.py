@@ -137,7 +137,7 @@ class Enveloped:
                 self._cut()
             return False
         finally:
-            if not record.is_paid:  # otherwise aftermath.py, once it is settled
+            if not record.is_paid:  # otherwise settler.py, once it is settled
                 self._observer.end(record)
 
     def _cut(self) -> None:

@@ -1,7 +1,7 @@
 """One paid exchange with the upstream: what was held for it, what was seen of the answer, and the row that follows.
 
 It outlives the handler of its request: a client may leave, and the answer is still drained and always settled
-(aftermath.py).
+(settler.py).
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ from goproxy.data_plane.admission import (
     read_body,
     refusal_of,
 )
-from goproxy.data_plane.aftermath import Aftermath
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import Books, InsufficientFunds, JournalUnwritable, LeaseUnavailable
 from goproxy.data_plane.client import Client
@@ -41,6 +40,7 @@ from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.relay import Unmetered, relay
 from goproxy.data_plane.request_head import RequestHead
 from goproxy.data_plane.sending import Sending
+from goproxy.data_plane.settler import Settler
 from goproxy.data_plane.upstream import Upstream
 from goproxy.hosting import Stay
 from goproxy.observe import Outcome, RequestRecord
@@ -80,7 +80,7 @@ class Gateway:
     limits: RateLimits
     bodies: Bodies
     upstream: Upstream
-    aftermath: Aftermath
+    settler: Settler
     observer: Observer
     stay: Stay
     envelope: Envelope
@@ -182,20 +182,20 @@ class Gateway:
         except asyncio.CancelledError:
             record.outcome = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
             if sent.is_handed_over:
-                self.aftermath.of_sending(exchange, self.upstream.answering(sent, endpoint, record))
+                self.settler.after_sending(exchange, self.upstream.answering(sent, endpoint, record))
             else:  # there was no connection yet
                 sent.give_up()
                 self.books.void(hold.id)
                 record.is_paid = False
             raise
         except BaseException:
-            self.aftermath.of_refusal(exchange)
+            self.settler.after_refusal(exchange)
             raise
         exchange.begin(answer)
         try:
             await relay(client, answer, endpoint.protocol, deadlines, record, id_headers(record), exchange)
         finally:
-            self.aftermath.of_answer(exchange, answer)
+            self.settler.after_answer(exchange, answer)
 
     def _send(self, request: _ToSend, deadlines: Deadlines, record: RequestRecord) -> Sending:
         return self.upstream.send(request.endpoint, request.target, request.fields, request.body, deadlines, record)

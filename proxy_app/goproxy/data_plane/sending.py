@@ -1,7 +1,7 @@
 """A request on its way to the upstream, until the head of its answer is there.
 
 Who waits for that may leave, and another may wait in its place: a handler ends with its client, and the answer is
-still drained and settled (aftermath.py). So this is no future, which would end with whoever waits for it; and an
+still drained and settled (settler.py). So this is no future, which would end with whoever waits for it; and an
 answer that comes wakes who waits in the next turn of the loop, without the turns that `asyncio.shield` takes.
 """
 

@@ -17,7 +17,6 @@ from aiohttp import web
 from goproxy.config import Config
 from goproxy.core.ledger import Row
 from goproxy.data_plane.acceptor import acceptor_of
-from goproxy.data_plane.aftermath import Aftermath
 from goproxy.data_plane.bodies import Bodies, room_for_bodies
 from goproxy.data_plane.books import Books, books_for
 from goproxy.data_plane.drain import Drains
@@ -30,6 +29,7 @@ from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.request import ROUTES, Gateway
 from goproxy.data_plane.scoreboard import BEAT_EVERY, Place, Scoreboard
 from goproxy.data_plane.seat import Seat, adopt, has_company, seat_name, take_seat
+from goproxy.data_plane.settler import Settler
 from goproxy.data_plane.upstream import Upstream, reach
 from goproxy.data_plane.workers import Work, Workers
 from goproxy.hosting import Readiness, Stay, add_private_routes, host, new_application
@@ -109,12 +109,12 @@ async def gateway_for(
     policy = config.disconnect
     concurrent = policy.concurrent if policy.policy == "drain" else 0
     drains = Drains(seconds=policy.seconds, bytes=policy.bytes, concurrent=concurrent, place=place)
-    aftermath = Aftermath(books, drains, settled)
+    settler = Settler(books, drains, settled)
     try:
         envelope = Envelope(config, observer, stay)
-        yield Gateway(config, books, limits, bodies, upstream, aftermath, observer, stay, envelope)
+        yield Gateway(config, books, limits, bodies, upstream, settler, observer, stay, envelope)
     finally:
-        await aftermath.finish(stay.left_of(grace))
+        await settler.finish(stay.left_of(grace))
 
 
 async def serve(

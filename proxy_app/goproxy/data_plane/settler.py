@@ -39,8 +39,8 @@ class Ledger(Protocol):
         """Done when the row is durable."""
 
 
-class Aftermath:
-    """All exchanges whose handlers have ended, and that are not settled yet."""
+class Settler:
+    """Settles every exchange whose handler has ended, once what is left of its answer is drained or given up."""
 
     def __init__(self, ledger: Ledger, drains: Drains, told_of: Callable[[RequestRecord, Row], None]) -> None:
         self._ledger = ledger
@@ -52,7 +52,7 @@ class Aftermath:
         """Exchanges to be settled in a moment."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def of_answer(self, exchange: Exchange, answer: Answer) -> None:
+    def after_answer(self, exchange: Exchange, answer: Answer) -> None:
         """The handler is done with an answer that had begun, in whatever way."""
         if exchange.record.outcome in _LEFT and not exchange.is_whole:
             self._start(self._drain_rest(exchange, answer))
@@ -60,11 +60,11 @@ class Aftermath:
             answer.close()
             self._settle(exchange)
 
-    def of_sending(self, exchange: Exchange, sending: asyncio.Task[Answer]) -> None:
+    def after_sending(self, exchange: Exchange, sending: asyncio.Task[Answer]) -> None:
         """The handler is done before an answer had begun, and the upstream may have the request."""
         self._start(self._await_answer(exchange, sending, exchange.record.outcome))
 
-    def of_refusal(self, exchange: Exchange) -> None:
+    def after_refusal(self, exchange: Exchange) -> None:
         """The upstream gave no answer that a client of ours should see."""
         self._settle(exchange)
 

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from goproxy.data_plane import aftermath
+from goproxy.data_plane import settler
 from tests.gateway import Running, config_document, endpoints_at, running_gateway
 from tests.provider import Provider, Received, Wire
 from tests.raw import connected
@@ -40,7 +40,7 @@ async def test_an_answer_that_never_begins_does_not_hold_up_the_leaving(
     await leave_early(gateway, provider, eventually)
     await asyncio.sleep(0.1)
     began = time.monotonic()
-    await gateway.gateway.aftermath.finish(0.2)
+    await gateway.gateway.settler.finish(0.2)
     assert time.monotonic() - began < 15  # the answer that never begins has 20
     (row,) = await gateway.rows()
     assert (row["settlement"], row["outcome"], row["status"]) == ("estimated", "client_gone", 0)
@@ -82,13 +82,13 @@ async def test_a_stream_that_tells_its_length_ends_for_the_client_too(
 async def test_answers_wait_to_be_settled_together_until_there_are_many(
     gateway: Running, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
-    monkeypatch.setattr(aftermath, "_MOMENT", 60)
+    monkeypatch.setattr(settler, "_MOMENT", 60)
     books = gateway.books
-    for _ in range(aftermath._MANY - 1):
+    for _ in range(settler._MANY - 1):
         async with client.post("v1/messages", json=ASK | {"stream": False}) as answer:
             await answer.read()
     await asyncio.sleep(0.1)
-    assert books.standing.open_requests == aftermath._MANY - 1
+    assert books.standing.open_requests == settler._MANY - 1
     async with client.post("v1/messages", json=ASK | {"stream": False}) as answer:
         await answer.read()
     await eventually(lambda: books.standing.open_requests == 0)
