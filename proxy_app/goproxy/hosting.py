@@ -231,7 +231,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
     )
 
 
-class Front(Protocol):
+class ConnectionMaker(Protocol):
     """What stands before aiohttp's server, and makes the protocol of each connection."""
 
     def __call__(self) -> asyncio.BaseProtocol: ...
@@ -253,7 +253,7 @@ class Accepting(Protocol):
     def close(self) -> None: ...
 
 
-F = TypeVar("F", bound=Front)
+F = TypeVar("F", bound=ConnectionMaker)
 
 
 @asynccontextmanager
@@ -332,7 +332,7 @@ async def _until_all_are_accepted(listeners: Sequence[socket.socket]) -> None:
                 await asyncio.sleep(0)
 
 
-async def _for_late_requests(front: Front | None) -> None:
+async def _for_late_requests(front: ConnectionMaker | None) -> None:
     """Who has connected asks at once; on a loaded machine that may take a moment, and closing would reset it."""
     await asyncio.sleep(_ASKED_LATE)
     with suppress(TimeoutError):

@@ -24,7 +24,7 @@ from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
-from goproxy.data_plane import key_feed, row_post
+from goproxy.data_plane import key_poll, row_post
 from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import (
     Books,
@@ -769,7 +769,7 @@ async def test_a_restored_control_plane_is_believed(
 async def keeping_a_key(directory: Path, control: Control, eventually: Callable[..., Any]) -> AsyncIterator[Books]:
     """Books that have kept a key, and ask for news of it all the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(key_feed, "_WAIT", 0)
+        patch.setattr(key_poll, "_WAIT", 0)
         await control.tell(key_entry(KEY))
         async with kept(directory, control) as books:
             await eventually(lambda: books.keys.find(KEY) is not None)

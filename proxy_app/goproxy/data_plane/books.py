@@ -30,7 +30,7 @@ from goproxy.core.pricing import REQUIRED_PRICES, PriceVersion, Tier
 from goproxy.core.usage import Usage
 from goproxy.data_plane.control_client import ControlClient, ControlPlaneAway, ControlPlaneRefuses
 from goproxy.data_plane.journal import Journal, JournalUnwritable
-from goproxy.data_plane.key_feed import KeyFeed
+from goproxy.data_plane.key_poll import KeyPoll
 from goproxy.data_plane.lease_desk import InsufficientFunds, LeaseDesk, LeaseUnavailable
 from goproxy.data_plane.row_post import RowPost
 from goproxy.observe import log, told
@@ -110,7 +110,7 @@ class Books:
         self._tasks: list[asyncio.Task[None]] = []
         self._desk: LeaseDesk
         self._post: RowPost
-        self._feed: KeyFeed
+        self._poll: KeyPoll
 
     async def start(self) -> None:
         """Read the journal, end what a former process left open, and begin to talk to the control plane.
@@ -137,7 +137,7 @@ class Books:
             idle_after=self._idle_after,
         )
         self._post = RowPost(self._journal, self._control, recovered.unposted)
-        self._feed = KeyFeed(self._journal, self._control, self._keys_path, self._desk.recall)
+        self._poll = KeyPoll(self._journal, self._control, self._keys_path, self._desk.recall)
         for row in left_open:
             self._write(row)
             log(
@@ -159,7 +159,7 @@ class Books:
             interrupted=len(left_open),
             unposted=len(recovered.unposted),
         )
-        for work in (partial(self._desk.run, self._renew), self._post.run, self._feed.run):
+        for work in (partial(self._desk.run, self._renew), self._post.run, self._poll.run):
             self._tasks.append(asyncio.create_task(_keep_up(work)))
 
     async def close(self) -> None:
@@ -228,12 +228,12 @@ class Books:
     @property
     def keys(self) -> KeySnapshot:
         """The keys that are let in."""
-        return self._feed.snapshot
+        return self._poll.snapshot
 
     @property
     def keys_age(self) -> float:
         """Seconds since the control plane said so; infinite if it never did."""
-        return self._feed.age
+        return self._poll.age
 
     @property
     def is_settled(self) -> bool:
@@ -255,7 +255,7 @@ class Books:
             journal_problem=self._journal.problem,
             journal_syncs=self._journal.syncs,
             journal_damaged=self._journal.damaged,
-            control_problem=self._desk.problem or self._post.problem or self._feed.problem,
+            control_problem=self._desk.problem or self._post.problem or self._poll.problem,
             keys_age=self.keys_age,
         )
 

@@ -22,7 +22,7 @@ _PAUSE = 0.05
 """Seconds between two questions; the control plane may have much to tell."""
 
 
-class KeyFeed:
+class KeyPoll:
     """The last good set of keys."""
 
     def __init__(self, journal: Journal, control: ControlClient, path: Path, recall: Callable[[Iterable[str]], None]):
