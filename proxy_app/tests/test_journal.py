@@ -16,7 +16,7 @@ import pytest
 from goproxy.core.journal_record import Opened, Reader, Settled, row_document
 from goproxy.core.usage import Usage
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable, Recovered
-from goproxy.data_plane.segment import Shelf
+from goproxy.data_plane.journal_directory import JournalDirectory
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
 
@@ -148,9 +148,9 @@ def test_a_directory_that_another_process_makes_at_the_same_time(
         make(path, *arguments, **more)
 
     monkeypatch.setattr(Path, "mkdir", make_after_the_other)
-    shelf = Shelf(tmp_path / "journal")
-    shelf.take()
-    shelf.release()
+    directory = JournalDirectory(tmp_path / "journal")
+    directory.take()
+    directory.release()
 
 
 async def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
@@ -259,17 +259,17 @@ async def test_a_segment_that_may_not_be_the_last_any_more_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A start reads the one that perhaps has its name: what is added to the one before is not kept, nor told to be."""
-    publish, named = Shelf.publish, list[str]()
+    publish, named = JournalDirectory.publish, list[str]()
 
-    def publish_once_and_fail(shelf: Shelf) -> None:
+    def publish_once_and_fail(of_journal: JournalDirectory) -> None:
         if not named:
-            publish(shelf)
+            publish(of_journal)
             named.append(segments(directory)[-1].name)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     directory, others = tmp_path / "journal", [tmp_path / f"other_{n}" for n in range(8)]
     async with opened(directory) as (journal, _):
-        monkeypatch.setattr(Shelf, "publish", publish_once_and_fail)
+        monkeypatch.setattr(JournalDirectory, "publish", publish_once_and_fail)
         before = descriptors()
         running = await fill(journal)
         assert descriptors() < before, "neither of the two is open"
@@ -278,7 +278,7 @@ async def test_a_segment_that_may_not_be_the_last_any_more_is_not_written_to(
         await asyncio.wait([settled], timeout=0.5)
         assert (settled.done(), journal.problem) == (False, os.strerror(errno.EIO))
         shutil.copytree(directory, tmp_path / "cut here")
-        monkeypatch.setattr(Shelf, "publish", publish)
+        monkeypatch.setattr(JournalDirectory, "publish", publish)
         await asyncio.wait_for(settled, 30)
         for path, descriptor in zip(others, theirs, strict=True):
             os.close(descriptor)

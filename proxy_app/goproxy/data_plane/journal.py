@@ -38,8 +38,8 @@ from goproxy.core.journal_record import (
 from goproxy.core.journal_state import JournalState, Unposted, replay
 from goproxy.core.ledger import Hold, Row
 from goproxy.core.usage import Usage
+from goproxy.data_plane.journal_directory import InUse, JournalDirectory, Segment
 from goproxy.data_plane.prompt_future import PromptFuture
-from goproxy.data_plane.segment import InUse, Segment, Shelf
 from goproxy.observe import log
 
 _SEGMENT_BYTES = 8 * 1024 * 1024
@@ -94,7 +94,7 @@ class Journal:
     """The journal of one proxy, in a directory of its own. To be used from one event loop."""
 
     def __init__(self, directory: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
-        self._shelf = Shelf(directory)
+        self._directory = JournalDirectory(directory)
         self._segment_bytes = segment_bytes
         self.instance = ""
         self.problem: str | None = "it is not open"
@@ -138,12 +138,12 @@ class Journal:
         except InUse as error:
             raise JournalInUse(f"{error}: another process writes this journal") from None
         except OSError as error:
-            self._shelf.release()
+            self._directory.release()
             raise JournalUnwritable(f"{error.filename}: the journal cannot be read: {error.strerror}") from None
         except Exception:  # there may be no thread to be had: whoever comes next shall find the directory free
             if self._segment is not None:
                 self._segment.close()
-            self._shelf.release()
+            self._directory.release()
             raise  # (who is cancelled keeps it, for the reading goes on and may write)
         return recovered
 
@@ -193,7 +193,7 @@ class Journal:
         self._tokens.put(None)
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join)
-        self._shelf.release()
+        self._directory.release()
 
     def _put(
         self, record: Record, written: asyncio.Future[bytes] | None = None, *, is_patient: bool = False
@@ -230,9 +230,9 @@ class Journal:
     # The thread.
 
     def _recover(self) -> Recovered:
-        self._shelf.take()
-        numbers = self._shelf.numbers()
-        readers = [self._shelf.read(number) for number in numbers]
+        self._directory.take()
+        numbers = self._directory.numbers()
+        readers = [self._directory.read(number) for number in numbers]
         state = self._state = replay(readers)
         for number, reader in zip(numbers, readers, strict=True):
             if reader.damaged:
@@ -314,21 +314,21 @@ class Journal:
 
     def _rotate(self, reserved: int) -> None:
         head = self._state.checkpoint()
-        segment = self._shelf.draft(head, len(head) + reserved + max(self._segment_bytes, len(head)))
+        segment = self._directory.draft(head, len(head) + reserved + max(self._segment_bytes, len(head)))
         if self._segment is not None:
             self._segment.close()
             self._segment = None
         try:
-            self._shelf.publish()
+            self._directory.publish()
         except OSError:
             segment.close()
             raise
         self._segment = segment
         self.syncs += 1
         for number in self._to_set_aside:
-            self._shelf.set_aside(number)
+            self._directory.set_aside(number)
         self._to_set_aside = []
-        self._shelf.tidy()
+        self._directory.tidy()
 
     def _append(self, lines: bytes) -> None:
         assert self._segment is not None

@@ -31,10 +31,10 @@ _GO_EVERY = 0.01
 _HEAD = 64
 """Bytes of the scoreboard before its places; the first one says whether processes may listen."""
 
-# A place: its state, whether it is ready, its last sign of life, its drains, its connections, its seat; why it is not
-# ready; its tallies.
+# A place: its state, whether it is ready, its last sign of life, its drains, its connections, its journal's directory;
+# why it is not ready; its tallies.
 _STATE, _READY, _BEAT, _DRAINS, _CONNECTIONS = 0, 1, 8, 16, 24
-_SEAT, _SEAT_BYTES = 32, 32
+_DIRECTORY, _DIRECTORY_BYTES = 32, 32
 _DETAIL, _DETAIL_BYTES = 64, 448
 _GAUGES = _DETAIL + _DETAIL_BYTES
 _COUNTS = _GAUGES + TALLY_BYTES
@@ -89,7 +89,7 @@ class Place:
         self._scoreboard = scoreboard
         self.number = number
         self._memory = memory
-        self._doubles = memory[:_SEAT].cast("d")
+        self._doubles = memory[:_DIRECTORY].cast("d")
         self.gauges = SharedTally(memory[_GAUGES:_COUNTS])
         self.counts = SharedTally(memory[_COUNTS:])
 
@@ -121,13 +121,13 @@ class Place:
         self._memory[_STATE] = state
 
     @property
-    def seat(self) -> str | None:
-        """The name of the seat that the last process here took."""
-        return bytes(self._memory[_SEAT : _SEAT + _SEAT_BYTES]).rstrip(b"\0").decode() or None
+    def directory(self) -> str | None:
+        """The name of the directory that the last process here took for its journal."""
+        return bytes(self._memory[_DIRECTORY : _DIRECTORY + _DIRECTORY_BYTES]).rstrip(b"\0").decode() or None
 
-    @seat.setter
-    def seat(self, name: str) -> None:
-        self._memory[_SEAT : _SEAT + _SEAT_BYTES] = name.encode().ljust(_SEAT_BYTES, b"\0")
+    @directory.setter
+    def directory(self, name: str) -> None:
+        self._memory[_DIRECTORY : _DIRECTORY + _DIRECTORY_BYTES] = name.encode().ljust(_DIRECTORY_BYTES, b"\0")
 
     @property
     def connections(self) -> int:

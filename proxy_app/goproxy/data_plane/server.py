@@ -28,8 +28,8 @@ from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.request import ROUTES, Gateway
 from goproxy.data_plane.scoreboard import BEAT_EVERY, Place, Scoreboard
-from goproxy.data_plane.seat import Seat, adopt, has_company, seat_name, take_seat
 from goproxy.data_plane.settler import Settler
+from goproxy.data_plane.sibling_journals import OwnDirectory, adopt, free_directory, has_company, name_of
 from goproxy.data_plane.upstream import Upstream, reach
 from goproxy.data_plane.workers import Work, Workers
 from goproxy.hosting import Readiness, Stay, add_private_routes, host, new_application
@@ -40,9 +40,9 @@ from goproxy.observe import RequestRecord, log
 _FOR_KEYS = 5.0
 """Seconds to wait for the backend before listening."""
 
-_SEATS_TRIED = 20
-_SEAT_AGAIN = 0.05
-"""How often a seat is tried for that others took meanwhile, or only looked at, and the seconds in between."""
+_DIRECTORIES_TRIED = 20
+_DIRECTORY_AGAIN = 0.05
+"""How often one is tried for a journal that others took meanwhile, or only looked at, and the seconds in between."""
 
 _COLLECT_EVERY = 50_000
 """Objects more than before, after which the garbage collector looks for cycles. No request leaves one, however it ends
@@ -144,7 +144,7 @@ async def serve(
         return books_for(config, directory, backend_url, proxy_token)
 
     async with (
-        _seated(journal, books_of, place) as (seat, books),
+        _own_books(journal, books_of, place) as (own, books),
         reach(config.upstream, secret, config.timeouts, tls) as upstream,
         gateway_for(config, books, upstream, stay, grace, place) as gateway,
     ):
@@ -152,9 +152,9 @@ async def serve(
         gc.collect()
         gc.freeze()  # what is there stays; to look through it again would halt every stream for 10 ms
         gc.set_threshold(_COLLECT_EVERY)
-        if seat.is_beside if place is None else place.is_beside:
+        if own.is_beside if place is None else place.is_beside:
             await _until_ready(config, books, tls)
-        beside = [asyncio.create_task(adopt(journal, seat.path, books_of, gateway.observer.adopted))]
+        beside = [asyncio.create_task(adopt(journal, own.path, books_of, gateway.observer.adopted))]
         if place is not None:
             await place.until_it_may_listen()
             beside.append(asyncio.create_task(_beat(place, config, gateway)))
@@ -179,23 +179,23 @@ def serve_together(port: int, processes: int, journal: Path, work: Work) -> int:
 
 
 @asynccontextmanager
-async def _seated(
+async def _own_books(
     journal: Path, books_of: Callable[[Path], AbstractAsyncContextManager[Books]], place: Place | None
-) -> AsyncIterator[tuple[Seat, Books]]:
-    """A seat, and the books of its journal. Others may look at it, or take it, between those two."""
+) -> AsyncIterator[tuple[OwnDirectory, Books]]:
+    """A directory, and the books of the journal in it. Others may look at it, or take it, between those two."""
     async with AsyncExitStack() as stack:
-        for left in reversed(range(_SEATS_TRIED)):
+        for left in reversed(range(_DIRECTORIES_TRIED)):
             try:
-                seat = take_seat(journal, None if place is None else place.seat)
-                books = await stack.enter_async_context(books_of(seat.path))
+                own = free_directory(journal, None if place is None else place.directory)
+                books = await stack.enter_async_context(books_of(own.path))
                 break
             except JournalInUse:
                 if not left:
                     raise
-                await asyncio.sleep(_SEAT_AGAIN)
+                await asyncio.sleep(_DIRECTORY_AGAIN)
         if place is not None:
-            place.seat = seat_name(journal, seat.path)
-        yield seat, books
+            place.directory = name_of(own.path, journal)
+        yield own, books
 
 
 async def _beat(place: Place, config: Config, gateway: Gateway) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from goproxy.core.journal_record import Reader
 from goproxy.core.journal_state import JournalState, replay
-from goproxy.data_plane.segment import Shelf
+from goproxy.data_plane.journal_directory import JournalDirectory
 
 
 @dataclass
@@ -141,8 +141,8 @@ class Told:
 
 def read(directory: Path) -> Told:
     """What the journal in `directory` says, to somebody who does not touch it."""
-    shelf = Shelf(directory)
-    return _replay([shelf.read(number) for number in shelf.numbers()] if directory.exists() else [])
+    files = JournalDirectory(directory)
+    return _replay([files.read(number) for number in files.numbers()] if directory.exists() else [])
 
 
 def read_contents(segments: tuple[bytes, ...]) -> Told:

@@ -1,4 +1,4 @@
-"""Seats: one for each process, and what one leaves in its seat is brought to an end by another, whatever it takes."""
+"""A journal for each process, and what one leaves in its journal is brought to an end by another, whatever it takes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 from goproxy.core.journal_record import Reader
 from goproxy.core.lease import Wallet
 from goproxy.data_plane import books as books_file
-from goproxy.data_plane import control_client, seat
+from goproxy.data_plane import control_client, sibling_journals
 from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable
+from goproxy.data_plane.journal_directory import InUse, JournalDirectory
 from goproxy.data_plane.observer import Observer
-from goproxy.data_plane.seat import SEATS, adopt, take_seat
-from goproxy.data_plane.segment import InUse, Shelf
+from goproxy.data_plane.sibling_journals import MOST_JOURNALS, adopt, free_directory
 from tests.bookkeeping import a_hold
 from tests.conftest import Lines
 from tests.control import Control, running_control
@@ -40,14 +40,14 @@ async def control() -> AsyncIterator[Control]:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for what was left all the time."""
-    monkeypatch.setattr(seat, "_LOOK_EVERY", 0.02)
+    monkeypatch.setattr(sibling_journals, "_LOOK_EVERY", 0.02)
 
 
 @asynccontextmanager
 async def adopting(
-    directory: Path, books_of: seat.BooksOf, adopted: Callable[[Books], object] = lambda _: None
+    directory: Path, books_of: sibling_journals.BooksOf, adopted: Callable[[Books], object] = lambda _: None
 ) -> AsyncIterator[None]:
-    """Another process, which has a seat of its own."""
+    """Another process, which has a journal of its own."""
     task = asyncio.create_task(adopt(directory, directory / "beside-2", books_of, adopted))
     try:
         yield
@@ -57,30 +57,30 @@ async def adopting(
             await task
 
 
-def test_the_seats_are_so_many(tmp_path: Path) -> None:
+def test_the_journals_are_so_many(tmp_path: Path) -> None:
     taken = []
-    for number in range(SEATS):
-        seat = take_seat(tmp_path)
-        assert seat.is_beside == (number > 0)
-        shelf = Shelf(seat.path)
-        shelf.take()
-        taken.append(shelf)
+    for number in range(MOST_JOURNALS):
+        own = free_directory(tmp_path)
+        assert own.is_beside == (number > 0)
+        directory = JournalDirectory(own.path)
+        directory.take()
+        taken.append(directory)
     with pytest.raises(JournalInUse, match="40 other processes"):
-        take_seat(tmp_path)
+        free_directory(tmp_path)
     taken[3].release()
-    assert take_seat(tmp_path).path.name == "beside-4"
-    for shelf in taken:
-        shelf.release()
-    assert not take_seat(tmp_path).is_beside
+    assert free_directory(tmp_path).path.name == "beside-4"
+    for directory in taken:
+        directory.release()
+    assert not free_directory(tmp_path).is_beside
 
 
-def test_a_seat_begins_with_the_keys_that_were_heard_last(tmp_path: Path) -> None:
+def test_a_journal_begins_with_the_keys_that_were_heard_last(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text("{}")
-    shelf = Shelf(tmp_path)
-    shelf.take()
-    seat = take_seat(tmp_path)
-    shelf.release()
-    assert (seat.path / "keys.json").stat().st_mtime == (tmp_path / "keys.json").stat().st_mtime
+    directory = JournalDirectory(tmp_path)
+    directory.take()
+    own = free_directory(tmp_path)
+    directory.release()
+    assert (own.path / "keys.json").stat().st_mtime == (tmp_path / "keys.json").stat().st_mtime
 
 
 async def test_what_was_lent_to_a_dead_instance_comes_back_when_the_control_plane_answers_again(
@@ -187,9 +187,9 @@ async def test_a_journal_without_a_thread_is_left_to_others(tmp_path: Path, monk
     with pytest.raises(RuntimeError):
         await journal.start()
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    shelf = Shelf(tmp_path)
-    shelf.take()
-    shelf.release()
+    directory = JournalDirectory(tmp_path)
+    directory.take()
+    directory.release()
 
 
 async def test_a_journal_that_is_still_being_read_is_left_to_nobody(
@@ -199,13 +199,13 @@ async def test_a_journal_that_is_still_being_read_is_left_to_nobody(
     first = Journal(tmp_path)
     await first.start()
     await first.close()
-    read, may_read = Shelf.read, threading.Event()
+    read, may_read = JournalDirectory.read, threading.Event()
 
-    def slowly(shelf: Shelf, number: int) -> Reader:
+    def slowly(directory: JournalDirectory, number: int) -> Reader:
         may_read.wait(10)
-        return read(shelf, number)
+        return read(directory, number)
 
-    monkeypatch.setattr(Shelf, "read", slowly)
+    monkeypatch.setattr(JournalDirectory, "read", slowly)
     second = Journal(tmp_path)
     starting = asyncio.create_task(second.start())
     await asyncio.sleep(0.1)
@@ -213,6 +213,6 @@ async def test_a_journal_that_is_still_being_read_is_left_to_nobody(
     with pytest.raises(asyncio.CancelledError):
         await starting
     with pytest.raises(InUse):
-        Shelf(tmp_path).take()
+        JournalDirectory(tmp_path).take()
     may_read.set()
     await second.close()

@@ -52,7 +52,7 @@ class Segment:
             os.close(self._descriptor)
 
 
-class Shelf:
+class JournalDirectory:
     """The directory of one journal. It belongs to one process at a time."""
 
     def __init__(self, path: Path) -> None:
