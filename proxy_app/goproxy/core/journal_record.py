@@ -1,7 +1,8 @@
 """The journal's records, and how they are framed: `<CRC-32 of the JSON, 8 hex digits> <compact JSON>`, a line each.
 
 The JSON is ASCII without line breaks, so that a reader that meets damage finds its feet at the next line, and mostly
-sooner. Nothing here opens a file: see data_plane/segment.py for that, and journal_state.py for what records mean.
+sooner. Nothing here opens a file: see data_plane/journal_directory.py for that, and journal_state.py for what records
+mean.
 """
 
 from __future__ import annotations

@@ -221,6 +221,7 @@ async def test_a_key_that_no_database_can_look_up_sinks_no_other_row(backend: Ba
 @on_sqlite
 async def test_a_token_without_a_configuration_reaches_nothing(backend: Backend) -> None:
     await backend.account()
-    backend.plane.catalogue._configs.pop("GOPROXY_OHMYGPT_CONFIG_PATH")
+    for known in (backend.plane.catalogue._files, backend.plane.catalogue._configs):  # or it is read again
+        known.pop("GOPROXY_OHMYGPT_CONFIG_PATH")
     assert (await backend.lend("i1", 1, ("alice", 0, DOLLAR), upstream="ohmygpt"))["alice"]["granted_total"] == 0
     assert await refused(backend, row(1, upstream="ohmygpt"), upstream="ohmygpt")
