@@ -97,7 +97,11 @@ class Output:
         with suppress(OSError, ValueError):
             if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
                 os.set_blocking(stream.fileno(), False)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_busy = False
+        """Whoever has the lock is in the middle of a line."""
+        self._aside: list[bytes] = []
+        """Lines of finalizers, which the garbage collector may call there, in the same thread."""
         self._lines: list[bytes] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -109,22 +113,42 @@ class Output:
     def write(self, line: bytes, *, is_patient: bool) -> None:
         """Write a line, at once, or in a moment and with those that come until then; that needs a running loop."""
         with self._lock:
-            if self._bytes + len(line) > select.PIPE_BUF:
-                self._flush()
-            self._lines.append(line)
-            self._bytes += len(line)
-            if not is_patient:
-                self._flush()
-            elif self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(_SOON, self.flush)
+            if self._is_busy:
+                self._aside.append(line)
+                return
+            self._is_busy = True
+            try:
+                self._add(line)
+                if not is_patient:
+                    self._flush()
+                elif self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(_SOON, self.flush)
+                if self._aside:
+                    self._flush()
+            finally:
+                self._is_busy = False
 
     def flush(self) -> None:
         """Write what waits."""
         with self._lock:
-            self._timer = None
+            if self._is_busy:
+                return
+            self._is_busy = True
+            try:
+                self._timer = None
+                self._flush()
+            finally:
+                self._is_busy = False
+
+    def _add(self, line: bytes) -> None:
+        if self._bytes + len(line) > select.PIPE_BUF:
             self._flush()
+        self._lines.append(line)
+        self._bytes += len(line)
 
     def _flush(self) -> None:
+        while self._aside:
+            self._add(self._aside.pop(0))
         lines, self._lines, self._bytes = self._lines, [], 0
         more = b"".join(lines)
         if self._waiting and len(self._waiting[-1]) + len(more) <= select.PIPE_BUF:

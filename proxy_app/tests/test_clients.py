@@ -273,11 +273,10 @@ async def test_a_slow_client_that_takes_the_end_after_total_has_a_whole_answer(
     assert (await lines.request())["outcome"] == "ok"
 
 
-async def test_a_slow_client_loses_nothing_when_the_upstream_closes_over_tls(
-    keys: Path, eventually: Eventually
-) -> None:
-    """What the upstream sent before it closed waits in the socket, and in no buffer that goes with the connection."""
-    body, is_slow = b"x" * 200_000, threading.Event()
+@asynccontextmanager
+async def closing_over_tls(keys: Path, first: bytes, rest: bytes) -> AsyncIterator[tuple[Running, Callable[[], Any]]]:
+    """A gateway whose upstream sends `first`, and when it is told to the rest; then it closes."""
+    is_told = threading.Event()
     authority, trusting = trustme.CA(), ssl.create_default_context()
     authority.configure_trust(trusting)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -288,21 +287,57 @@ async def test_a_slow_client_loses_nothing_when_the_upstream_closes_over_tls(
             request = b""
             while not request.endswith(b"}"):
                 request += connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + body[:50_000])
-            is_slow.wait(30)
-            connection.sendall(body[50_000:])  # and closed, as soon as the kernel has it
+            connection.sendall(first)
+            is_told.wait(30)
+            connection.sendall(rest)  # and closed, as soon as the kernel has it
+
+    async def finish() -> None:
+        is_told.set()
+        await providing
+        await asyncio.sleep(0.3)  # for what was sent to come
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(30)
         providing = asyncio.create_task(asyncio.to_thread(provide, listener))
         document = config_document(endpoints=endpoints_at(f"https://localhost:{listener.getsockname()[1]}"))
-        async with running_gateway(document, keys, trusting) as gateway, full_at_once(gateway) as (slow, connection):
+        async with running_gateway(document, keys, trusting) as gateway:
+            yield gateway, finish
+
+
+async def test_a_slow_client_loses_nothing_when_the_upstream_closes_over_tls(
+    keys: Path, eventually: Eventually
+) -> None:
+    """What the upstream sent before it closed waits in the socket, and in no buffer that goes with the connection."""
+    body = b"x" * 200_000
+    first = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + body[:50_000]
+    async with (
+        closing_over_tls(keys, first, body[50_000:]) as (gateway, finish),
+        full_at_once(gateway) as (slow, connection),
+    ):
+        await slow.post(ASK)
+        await eventually(lambda: is_full(connection))
+        await finish()
+        assert await slow.answer() == (200, body)
+
+
+async def test_what_a_slow_client_leaves_behind_is_billed_when_the_upstream_has_closed_over_tls(
+    keys: Path, eventually: Eventually
+) -> None:
+    """What has come is read to its end for the count, though nobody has decrypted it when the socket is at its end."""
+    padding = b'event: ping\ndata: {"type":"ping","x":"%b"}\n\n' % (b"x" * 50_000)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    first, rest = b"".join(ANTHROPIC_EVENTS[:5]) + padding, b"".join(ANTHROPIC_EVENTS[5:])
+    async with closing_over_tls(
+        keys, head + b"%x\r\n%b\r\n" % (len(first), first), b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest)
+    ) as (gateway, finish):
+        async with full_at_once(gateway) as (slow, connection):
             await slow.post(ASK)
             await eventually(lambda: is_full(connection))
-            is_slow.set()
-            await providing
-            await asyncio.sleep(0.3)
-            assert await slow.answer() == (200, body)
+            await finish()
+            slow.reset()
+            await eventually(lambda: not gateway.front.connections)
+        (row,) = await gateway.rows()
+    assert (row["settlement"], row["usage"]["output"]) == ("drained", 7)
 
 
 async def test_nothing_is_written_after_the_end_when_the_proxy_leaves(

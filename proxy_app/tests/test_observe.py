@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from io import FileIO
+from io import BytesIO, FileIO, RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import aiohttp
 import pytest
@@ -128,6 +129,24 @@ def test_lines_that_there_is_no_room_for_are_counted(pipe: tuple[BinaryIO, Outpu
     assert (lost["level"], lost["event"]) == ("warning", "log lines were lost")
     assert len(found) + lost["lines"] == 1100
     assert lost["lines"] > 0
+
+
+def test_a_finalizer_may_log_in_the_middle_of_a_line() -> None:
+    """The garbage collector calls it whenever something is allocated: here, in the thread that has the log's lock."""
+
+    class Collecting(BytesIO):
+        def write(self, data: Any) -> int:
+            if not self.getvalue():
+                output.write(b"the finalizer's\n", is_patient=False)
+            return super().write(data)
+
+    stream = Collecting()
+    output = Output(cast("RawIOBase", stream))
+    writing = threading.Thread(target=lambda: output.write(b"a line\n", is_patient=False), daemon=True)
+    writing.start()
+    writing.join(30)
+    assert not writing.is_alive()
+    assert stream.getvalue() == b"a line\nthe finalizer's\n"
 
 
 async def test_who_reads_the_log_holds_up_no_request(tmp_path: Path, keys: Path) -> None:

@@ -315,6 +315,44 @@ async def test_a_body_that_the_connection_ends(provider: Provider, ask: Any, lin
     assert (await lines.request())["settlement"] == "exact"
 
 
+@pytest.mark.parametrize("size", [200_000, 500_000])
+async def test_nobody_waits_behind_a_body_that_the_upstream_did_not_want(keys: Path, size: int) -> None:
+    """It answers by the head, and keeps the connection: the rest of the body is in our kernel, or our transport."""
+    connections: list[asyncio.Event] = []
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(is_over := asyncio.Event())
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            if len(connections) == 1:
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+                writer.write(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}")
+                await is_over.wait()
+                writer.transport.resume_reading()  # type: ignore[attr-defined]
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(WHOLE), WHOLE))
+            await reader.read(-1)
+        writer.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)  # as on a way with a small window
+        server = await asyncio.start_server(early, sock=listener, limit=4096)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        document = config_document(
+            endpoints=endpoints_at(url), timeouts={"connect": 5, "first_byte": 5, "idle": 5, "total": 9}
+        )
+        async with server, running_gateway(document, keys) as gateway, aiohttp.ClientSession() as session:
+            statuses = []
+            for content in ("x" * size, "short"):
+                body = json.dumps(ASK | {"messages": [content]}).encode()
+                sending = session.post(f"{gateway.url}/v1/messages", data=body, headers={"x-api-key": ALICE})
+                async with sending as answer:
+                    statuses.append(answer.status)
+            for is_over in connections:
+                is_over.set()
+    assert statuses == [429, 200]
+    assert len(connections) == 2
+
+
 async def test_an_answer_before_the_request_was_taken(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too large, says the upstream, and reads no further: its answer passes, and the connection is given up."""
     monkeypatch.setattr(upstream_connection, "_PIECE", 1024)

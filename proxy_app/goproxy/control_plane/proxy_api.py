@@ -100,9 +100,13 @@ class ProxyApi:
             kept, problems = authorization.examine(store, scope, sound)
             return rows.ingest(store, instance, upstream, kept), kept, problems
 
-        new, kept, problems = await self._plane.database.run("take rows", work)
+        async def keep() -> tuple[list[Row], dict[str, str]]:
+            new, kept, problems = await self._plane.database.run("take rows", work)
+            self._plane.metrics.came(new)  # once, also where the proxy is gone by now: posted again they are not new
+            return kept, problems
+
+        kept, problems = await self._plane.see_through(keep())
         rejected += [{"id": id_, "reason": problem} for id_, problem in problems.items()]
-        self._plane.metrics.came(new)
         self._tell_of_rejected(upstream, rejected)
         return web.json_response({"accepted": [row.id for row in kept], "rejected": rejected})
 

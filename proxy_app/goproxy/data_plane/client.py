@@ -8,19 +8,15 @@ takes it for a whole one.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import http
 import socket
 import struct
-import sys
-import termios
 import time
-from contextlib import suppress
 from email.utils import formatdate
 from typing import Protocol
 
 from goproxy.core.headers import WITHOUT_BODY, Headers
-from goproxy.data_plane.outbox import Outbox
+from goproxy.data_plane.outbox import Outbox, waiting_on
 
 _LAST_PIECE = 5.0
 """Seconds for a client to take what was on its way when the answer broke off."""
@@ -40,15 +36,6 @@ class Watcher(Protocol):
 
 _LARGE = 16 * 1024
 """Bytes of a piece that goes out at once, so that it shows whether the client takes it."""
-
-
-def waiting_on(transport: asyncio.Transport) -> int:
-    """Bytes that were sent on a connection and that its other end has not taken: here, and in the kernel."""
-    size = transport.get_write_buffer_size()
-    connection = transport.get_extra_info("socket")
-    with suppress(OSError, ValueError):  # it is closed
-        size += int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
-    return size
 
 
 class Client:

@@ -16,9 +16,9 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from goproxy.data_plane.client import Client, waiting_on
+from goproxy.data_plane.client import Client
 from goproxy.data_plane.known_heads import KnownHeads
-from goproxy.data_plane.outbox import Outbox
+from goproxy.data_plane.outbox import Outbox, waiting_on
 from goproxy.data_plane.request_head import RequestHead
 from goproxy.hosting import Stay
 

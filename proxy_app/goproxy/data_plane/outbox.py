@@ -8,6 +8,10 @@ when the next one follows at once.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import sys
+import termios
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -36,3 +40,12 @@ class Outbox:
         senders, self._senders = self._senders, []
         for sender in senders:
             sender.flush()
+
+
+def waiting_on(transport: asyncio.Transport) -> int:
+    """Bytes that were sent on a connection and that its other end has not taken: here, and in the kernel."""
+    size = transport.get_write_buffer_size()
+    connection = transport.get_extra_info("socket")
+    with suppress(OSError, ValueError):  # it is closed
+        size += int.from_bytes(fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+    return size

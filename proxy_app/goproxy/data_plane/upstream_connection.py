@@ -18,7 +18,7 @@ import httptools
 
 from goproxy.core.headers import WITHOUT_BODY, Headers
 from goproxy.data_plane.bodies import Body
-from goproxy.data_plane.outbox import Outbox
+from goproxy.data_plane.outbox import Outbox, waiting_on
 from goproxy.observe import log, told
 
 HEAD_BYTES = 256 * 1024
@@ -305,9 +305,16 @@ class UpstreamConnection(asyncio.Protocol):
     def resume(self) -> None:
         if self._is_paused and not self._is_lost:
             self._is_paused = False
-            if self._limit_reading is not None and not self._transport.is_closing():
-                self._limit_reading()  # else half a record would wait for its other half for ever
             self._transport.resume_reading()
+            # uvloop decrypts what waits in the loop's next turn. Read on before that, the end of the socket would come
+            # first, and what waits be forgotten.
+            if self._limit_reading is not None:
+                self._loop.call_soon(self._read_ahead)
+
+    def _read_ahead(self) -> None:
+        """Over TLS: read the socket on, else half a record would wait for its other half for ever."""
+        if self._limit_reading is not None and not (self._is_paused or self._is_lost or self._transport.is_closing()):
+            self._limit_reading()
 
     def abort(self) -> None:
         """Close at once."""
@@ -405,7 +412,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         assert self._parser is not None
         last = self._parsed()
-        keeps = self._parser.should_keep_alive() and self._is_written and not self._is_lost
+        keeps = self._parser.should_keep_alive() and self._is_taken() and not self._is_lost
         answer, self._answer = self._answer, None
         self._parser = None
         if keeps and not self._transport.is_closing():
@@ -416,6 +423,13 @@ class UpstreamConnection(asyncio.Protocol):
         answer.on_end(last, is_whole=True)
 
     # The rest.
+
+    def _is_taken(self) -> bool:
+        """Whether the upstream has all of the request: behind a body that it did not want the next one would wait.
+
+        A short one is in its kernel in any case.
+        """
+        return self._is_written and (self._is_watched or not waiting_on(self._transport))
 
     def _parsed(self) -> bytes:
         """What was parsed of the body."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 
-from goproxy.control_plane.store import accounts, totals, walk, wallets
+from goproxy.control_plane.store import accounts, rows, totals, walk, wallets
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.conftest import Lines
@@ -169,6 +172,32 @@ async def test_a_row_that_is_posted_again_and_again_is_rejected_once(backend: Ba
     assert 'goproxy_ledger_rows_rejected_total{upstream="openhands"} 2.0' in shown
     (line,) = lines.all("rows rejected")
     assert line["rows"] == 2
+
+
+@on_sqlite
+async def test_rows_are_counted_though_their_proxy_has_gone(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are in the ledger all the same, and not new when it posts them again."""
+    await backend.account()
+    posted = row(1, cost=AS_LISTED, key_id=(await backend.key())["id"])
+    is_writing, goes_on = threading.Event(), threading.Event()
+    ingest = rows.ingest
+
+    def halting(*arguments: Any) -> Any:
+        is_writing.set()
+        goes_on.wait(30)
+        return ingest(*arguments)
+
+    monkeypatch.setattr(rows, "ingest", halting)
+    posting = asyncio.create_task(backend.post("i1", posted))
+    await asyncio.to_thread(is_writing.wait, 30)
+    posting.cancel()
+    with suppress(asyncio.CancelledError):
+        await posting
+    await asyncio.sleep(0.2)  # for the backend to hear of it
+    goes_on.set()
+    await backend.post("i1", posted)
+    shown = (await backend.ask("GET", "/metrics", None)).text
+    assert 'goproxy_ledger_rows_total{settlement="exact",upstream="openhands"} 1.0' in shown
 
 
 @on_sqlite
