@@ -842,6 +842,34 @@ async def test_kept_keys_that_cannot_be_read_are_none(
 # For the server.
 
 
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ({"own": 100, "beside": 200}, "beside"),
+        ({"own": 200, "beside": 100}, "own"),
+        ({"beside": 100}, "beside"),
+        ({"own": 100, "beside": 200, "broken": 300}, "beside"),
+    ],
+)
+async def test_keys_begin_with_those_that_any_instance_heard_last(
+    tmp_path: Path, control: Control, written: dict[str, float], known: str
+) -> None:
+    """The control plane is away. Nobody writes where another instance keeps them: it may be writing there."""
+    for name, heard in written.items():
+        path = tmp_path / name / "keys.json"
+        path.parent.mkdir()
+        path.write_text("" if name == "broken" else json.dumps({"version": 1, "keys": [key_entry(KEY, id=name)]}))
+        os.utime(path, (heard, heard))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("keys.json")}
+    await control.leave()
+    beside = [tmp_path / name for name in ("nobody", *written)]
+    async with books_for(CONFIG, tmp_path / "own", control.url, TOKEN, beside) as books:
+        key = books.keys.find(KEY)
+        assert key is not None
+        assert (key.id, round(time.time() - books.keys_age)) == (known, written[known])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("keys.json")} == before
+
+
 async def test_books_for_a_configuration(tmp_path: Path, control: Control, eventually: Callable[..., Any]) -> None:
     async with books_for(CONFIG, tmp_path / "journal", control.url, TOKEN) as books:
         await spend(books, "req_1", 1000, 400)

@@ -74,13 +74,18 @@ def test_the_journals_are_so_many(tmp_path: Path) -> None:
     assert not free_directory(tmp_path).is_beside
 
 
-def test_a_journal_begins_with_the_keys_that_were_heard_last(tmp_path: Path) -> None:
-    (tmp_path / "keys.json").write_text("{}")
-    directory = JournalDirectory(tmp_path)
-    directory.take()
-    own = free_directory(tmp_path)
-    directory.release()
-    assert (own.path / "keys.json").stat().st_mtime == (tmp_path / "keys.json").stat().st_mtime
+async def test_who_took_an_adopted_journal_and_died_between_two_looks_is_adopted_too(
+    tmp_path: Path, control: Control, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sibling_journals, "_LOOK_EVERY", 1.0)
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+    async with adopting(tmp_path, lambda path: kept(path, control)):
+        await eventually(lambda: "req_1" in control.rows and control.wallets["alice"].held == 0, seconds=5)
+        await asyncio.sleep(0.3)  # for it to be at its end there
+        async with crashing(tmp_path, control) as books:
+            await books.open(a_hold("req_2", 1000))
+        await eventually(lambda: "req_2" in control.rows and control.wallets["alice"].held == 0, seconds=5)
 
 
 async def test_what_was_lent_to_a_dead_instance_comes_back_when_the_control_plane_answers_again(

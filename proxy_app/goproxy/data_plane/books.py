@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -46,6 +46,8 @@ _IDLE_AFTER = 30.0
 
 _BACKLOG_BYTES = 64 * 1024 * 1024
 """Rows that may wait in memory for the control plane: tens of thousands. More are not begun."""
+
+_KEYS = "keys.json"
 
 _LAST_CALLS = 3.0
 """Seconds for the last rows and the leases to reach the control plane when the proxy leaves."""
@@ -89,6 +91,7 @@ class Books:
         interrupt: Interrupt,
         keys_path: Path,
         *,
+        keys_beside: Iterable[Path] = (),
         lease_wait: float = _LEASE_WAIT,
         idle_after: float = _IDLE_AFTER,
         backlog_bytes: int = _BACKLOG_BYTES,
@@ -97,6 +100,7 @@ class Books:
         self._control = control
         self._interrupt = interrupt
         self._keys_path = keys_path
+        self._keys_beside = keys_beside
         self._lease_wait = lease_wait
         self._idle_after = idle_after
         self._backlog_bytes = backlog_bytes
@@ -137,7 +141,7 @@ class Books:
             idle_after=self._idle_after,
         )
         self._post = RowPost(self._journal, self._control, recovered.unposted)
-        self._poll = KeyPoll(self._journal, self._control, self._keys_path, self._desk.recall)
+        self._poll = KeyPoll(self._journal, self._control, self._keys_path, self._keys_beside, self._desk.recall)
         for row in left_open:
             self._write(row)
             log(
@@ -311,15 +315,20 @@ def interruption(config: Config) -> Interrupt:
 
 
 @asynccontextmanager
-async def books_for(config: Config, directory: Path, backend_url: str, token: str) -> AsyncIterator[Books]:
+async def books_for(
+    config: Config, directory: Path, backend_url: str, token: str, beside: Iterable[Path] = ()
+) -> AsyncIterator[Books]:
     """The books of the upstream of `config`, with their journal in `directory`.
+
+    `beside`: the directories of other instances, which may have heard of keys later.
 
     Raises:
         JournalInUse, JournalUnwritable: see `Books.start`.
     """
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         control = ControlClient(session, backend_url, token, config.upstream)
-        books = Books(Journal(directory), control, interruption(config), directory / "keys.json")
+        keys_beside = [path / _KEYS for path in beside]
+        books = Books(Journal(directory), control, interruption(config), directory / _KEYS, keys_beside=keys_beside)
         await books.start()
         try:
             yield books

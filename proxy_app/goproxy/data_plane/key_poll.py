@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from goproxy.core.key_snapshot import InvalidSnapshot, KeySnapshot
@@ -25,7 +26,15 @@ _PAUSE = 0.05
 class KeyPoll:
     """The last good set of keys."""
 
-    def __init__(self, journal: Journal, control: ControlClient, path: Path, recall: Callable[[Iterable[str]], None]):
+    def __init__(
+        self,
+        journal: Journal,
+        control: ControlClient,
+        path: Path,
+        beside: Iterable[Path],
+        recall: Callable[[Iterable[str]], None],
+    ):
+        """`path`: where they are kept; `beside`: where other instances keep what they hear."""
         self._journal = journal
         self._control = control
         self._path = path
@@ -37,7 +46,7 @@ class KeyPoll:
         self._kept: KeySnapshot | None = None
         """What is on our disk."""
         self.snapshot = KeySnapshot()
-        self._read()
+        self._read({path, *beside})
 
     @property
     def age(self) -> float:
@@ -80,16 +89,24 @@ class KeyPoll:
         else:
             await asyncio.to_thread(self._touch)
 
-    def _read(self) -> None:
-        try:
-            confirmed = self._path.stat().st_mtime
-            self.snapshot = KeySnapshot.from_json(json.loads(self._path.read_bytes()))
-        except FileNotFoundError:
-            return
-        except (OSError, InvalidSnapshot, ValueError, RecursionError) as error:
-            log("kept keys cannot be read", level=logging.ERROR, path=str(self._path), problem=type(error).__name__)
-            return
-        self._kept = self.snapshot
+    def _read(self, paths: Iterable[Path]) -> None:
+        """Begin with what any instance heard last: the control plane may be away."""
+        kept = []
+        for path in paths:
+            with suppress(OSError):
+                kept.append((path.stat().st_mtime, path))
+        for confirmed, path in sorted(kept, reverse=True):
+            try:
+                self.snapshot = KeySnapshot.from_json(json.loads(path.read_bytes()))
+            except (OSError, InvalidSnapshot, ValueError, RecursionError) as error:
+                log("kept keys cannot be read", level=logging.ERROR, path=str(path), problem=type(error).__name__)
+            else:
+                self._begin_with(path, confirmed)
+                return
+
+    def _begin_with(self, path: Path, confirmed: float) -> None:
+        if path == self._path:
+            self._kept = self.snapshot
         # The wall clock is all that two processes share. One that was set back makes the keys look fresher than they
         # are, at most as fresh as those of a moment ago.
         self._confirmed = time.monotonic() - max(0.0, time.time() - confirmed)

@@ -29,7 +29,7 @@ from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.request import ROUTES, Gateway
 from goproxy.data_plane.scoreboard import BEAT_EVERY, Place, Scoreboard
 from goproxy.data_plane.settler import Settler
-from goproxy.data_plane.sibling_journals import OwnDirectory, adopt, free_directory, has_company, name_of
+from goproxy.data_plane.sibling_journals import OwnDirectory, adopt, directories, free_directory, has_company, name_of
 from goproxy.data_plane.upstream import Upstream, reach
 from goproxy.data_plane.workers import Work, Workers
 from goproxy.hosting import Readiness, Stay, add_private_routes, host, new_application
@@ -141,7 +141,7 @@ async def serve(
     stay = Stay()
 
     def books_of(directory: Path) -> AbstractAsyncContextManager[Books]:
-        return books_for(config, directory, backend_url, proxy_token)
+        return books_for(config, directory, backend_url, proxy_token, directories(journal))
 
     async with (
         _own_books(journal, books_of, place) as (own, books),

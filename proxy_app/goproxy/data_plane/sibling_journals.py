@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from goproxy.observe import log, told
 
 MOST_JOURNALS = 40
 """The most processes of one upstream that share a directory: two instances of 16, and what they left."""
-
-_KEYS = "keys.json"
 
 _LOOK_EVERY = 3.0
 """Seconds between two looks for journals that were left."""
@@ -51,14 +48,13 @@ def free_directory(shared: Path, preferred: str | None = None) -> OwnDirectory:
         JournalInUse: none is.
     """
     free, is_beside = None, False
-    for path in _directories(shared):
+    for path in directories(shared):
         if _is_in_use(path):
             is_beside = True
         elif free is None or name_of(path, shared) == preferred:
             free = path
     if free is None:
         raise JournalInUse(f"{shared}: {MOST_JOURNALS} other processes write journals here")
-    _share_keys(shared, free)
     return OwnDirectory(free, is_beside)
 
 
@@ -69,7 +65,7 @@ def name_of(own: Path, shared: Path) -> str:
 
 def has_company(shared: Path) -> bool:
     """Whether any process has a journal here."""
-    return any(map(_is_in_use, _directories(shared)))
+    return any(map(_is_in_use, directories(shared)))
 
 
 async def adopt(shared: Path, own: Path, books_of: BooksOf, adopted: Callable[[Books], object]) -> None:
@@ -77,21 +73,18 @@ async def adopt(shared: Path, own: Path, books_of: BooksOf, adopted: Callable[[B
 
     `adopted`: is given the books of each, to count what nobody else has: their open requests, and damage.
     """
-    ended: set[Path] = set()
+    ended: dict[Path, int] = {}
+    """The last segment of each then. Whoever starts there makes another one, and may be gone at the next look."""
     problems: dict[Path, str] = {}
     while True:
-        for path in _directories(shared):
+        for path in directories(shared):
             try:
-                if path == own or not any(path.glob("journal-*.log")):
+                if path == own or _last_segment(path) in (0, ended.get(path)) or _is_in_use(path):
                     continue
-                if _is_in_use(path):
-                    ended.discard(path)  # to be looked at again when that one is gone
-                elif path not in ended:
-                    if path not in problems:
-                        log("adopting the journal that another instance left", path=str(path))
-                    if await _bring_to_an_end(path, books_of, adopted):
-                        ended.add(path)
-                    problems.pop(path, None)
+                if path not in problems:
+                    log("adopting the journal that another instance left", path=str(path))
+                ended[path] = await _bring_to_an_end(path, books_of, adopted)
+                problems.pop(path, None)
             except JournalInUse:
                 continue  # another one was faster
             except Exception as error:  # be it descriptors or threads that ran out: the next look may find more
@@ -101,19 +94,26 @@ async def adopt(shared: Path, own: Path, books_of: BooksOf, adopted: Callable[[B
         await asyncio.sleep(_LOOK_EVERY)
 
 
-async def _bring_to_an_end(path: Path, books_of: BooksOf, adopted: Callable[[Books], object]) -> bool:
-    """Whether the control plane has all that it takes, and what was lent. Else it is to be tried again."""
+async def _bring_to_an_end(path: Path, books_of: BooksOf, adopted: Callable[[Books], object]) -> int:
+    """The last segment, if the control plane has all that it takes, and what was lent. Else it is to be tried again."""
     async with books_of(path) as books:
         adopted(books)
         while not books.is_settled:  # noqa: ASYNC110 - a few looks, at what has no event
             await asyncio.sleep(_SETTLED_EVERY)
-    return books.has_told_all
+        last = _last_segment(path)
+    return last if books.has_told_all else 0
 
 
-def _directories(shared: Path) -> Iterator[Path]:
+def directories(shared: Path) -> Iterator[Path]:
+    """Where there may be journals."""
     yield shared
     for number in range(2, MOST_JOURNALS + 1):
         yield shared / f"beside-{number}"
+
+
+def _last_segment(path: Path) -> int:
+    """0: there is none."""
+    return max(JournalDirectory(path).numbers(), default=0) if path.is_dir() else 0
 
 
 def _is_in_use(path: Path) -> bool:
@@ -128,13 +128,3 @@ def _is_in_use(path: Path) -> bool:
         return False  # who takes it will say what is wrong with it
     directory.release()
     return False
-
-
-def _share_keys(shared: Path, own: Path) -> None:
-    """Begin with the keys that any instance heard last: the control plane may be away."""
-    with suppress(OSError):
-        kept = [path / _KEYS for path in _directories(shared) if (path / _KEYS).is_file()]
-        newest = max(kept, key=lambda path: path.stat().st_mtime, default=None)
-        if newest is not None and newest.parent != own:
-            own.mkdir(mode=0o700, exist_ok=True)
-            shutil.copy2(newest, own / _KEYS)  # with its time: keys get too old
