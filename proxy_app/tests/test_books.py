@@ -227,6 +227,8 @@ async def test_what_was_not_sent_costs_nothing(tmp_path: Path, control: Control)
         await books.open(a_hold("req_1", 8000))
         books.void("req_1")
         assert books.standing.held == 0
+    async with kept(tmp_path, control) as books:
+        assert books.interrupted == [], "nor does a later process find it open"
     assert control.rows == {}
     assert control.wallets["alice"].balance == 10_000
 
@@ -270,6 +272,17 @@ async def test_who_is_cancelled_at_the_moment_when_there_is_room_holds_nothing(b
     await asyncio.gather(settling, waiting, return_exceptions=True)
     assert waiting.cancelled()
     await books.open(a_hold("req_3", 9000))
+
+
+async def test_who_is_given_room_as_its_time_is_over_has_it(books: Books) -> None:
+    """It is held: who was refused now would leave it held for ever."""
+    await books.open(a_hold("req_1", 9000))
+    books._desk._lease_wait = 0
+    opening = asyncio.create_task(books.open(a_hold("req_2", 9000)))
+    await asyncio.sleep(0)  # it waits, and the next turn ends that
+    books.settle(a_row(a_hold("req_1", 9000), 0))
+    await opening
+    assert books.standing.held == 9000
 
 
 # The control plane is away.

@@ -301,6 +301,30 @@ async def test_segments_that_are_full_are_closed(tmp_path: Path) -> None:
         assert descriptors() < before + 10
 
 
+def test_a_segment_that_the_disk_has_no_room_for_leaves_nothing_behind(tmp_path: Path) -> None:
+    """It is tried every second: what each attempt left open or allocated would be the end of the proxy, or of the room."""
+    shelf = Shelf(tmp_path)
+    shelf.take()
+    before = descriptors()
+    with pytest.raises(OSError, match="journal.new|large|space") as refusal:
+        shelf.draft(b"", 2**60)
+    assert refusal.value.errno in (errno.EFBIG, errno.ENOSPC)
+    assert descriptors() == before
+    assert list(tmp_path.iterdir()) == []
+    shelf.release()
+
+
+async def test_what_the_kernel_takes_in_parts_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:100], at))
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_1"))
+        await journal.settle(a_row(a_hold("req_1")))
+        await journal.open(a_hold("req_2"))
+    recovered = await reopened(tmp_path)
+    assert ([hold.id for hold, _ in recovered.holds], list(recovered.unposted)) == (["req_2"], ["req_1"])
+
+
 # Damage.
 
 
