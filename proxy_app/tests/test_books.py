@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 
 from goproxy.config import parse_config
+from goproxy.core.journal_record import Leased, Reader
 from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
@@ -37,6 +38,7 @@ from goproxy.data_plane.books import (
 from goproxy.data_plane.control_client import ControlClient
 from goproxy.data_plane.journal import Journal
 from goproxy.data_plane.observer import Observer
+from goproxy.data_plane.segment import Segment
 from goproxy.hosting import Readiness
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
@@ -213,6 +215,33 @@ async def test_idle_money_is_given_back_after_a_while(
         calls = len(control.calls_to("leases"))
         await asyncio.sleep(1.2)
         assert len(control.calls_to("leases")) == calls, "and it is not asked for again"
+
+
+async def test_that_money_is_given_back_is_on_the_disk_before_another_can_have_it(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a process that dies in between is followed by one that spends it, too."""
+    append, kept_on_disk = Segment.append, list[bool]()
+
+    def append_slowly(segment: Segment, data: bytes) -> None:
+        time.sleep(0.05)
+        append(segment, data)
+
+    def look(verb: str) -> None:
+        if verb == "leases":
+            (path,) = tmp_path.glob("journal-*.log")
+            (told,) = control.calls_to(verb)[-1]["leases"]
+            noted = [record for record, _ in Reader(path.read_bytes()) if isinstance(record, Leased)]
+            kept_on_disk.append(noted[-1].granted_total == told["known_total"])
+
+    async with kept(tmp_path, control, idle_after=0.3) as books:
+        await spend(books, "req_1", 8000, 400)
+        monkeypatch.setattr(Segment, "append", append_slowly)
+        control.on_call = look
+        await eventually(lambda: control.wallets["alice"].balance == 9600)
+        control.on_call = lambda _: None
+    assert kept_on_disk
+    assert all(kept_on_disk)
 
 
 async def test_a_proxy_that_leaves_posts_its_rows_and_gives_back_what_it_has(tmp_path: Path, control: Control) -> None:
