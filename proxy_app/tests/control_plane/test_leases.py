@@ -220,6 +220,28 @@ def test_fifty_at_once_from_two_backends_lend_each_dollar_once(url: str) -> None
         backend.close()
 
 
+def test_a_call_that_comes_to_two_backends_at_once_is_answered_once(url: str) -> None:
+    """The one that is late would give back what the other one lent."""
+    backends = [Database(url), Database(url)]
+    backends[0].transact("begin", lambda store: _fund(store, 10 * DOLLAR))
+
+    def lend(number: int) -> int | None:
+        def ask(store: Connection) -> int:
+            leases.lend(store, "i1", "openhands", number // 8, [leases.Ask("alice", 0, DOLLAR)])
+            return number // 8
+
+        with suppress(Conflict):
+            return until_it_can_be_had(backends[number % 2], ask)
+        return None
+
+    with ThreadPoolExecutor(8) as threads:
+        answered = [sequence for sequence in threads.map(lend, range(160)) if sequence is not None]
+    assert answered
+    assert len(answered) == len({*answered})
+    for backend in backends:
+        backend.close()
+
+
 def until_it_can_be_had(database: Database, work: Callable[[Connection], int]) -> int:
     while True:
         with suppress(StoreUnavailable):
