@@ -364,13 +364,12 @@ async def test_a_segment_that_failed_to_sync_is_not_written_to_again(
 
 
 def test_a_segment_that_the_disk_has_no_room_for_leaves_nothing_behind(tmp_path: Path) -> None:
-    """It is tried every second: what each attempt left open or allocated would be the end of the proxy, or of the room."""
+    """It is tried every second: what each attempt left open, or allocated, would add up."""
     shelf = Shelf(tmp_path)
     shelf.take()
     before = descriptors()
-    with pytest.raises(OSError, match="journal.new|large|space") as refusal:
+    with pytest.raises(OSError, match="large|space"):
         shelf.draft(b"", 2**60)
-    assert refusal.value.errno in (errno.EFBIG, errno.ENOSPC)
     assert descriptors() == before
     assert list(tmp_path.iterdir()) == []
     shelf.release()
