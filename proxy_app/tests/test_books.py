@@ -470,6 +470,7 @@ async def test_a_row_that_is_never_taken_is_tried_less_and_less_and_told_once(
     await eventually(lambda: lines.all("control plane still does not take rows"))
     del control.rejects["req_1"]
     await eventually(lambda: books.standing.unposted_rows == 0)
+    await eventually(lambda: books.is_settled)
 
 
 async def test_many_rows_that_are_not_taken_leave_the_event_loop_to_others(

@@ -118,7 +118,7 @@ async def test_a_revoked_key_and_a_disabled_account_are_live_no_more(backend: Ba
 
 async def test_two_keys_live_while_one_takes_over_from_the_other(backend: Backend) -> None:
     await backend.account()
-    limits = {
+    limits: dict[str, Any] = {
         "upstreams": ["openhands"],
         "models": ["claude-opus-4-5"],
         "requests_per_minute": 7,
