@@ -488,6 +488,14 @@ async def test_many_rows_that_are_not_taken_leave_the_event_loop_to_others(
     assert books.standing.unposted_rows == 250
 
 
+async def test_two_that_post_at_the_same_time_post_each_row_once(books: Books, control: Control) -> None:
+    """An instance that is given up posts what there is while rows are on their way."""
+    control.takes = 0.05
+    await spend(books, "req_1", 100, 10)
+    await asyncio.gather(books._post.post_all(), books._post.post_all())
+    assert [row["id"] for call in control.calls_to("rows") for row in call["rows"]] == ["req_1"]
+
+
 async def test_rows_that_come_during_a_call_wait_for_others(books: Books, control: Control) -> None:
     """A call costs much more than a row of it: a busy proxy would do little else."""
 
