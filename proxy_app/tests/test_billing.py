@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
+from goproxy.core.protocols import PROTOCOLS
 from goproxy.core.usage import Usage
+from goproxy.data_plane.decoding import Decoded
 from goproxy.data_plane.upstream_connection import UpstreamConnection
 from goproxy.data_plane.upstream_pool import UpstreamPool
 from tests.conftest import Lines
@@ -207,6 +209,16 @@ async def test_an_answer_in_a_coding_that_cannot_be_read_is_estimated(
         assert tokens(row) == Usage(input=-(-row["estimated_input_tokens"] // 4))
         assert row["answered_bytes"] == len(body)
     assert len(lines.all("answer cannot be decoded")) == 1
+
+
+def test_what_a_coded_answer_says_is_unpacked_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a few bytes that unpack to as many as one likes, no more is in memory at once than of others."""
+    meter, pieces = PROTOCOLS["openai"].meter(stream=True), list[int]()
+    monkeypatch.setattr(meter, "feed", lambda data: pieces.append(len(data)))
+    decoded = Decoded(meter, "gzip")
+    decoded.feed(gzip.compress(b" " * 2**20))
+    assert sum(pieces) == 2**20
+    assert max(pieces) <= 2**17
 
 
 async def test_every_shape_of_answer_is_charged_to_the_nanodollar(

@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 
 from goproxy.config import parse_config
+from goproxy.core.journal_record import Leased, Reader
 from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
@@ -36,6 +37,7 @@ from goproxy.data_plane.books import (
 )
 from goproxy.data_plane.control_client import ControlClient
 from goproxy.data_plane.journal import Journal
+from goproxy.data_plane.journal_directory import Segment
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.scoreboard import Scoreboard
 from goproxy.hosting import Readiness
@@ -216,6 +218,33 @@ async def test_idle_money_is_given_back_after_a_while(
         assert len(control.calls_to("leases")) == calls, "and it is not asked for again"
 
 
+async def test_that_money_is_given_back_is_on_the_disk_before_another_can_have_it(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a process that dies in between is followed by one that spends it, too."""
+    append, kept_on_disk = Segment.append, list[bool]()
+
+    def append_slowly(segment: Segment, data: bytes) -> None:
+        time.sleep(0.05)
+        append(segment, data)
+
+    def look(verb: str) -> None:
+        if verb == "leases":
+            (path,) = tmp_path.glob("journal-*.log")
+            (told,) = control.calls_to(verb)[-1]["leases"]
+            noted = [record for record, _ in Reader(path.read_bytes()) if isinstance(record, Leased)]
+            kept_on_disk.append(noted[-1].granted_total == told["known_total"])
+
+    async with kept(tmp_path, control, idle_after=0.3) as books:
+        await spend(books, "req_1", 8000, 400)
+        monkeypatch.setattr(Segment, "append", append_slowly)
+        control.on_call = look
+        await eventually(lambda: control.wallets["alice"].balance == 9600)
+        control.on_call = lambda _: None
+    assert kept_on_disk
+    assert all(kept_on_disk)
+
+
 async def test_a_proxy_that_leaves_posts_its_rows_and_gives_back_what_it_has(tmp_path: Path, control: Control) -> None:
     async with kept(tmp_path, control) as books:
         await spend(books, "req_1", 8000, 400)
@@ -228,6 +257,8 @@ async def test_what_was_not_sent_costs_nothing(tmp_path: Path, control: Control)
         await books.open(a_hold("req_1", 8000))
         books.void("req_1")
         assert books.standing.held == 0
+    async with kept(tmp_path, control) as books:
+        assert books.interrupted == [], "nor does a later process find it open"
     assert control.rows == {}
     assert control.wallets["alice"].balance == 10_000
 
@@ -271,6 +302,17 @@ async def test_who_is_cancelled_at_the_moment_when_there_is_room_holds_nothing(b
     await asyncio.gather(settling, waiting, return_exceptions=True)
     assert waiting.cancelled()
     await books.open(a_hold("req_3", 9000))
+
+
+async def test_who_is_given_room_as_its_time_is_over_has_it(books: Books) -> None:
+    """It is held: who was refused now would leave it held for ever."""
+    await books.open(a_hold("req_1", 9000))
+    books._desk._lease_wait = 0
+    opening = asyncio.create_task(books.open(a_hold("req_2", 9000)))
+    await asyncio.sleep(0)  # it waits, and the next turn ends that
+    books.settle(a_row(a_hold("req_1", 9000), 0))
+    await opening
+    assert books.standing.held == 9000
 
 
 # The control plane is away.
@@ -429,6 +471,7 @@ async def test_a_row_that_is_never_taken_is_tried_less_and_less_and_told_once(
     await eventually(lambda: lines.all("control plane still does not take rows"))
     del control.rejects["req_1"]
     await eventually(lambda: books.standing.unposted_rows == 0)
+    await eventually(lambda: books.is_settled)
 
 
 async def test_many_rows_that_are_not_taken_leave_the_event_loop_to_others(
@@ -444,6 +487,14 @@ async def test_many_rows_that_are_not_taken_leave_the_event_loop_to_others(
     await asyncio.sleep(1)
     assert time.monotonic() - began < 5
     assert books.standing.unposted_rows == 250
+
+
+async def test_two_that_post_at_the_same_time_post_each_row_once(books: Books, control: Control) -> None:
+    """An instance that is given up posts what there is while rows are on their way."""
+    control.takes = 0.05
+    await spend(books, "req_1", 100, 10)
+    await asyncio.gather(books._post.post_all(), books._post.post_all())
+    assert [row["id"] for call in control.calls_to("rows") for row in call["rows"]] == ["req_1"]
 
 
 async def test_rows_that_come_during_a_call_wait_for_others(books: Books, control: Control) -> None:

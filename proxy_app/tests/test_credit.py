@@ -13,10 +13,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from goproxy.data_plane.admission import refusal_of
+from goproxy.config import parse_config
+from goproxy.core.key_snapshot import KeySnapshot
+from goproxy.core.wire import Fault, Refusal
+from goproxy.data_plane.admission import check_permission, refusal_of
 from goproxy.data_plane.books import InsufficientFunds
 from tests.backend import Backend, running_backend
 from tests.conftest import Lines
+from tests.control import key_entry
 from tests.gateway import OPUS, Running, config_document, running_proxy
 from tests.provider import Provider, Received, Wire
 from tests.streams import anthropic_message
@@ -100,6 +104,16 @@ async def known(key: str, *gateways: Running) -> Client:
     client = Client(key, *gateways)
     await client.is_known()
     return client
+
+
+def test_a_key_for_another_upstream_that_an_older_control_plane_tells_may_not_be_used_here() -> None:
+    config = parse_config(json.dumps(config_document()).encode())
+    told = KeySnapshot.from_json({"version": 1, "keys": [key_entry("key", upstreams=["ohmygpt"])]})
+    key = told.find("key")
+    assert key is not None
+    with pytest.raises(Refusal, match="may not use the upstream openhands") as refusal:
+        check_permission(key, config.upstream, config.models[0])
+    assert refusal.value.fault is Fault.PERMISSION
 
 
 @pytest.mark.parametrize(

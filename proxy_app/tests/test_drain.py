@@ -197,3 +197,17 @@ async def test_an_answer_that_comes_as_its_time_is_over_is_not_forgotten(provide
             return answer
 
         assert await head(bounds, asyncio.create_task(come())) is answer
+
+
+async def test_an_answer_that_comes_as_the_process_leaves_is_not_read(provider: Provider) -> None:
+    bounds = drains(seconds=3600)
+
+    async with an_answer(provider, endless) as answer:
+
+        async def come() -> Answer:
+            bounds.stop()
+            return answer
+
+        with bounds.one("alice") as one:
+            assert await one.head(asyncio.create_task(come())) is answer
+            assert await asyncio.wait_for(one.rest(answer, bytearray().extend), 10) is DrainEnd.STOPPED

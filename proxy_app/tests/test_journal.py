@@ -117,6 +117,15 @@ async def test_a_full_segment_is_followed_by_one_that_says_the_same(tmp_path: Pa
     assert len(segments(tmp_path)) == 2
 
 
+async def test_who_has_much_that_is_live_does_not_write_it_again_and_again(tmp_path: Path) -> None:
+    """Rows pile up while the control plane is away: a segment has room for as much again as its checkpoint is long."""
+    async with opened(tmp_path, segment_bytes=1024) as (journal, _):
+        for n in range(100):
+            await journal.open(a_hold(f"req_{n}"))
+            await journal.settle(a_row(a_hold(f"req_{n}")))
+        assert int(segments(tmp_path)[-1].stem[-8:]) < 25
+
+
 async def test_many_share_one_sync(tmp_path: Path) -> None:
     async with opened(tmp_path, segment_bytes=4 * 1024 * 1024) as (journal, _):
         before = journal.syncs
@@ -151,6 +160,12 @@ def test_a_directory_that_another_process_makes_at_the_same_time(
     directory = JournalDirectory(tmp_path / "journal")
     directory.take()
     directory.release()
+
+
+async def test_nobody_else_may_read_who_asked_for_what(tmp_path: Path) -> None:
+    async with opened(tmp_path / "journal"):
+        (segment,) = segments(tmp_path / "journal")
+        assert [path.stat().st_mode & 0o777 for path in (segment.parent, segment)] == [0o700, 0o600]
 
 
 async def test_a_directory_that_cannot_be(tmp_path: Path) -> None:
@@ -299,6 +314,76 @@ async def test_segments_that_are_full_are_closed(tmp_path: Path) -> None:
             journal.posted([f"req_{count}"])
             count += 1
         assert descriptors() < before + 10
+
+
+async def test_who_leaves_tries_the_disk_once_more(tmp_path: Path) -> None:
+    """And does not wait for the next attempt."""
+    async with opened(tmp_path) as (journal, _):
+        (tmp_path / "journal.new").mkdir()
+        await fill(journal)
+        journal.lease("alice", 9000)
+        (tmp_path / "journal.new").rmdir()
+    assert (await reopened(tmp_path)).granted_totals["alice"] == 9000
+
+
+async def test_who_waits_for_a_disk_that_takes_nothing_is_told_when_the_journal_closes(
+    tmp_path: Path, lines: Lines
+) -> None:
+    async with opened(tmp_path) as (journal, _):
+        (tmp_path / "journal.new").mkdir()
+        await fill(journal)
+        lease = journal.lease("alice", 9000)
+    with pytest.raises(JournalUnwritable):
+        await asyncio.wait_for(lease, 30)
+    (line,) = lines.all("journal is closed with records that the disk did not take")
+    assert line["n"] == 1
+
+
+async def test_a_segment_that_failed_to_sync_is_not_written_to_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may have dropped what it could not write, and says of the next sync that it went well."""
+    fdatasync, synced = os.fdatasync, list[str]()
+
+    def fail_once(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fdatasync(descriptor)
+
+    async with opened(tmp_path) as (journal, _):
+        for n in range(2):
+            await journal.open(a_hold(f"req_{n}"))
+        monkeypatch.setattr(os, "fdatasync", fail_once)
+        before = descriptors()
+        await asyncio.gather(*(journal.settle(a_row(a_hold(f"req_{n}"))) for n in range(2)))
+        await journal.open(a_hold("req_2"))
+        assert synced == ["journal-00000001.log", "journal-00000002.log"]
+        assert descriptors() == before
+    assert list((await reopened(tmp_path)).unposted) == ["req_0", "req_1"]
+
+
+def test_a_segment_that_the_disk_has_no_room_for_leaves_nothing_behind(tmp_path: Path) -> None:
+    """It is tried every second: what each attempt left open, or allocated, would add up."""
+    directory = JournalDirectory(tmp_path)
+    directory.take()
+    before = descriptors()
+    with pytest.raises(OSError, match=r"large|space"):
+        directory.draft(b"", 2**60)
+    assert descriptors() == before
+    assert list(tmp_path.iterdir()) == []
+    directory.release()
+
+
+async def test_what_the_kernel_takes_in_parts_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:100], at))
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_1"))
+        await journal.settle(a_row(a_hold("req_1")))
+        await journal.open(a_hold("req_2"))
+    recovered = await reopened(tmp_path)
+    assert ([hold.id for hold, _ in recovered.holds], list(recovered.unposted)) == (["req_2"], ["req_1"])
 
 
 # Damage.

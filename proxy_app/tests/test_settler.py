@@ -11,7 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from goproxy.core.ledger import Row
 from goproxy.data_plane import settler
+from tests.conftest import Lines
 from tests.gateway import Running, config_document, endpoints_at, running_gateway
 from tests.provider import Provider, Received, Wire
 from tests.raw import connected
@@ -92,3 +94,29 @@ async def test_answers_wait_to_be_settled_together_until_there_are_many(
     async with client.post("v1/messages", json=ASK | {"stream": False}) as answer:
         await answer.read()
     await eventually(lambda: books.standing.open_requests == 0)
+
+
+async def test_a_settlement_that_fails_hinders_none_that_is_made_with_it(
+    gateway: Running,
+    client: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Eventually,
+    lines: Lines,
+) -> None:
+    monkeypatch.setattr(settler, "_MOMENT", 60)
+    for _ in range(2):
+        async with client.post("v1/messages", json=ASK | {"stream": False}) as answer:
+            await answer.read()
+    await eventually(lambda: len(gateway.gateway.settler._over) == 2)
+    settle, fails = gateway.books.settle, [True]
+
+    def fail_once(row: Row) -> asyncio.Future[bytes]:
+        if fails:
+            fails.pop()
+            raise ZeroDivisionError
+        return settle(row)
+
+    monkeypatch.setattr(gateway.books, "settle", fail_once)
+    await gateway.gateway.settler.settled()
+    assert gateway.books.standing.open_requests == 1, "its hold is in the journal: the next start makes a row of it"
+    assert len(lines.all("settling failed")) == 1

@@ -269,6 +269,20 @@ async def test_a_trusted_certificate_is_accepted_and_others_are_502(authority: t
             )
 
 
+async def test_a_name_that_ends_in_a_dot_is_the_certificates(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No search domain is tried for it. A certificate has it without."""
+    resolve = upstream_pool.resolve
+    monkeypatch.setattr(upstream_pool, "resolve", lambda _, port: resolve("localhost", port))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with running_provider(server_tls(authority.issue_cert("localhost"))) as provider:
+        pool = upstream_pool.UpstreamPool(URL(f"https://localhost.:{provider.port}"), trusting)
+        assert (await pool.connect()).is_usable
+        pool.close()
+
+
 @pytest.mark.parametrize("farewell", [True, False])
 async def test_a_body_that_the_connection_ends_is_whole_only_with_the_farewell_of_tls(
     authority: trustme.CA, keys: Path, farewell: bool

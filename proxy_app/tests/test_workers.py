@@ -10,7 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 from goproxy.data_plane import shared_rates
 from goproxy.data_plane.rate_limits import OwnRates
 from goproxy.data_plane.scoreboard import Scoreboard, State
+from goproxy.data_plane.shared_rates import SharedRates
 from goproxy.data_plane.tally import TALLY_BYTES, SharedTally
 from goproxy.data_plane.workers import Workers
 from goproxy.hosting import Readiness
@@ -280,6 +281,15 @@ def test_what_was_counted_outlives_who_counted_it() -> None:
     assert dict(theirs.items())["other"] == 1
 
 
+def test_a_name_is_not_written_over_the_next_one() -> None:
+    tally = SharedTally(memoryview(bytearray(TALLY_BYTES)))
+    tally.index("x" * 127)
+    with pytest.raises(ValueError, match="is longer than 127 bytes"):
+        tally.index("y" * 128)
+    tally.index("z")
+    assert [name for name, _ in tally.items()] == ["x" * 127, "z"]
+
+
 def test_processes_that_count_at_the_same_time_lose_nothing() -> None:
     board = Scoreboard(2)
     limits = 10_000, None
@@ -347,3 +357,22 @@ def test_only_full_entries_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in "abcd":
         rates.admit(key, (2, None), 40.0)
     assert rates.admit("e", (2, None), 40.0) is not None
+
+
+def test_an_entry_that_was_given_up_is_made_again_of_what_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_rates, "_NEAR", 1)
+    monkeypatch.setattr(shared_rates, "_ENTRIES", 1)
+    rates, limits = Scoreboard(1).rates, (None, 100)
+    for key in "ab":
+        assert rates.admit(key, limits, 0.0) is None
+    rates.used("a", 100, 0.0)
+    assert rates.admit("a", limits, 0.0) is not None
+
+
+def test_behind_the_tables_last_place_comes_its_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_rates, "_NEAR", 2)
+    monkeypatch.setattr(shared_rates, "_ENTRIES", 2)
+    rates = SharedRates(memoryview(bytearray(2 * shared_rates._ENTRY.size)), nullcontext)
+    for key in "abcdefgh":  # from either place, as their digests say
+        assert rates.admit(key, (1, None), 0.0) is None
+        assert rates.admit(key, (1, None), 0.0) is not None

@@ -144,10 +144,7 @@ class _Reading:
     async def run(self) -> DrainEnd:
         self._answer.resume()
         self._answer.pass_to(self)
-        try:
-            return await self._over
-        finally:
-            self._answer.pass_to(None)
+        return await self._over
 
     def take(self, piece: bytes) -> None:
         self._feed(piece)

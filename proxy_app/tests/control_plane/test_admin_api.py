@@ -118,18 +118,36 @@ async def test_a_revoked_key_and_a_disabled_account_are_live_no_more(backend: Ba
 
 async def test_two_keys_live_while_one_takes_over_from_the_other(backend: Backend) -> None:
     await backend.account()
-    first = await backend.key(models=["claude-opus-4-5"], limit_nanodollars=5 * DOLLAR)
+    limits: dict[str, Any] = {
+        "upstreams": ["openhands"],
+        "models": ["claude-opus-4-5"],
+        "requests_per_minute": 7,
+        "tokens_per_minute": 9000,
+        "expires_at": "2099-01-01T00:00:00.000Z",
+    }
+    first = await backend.key(**limits, limit_nanodollars=5 * DOLLAR)
     limit = f"key:{first['id']}"
     await backend.lend("i1", 1, (limit, 0, DOLLAR))
-    second = await backend.admin("POST", f"/keys/{first['id']}/rotate", {"old_expires_at": "2099-01-01T00:00:00Z"})
+    await backend.post("i1", row(1, cost=DOLLAR, key_id=first["id"], wallets=("alice", limit)))
+    second = await backend.admin("POST", f"/keys/{first['id']}/rotate", {"old_expires_at": "2098-01-01T00:00:00Z"})
     assert second["key"] != first["key"]
-    assert (second["rotated_from"], second["models"]) == (first["id"], ["claude-opus-4-5"])
-    assert second["limit_nanodollars"] == 5 * DOLLAR
+    assert {name: second[name] for name in limits} == limits
+    assert (second["rotated_from"], second["limit_nanodollars"]) == (first["id"], 4 * DOLLAR)
     entries = {each["id"]: each for each in (await backend.poll()).json["keys"]}
-    assert entries[first["id"]]["expires_at"] == "2099-01-01T00:00:00.000Z"
-    assert entries[second["id"]]["expires_at"] is None
+    assert entries[first["id"]]["expires_at"] == "2098-01-01T00:00:00.000Z"
+    assert entries[second["id"]]["expires_at"] == limits["expires_at"]
     await backend.admin("POST", f"/keys/{first['id']}/revoke")
     assert (await backend.ask("POST", f"/admin/v1/keys/{first['id']}/rotate", json={})).status == 409
+
+
+@on_sqlite
+async def test_of_a_limit_that_is_overspent_nothing_is_left_for_the_next_key(backend: Backend) -> None:
+    await backend.account()
+    key = await backend.key(limit_nanodollars=DOLLAR)
+    await backend.post("i1", row(1, cost=2 * DOLLAR, key_id=key["id"], wallets=("alice", f"key:{key['id']}")))
+    second = await backend.admin("POST", f"/keys/{key['id']}/rotate", {})
+    assert second["limit_nanodollars"] == 0
+    assert (await backend.wallet(f"key:{second['id']}"))["balance_nanodollars"] == 0
 
 
 @on_sqlite

@@ -39,6 +39,7 @@ async def refused(backend: Backend, *rows: Row, upstream: str = "openhands") -> 
 
 async def test_a_wallet_that_an_upstream_never_pays_from_is_not_lent_to_it(backend: Backend, lines: Lines) -> None:
     await backend.account(dollars=1000)
+    assert (await backend.lend("i0", 1, ("alice", 0, DOLLAR)))["alice"]["granted_total"] >= DOLLAR, "elsewhere it is"
     before = await backend.wallet("alice")
     for sequence, known in enumerate((0, 0, 10**18)):
         told_now = (await backend.lend("i1", sequence, ("alice", known, DOLLAR), upstream="second"))["alice"]

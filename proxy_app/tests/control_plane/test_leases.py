@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from goproxy.control_plane.store.database import Database, StoreUnavailable
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import instances
 from goproxy.core.lease import Wallet
+from goproxy.core.ledger import Row
 from goproxy.timestamps import now
 from tests.control_plane.backend import DOLLAR, Backend, row, running_backend
 from tests.control_plane.conftest import POSTGRESQL, SQLITE
@@ -221,6 +223,28 @@ def test_fifty_at_once_from_two_backends_lend_each_dollar_once(url: str) -> None
         backend.close()
 
 
+def test_a_call_that_comes_to_two_backends_at_once_is_answered_once(url: str) -> None:
+    """The one that is late would give back what the other one lent."""
+    backends = [Database(url), Database(url)]
+    backends[0].transact("begin", lambda store: _fund(store, 10 * DOLLAR))
+
+    def lend(number: int) -> int | None:
+        def ask(store: Connection) -> int:
+            leases.lend(store, "i1", "openhands", number // 8, [leases.Ask("alice", 0, DOLLAR)])
+            return number // 8
+
+        with suppress(Conflict):
+            return until_it_can_be_had(backends[number % 2], ask)
+        return None
+
+    with ThreadPoolExecutor(8) as threads:
+        answered = [sequence for sequence in threads.map(lend, range(160)) if sequence is not None]
+    assert answered
+    assert len(answered) == len({*answered})
+    for backend in backends:
+        backend.close()
+
+
 def until_it_can_be_had(database: Database, work: Callable[[Connection], int]) -> int:
     while True:
         with suppress(StoreUnavailable):
@@ -245,6 +269,25 @@ def test_rows_posted_to_two_backends_at_once_are_counted_once(url: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(post, range(30))) == 7
     assert backends[0].transact("show", wallets.show)[0]["spent_nanodollars"] == 7000
+    for backend in backends:
+        backend.close()
+
+
+def test_a_correction_that_two_backends_make_at_once_is_settled_once(url: str) -> None:
+    backends, posted = [Database(url), Database(url)], row(1, cost=1000)
+    backends[0].transact("begin", lambda store: _fund(store, 10 * DOLLAR))
+    backends[0].transact("post", lambda store: rows.ingest(store, "i1", "openhands", [posted]))
+
+    def correct(number: int) -> int:
+        def dearer(found: Row) -> Row:
+            return replace(found, cost_nanodollars=1000 + number // 8)
+
+        return until_it_can_be_had(backends[number % 2], lambda store: len(rows.correct(store, [posted.id], dearer)))
+
+    for first in range(0, 80, 8):
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(correct, range(first, first + 8)))
+    assert backends[0].transact("show", wallets.show)[0]["balance_nanodollars"] == 10 * DOLLAR - 1009
     for backend in backends:
         backend.close()
 

@@ -269,6 +269,8 @@ async def test_rows_are_chosen(backend: Backend) -> None:
         assert {each["id"] for each in await listed(backend, query)} == {row(number).id for number in expected}, query
     granted = await backend.admin("GET", "/rows?kind=grant&account=bob")
     assert [each["id"] for each in granted["rows"]] == ["grant-bob"]
+    day = granted["rows"][0]["received_at"][:10]
+    assert await backend.admin("GET", f"/rows?kind=grant&account=bob&since={day}&until={day}") == granted
     assert (await backend.admin("GET", "/rows?kind=grant&model=other"))["rows"] == []
 
 
@@ -429,6 +431,15 @@ async def test_a_page_may_end_at_any_id_that_is_kept(backend: Backend) -> None:
     first = await backend.admin("GET", "/rows?limit=2")
     second = await backend.admin("GET", "/rows", params={"limit": "2", "before": first["next"]})
     assert [each["id"] for each in first["rows"] + second["rows"]] == [f"a~{number}|}}~" for number in (2, 1, 0)]
+
+
+async def test_a_keys_limit_is_no_money_of_its_own(backend: Backend) -> None:
+    await backend.account(dollars=10)
+    limit = f"key:{(await backend.key(limit_nanodollars=5 * DOLLAR))['id']}"
+    await backend.lend("i1", 1, ("alice", 0, DOLLAR), (limit, 0, DOLLAR))
+    found, alice = await backend.plane.database.read("count", totals.totals), await backend.wallet("alice")
+    assert found.balance == alice["balance_nanodollars"]
+    assert found.held == {"openhands": alice["held_nanodollars"]}
 
 
 async def test_sums_may_be_larger_than_what_the_database_adds_up(backend: Backend) -> None:

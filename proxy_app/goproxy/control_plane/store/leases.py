@@ -94,8 +94,8 @@ def lend(
     with what it was lent: should it live, it must become another one (its client does so when it is told 409).
 
     Args:
-        withheld: wallets of which the instance is lent nothing, nor told what they have; what it was lent of them, as
-            far as that is known here, it can give back.
+        withheld: wallets of which the instance is lent nothing, nor told what they have. None of them was ever lent to
+            it (see `authorization.withheld`), so that it has nothing of them to give back.
 
     Raises:
         Conflict: the call is late, or the instance is retired, or another upstream's.
@@ -108,15 +108,11 @@ def lend(
     connection.execute(update(instances).where(instances.c.id == instance).values(sequence=sequence))
     lent = Lent()
     for ask in sorted(asks, key=lambda ask: ask.wallet):
-        if (not ask.known_total or ask.wallet in withheld) and not wallets.existing(connection, [ask.wallet]):
+        if ask.wallet in withheld or not (ask.known_total or wallets.existing(connection, [ask.wallet])):
             lent.grants.append(Grant(ask.wallet, 0, 0, 0))
             lent.refused.extend([ask.wallet] if ask.want else [])
             continue
         wallet = _load(connection, ask.wallet)
-        if ask.wallet in withheld:
-            lent.grants.append(_take_back(connection, wallet, instance, ask))
-            lent.refused.extend([ask.wallet] if ask.want else [])
-            continue
         before = wallet.lend(instance, ask.known_total, 0, 0)
         total = wallet.lend(instance, before, ask.want, CHUNK)
         loan = wallet.loans[instance]
@@ -194,15 +190,6 @@ def all_of_them(connection: Connection) -> list[dict[str, Any]]:
         }
         for found in connection.execute(query).mappings()
     ]
-
-
-def _take_back(connection: Connection, wallet: Wallet, instance: str, ask: Ask) -> Grant:
-    loan = wallet.loans.get(instance)
-    if loan is None:
-        return Grant(ask.wallet, 0, 0, 0)
-    total = wallet.lend(instance, min(ask.known_total, loan.granted_total), 0, 0)
-    _store_loan(connection, ask.wallet, instance, loan)
-    return Grant(ask.wallet, total, loan.spent_total, 0)
 
 
 def _load(connection: Connection, wallet_id: str) -> Wallet:
