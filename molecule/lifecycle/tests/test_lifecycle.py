@@ -38,8 +38,12 @@ def container_id(vps: Vps, name: str) -> str:
 
 
 def files(vps: Vps, folders: str) -> str:
-    """Every file below the folders with its content, mode and owner."""
-    return vps.run(f"find {folders} -type f -printf '%p %m %U %G ' -exec sha256sum {{}} ';' | sort")
+    """Every file below the folders with its content, mode and owner.
+
+    Without store and journals: backend and proxies write to them whatever the playbook does.
+    """
+    told = "-type f -printf '%p %m %U %G ' -exec sha256sum {} ';'"
+    return vps.run(f"find {folders} -path '/opt/trollllm/data/*/*' -prune -o {told} | sort")
 
 
 def everything(vps: Vps) -> str:
