@@ -9,7 +9,7 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,18 @@ async def workers(
             assert await asyncio.wait_for(served.process.wait(), 20) == 0
 
 
+def halting(go_on: asyncio.Event) -> Callable[[Received, Wire], Awaitable[None]]:
+    """Streams that begin, and end when they are told to."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(START)
+        await go_on.wait()
+        await wire.end_stream()
+
+    return script
+
+
 def total(counted: dict[str, float], name: str) -> float:
     return sum(value for key, value in counted.items() if key.startswith(f"{name}{{"))
 
@@ -90,19 +102,12 @@ async def test_a_killed_process_is_followed_and_its_siblings_streams_do_not_noti
 ) -> None:
     """Its open requests become rows at once, what it counted stays counted, and the wallet is right to the end."""
     go_on = asyncio.Event()
-
-    async def slow(_: Received, wire: Wire) -> None:
-        await wire.begin_stream()
-        await wire.chunk(START)
-        await go_on.wait()
-        await wire.end_stream()
-
     async with workers(document, backend, tmp_path / "workers") as served:
         first, second = children(served)
         provider.script = say_all
         for _ in range(6):
             assert (await ask(served.port))[0] == 200
-        provider.script = slow
+        provider.script = halting(go_on)
         async with AsyncExitStack() as stack:
             raws = [await stack.enter_async_context(connected(served.port)) for _ in range(12)]
             ids = set()
@@ -178,16 +183,9 @@ async def test_two_instances_take_turns_and_sigterm_cuts_nothing(
 ) -> None:
     """A rollout: the new instance beside the old one, which leaves while its streams go on to their ends."""
     go_on = asyncio.Event()
-
-    async def slow(_: Received, wire: Wire) -> None:
-        await wire.begin_stream()
-        await wire.chunk(START)
-        await go_on.wait()
-        await wire.end_stream()
-
     async with AsyncExitStack() as stack:
         old = await stack.enter_async_context(workers(document, backend, tmp_path / "old", grace=45))
-        provider.script = slow
+        provider.script = halting(go_on)
         raws = [await stack.enter_async_context(connected(old.port)) for _ in range(8)]
         for raw in raws:
             await raw.post(ASK)

@@ -309,12 +309,12 @@ class UpstreamConnection(asyncio.Protocol):
             # uvloop decrypts what waits in the loop's next turn. Read on before that, the end of the socket would come
             # first, and what waits be forgotten.
             if self._limit_reading is not None:
-                self._loop.call_soon(self._read_ahead)
+                self._loop.call_soon(self._read_ahead, self._limit_reading)
 
-    def _read_ahead(self) -> None:
+    def _read_ahead(self, limit_reading: Callable[..., object]) -> None:
         """Over TLS: read the socket on, else half a record would wait for its other half for ever."""
-        if self._limit_reading is not None and not (self._is_paused or self._is_lost or self._transport.is_closing()):
-            self._limit_reading()
+        if not (self._is_paused or self._is_lost or self._transport.is_closing()):
+            limit_reading()
 
     def abort(self) -> None:
         """Close at once."""
