@@ -36,7 +36,7 @@ COUNTS = Counts((*_PROMPT, OUTPUT, THINKING), prompt=_PROMPT)
 
 _BEGINS = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
 _NEXT = b"\n\n" + _BEGINS
-_CONTENT = re.compile(rb"(?:%b[^\n]*+\n\n)++" % _BEGINS)
+_CONTENT = re.compile(rb"(?:%b[^\n]*+\n\n)+" % _BEGINS)
 """Events of nothing but content, one after the other, as the provider writes them."""
 
 _SAYS_NOTHING = frozenset({b'{"type": "ping"}', b'{"type":"ping"}', b"[DONE]"})

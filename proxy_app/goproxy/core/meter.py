@@ -387,7 +387,7 @@ def content_of(*names: str) -> re.Pattern[bytes]:
 
     The end of the string need not have come.
     """
-    return re.compile(rb'"(%b)"\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)' % "|".join(names).encode(), re.DOTALL)
+    return re.compile(rb'"(%b)"\s*+:\s*+"([^"\\]*+(?:\\.[^"\\]*+)*)' % "|".join(names).encode(), re.DOTALL)
 
 
 def string_bytes(text: bytes) -> int:

@@ -60,7 +60,7 @@ COUNTS = Counts(
     prompt=(PROMPT,),
 )
 
-_CONTENT = re.compile(rb'(?:\A|(?<=\n\n))(?:data: {[^\n]*?"choices"[^\n]*+\n\n)++')
+_CONTENT = re.compile(rb'(?:\A|(?<=\n\n))(?:data: {[^\n]*?"choices"[^\n]*+\n\n)+')
 """Events that may be content only."""
 
 _TELLS_USAGE = re.compile(rb'"usage"\s*+:\s*+(?!null)')

@@ -18,9 +18,8 @@ MAX_EVENT = 1024 * 1024
 
 _MARK = b"\xef\xbb\xbf"
 
-_EVENT = rb"(?:event: ([^\n]*+)\n)?+data: ([^\n]*+)\n\n"
-_PLAIN = re.compile(_EVENT)
-_ALL_PLAIN = re.compile(rb"(?:%b)*+" % _EVENT)
+_PLAIN = re.compile(rb"(?:event: ([^\n]*+)\n)?data: ([^\n]*+)\n\n")
+_ALL_PLAIN = re.compile(rb"(?:(?:event: [^\n]*+\n)?data: [^\n]*+\n\n)*")
 
 
 class Event(NamedTuple):

@@ -21,7 +21,7 @@ BODY_BYTES = 256 * 1024
 """Bytes of a body that can be plain. Longer ones are read by aiohttp, with backpressure."""
 
 _LINE = re.compile(rb"POST (/[!-~]*+) HTTP/1\.1\r\n")
-_FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]*+(?:[!-~][ -~\t]*+)?+\r\n)*+")
+_FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[ \t]*+(?:[!-~][ -~\t]*+)?\r\n)*")
 _NOT_PLAIN = frozenset(
     {
         "transfer-encoding",
