@@ -2,7 +2,7 @@
 
 What changes something runs in one thread, one piece after the other, each in a transaction of its own: it is committed
 when `run` returns, and gone when `run` raises. What only reads (`read`) has threads and connections of its own. A
-database that cannot be had now (locked, away, full) is `StoreUnavailable` after a second or so and never a wait without
+database that cannot be had now (locked, away, full) is `StoreUnavailable` after a few seconds and never a wait without
 end; the callers try again, for all that they send is idempotent.
 """
 

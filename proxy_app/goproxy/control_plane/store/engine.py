@@ -15,8 +15,9 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 
-LOCK_SECONDS = 1.0
-"""How long a transaction waits for a lock that another connection holds."""
+LOCK_SECONDS = 4.0
+"""How long a transaction waits for a lock that another connection holds: a busy disk keeps a commit for a second and
+more. Less than whoever asked waits for an answer (control_client.py)."""
 
 READERS = 3
 """Connections that only read."""
