@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ PACES_MS = {100: 20.0, 300: 20.0, 1000: 66.0, 2000: 132.0}
 20 ms would be 50,000 events a second, more than one core takes of some of what is compared here."""
 
 _SETTLED = 3.0
+_AFTER_A_WHILE = 120.0
+"""Seconds after a load until what is left of it is looked at: longer than the goproxy waits for more (recycling.py)."""
+
 _LOOK_EVERY = 0.25
 _LITELLM_MOST = 64
 """Connections. With more it answers no faster, and the measuring takes the longer."""
@@ -85,20 +89,24 @@ def first_event(bench: Bench, targets: Mapping[str, Target], size: Size, connect
 
 
 def memory(bench: Bench, targets: Mapping[str, Target], size: Size, connections: Sequence[int]) -> list[Row]:
-    """What each takes in the beginning, with 2,000 streams, and after them; each in a process of its own."""
+    """What each takes in the beginning, with 2,000 streams, and a while after; each in a process of its own."""
     rows = []
     for count in connections or (2000,):
         load = paced_load(count, PACES_MS.get(count, 132.0), size.paced_seconds)
-        for name in _relays(targets):
-            with running_target(bench, name) as target:
+        with ExitStack() as stack:
+            loaded = []
+            for name in _relays(targets):
+                target = stack.enter_context(running_target(bench, name))
                 process = target.processes["target"]
                 time.sleep(_SETTLED)
                 idle = process.rss_kib
                 most = _Most(process)
                 sample = bench.measure(target, load, most.watch_until(load.ramp + load.seconds))
-                time.sleep(_SETTLED)
-                row = {"idle_kib": idle, "loaded_kib": most.rss_kib, "after_kib": process.rss_kib}
-                rows.append({"target": name, "streams": count, "pace_ms": load.pace_ms, **row, **sample})
+                loaded.append((target, sample, {"idle_kib": idle, "loaded_kib": most.rss_kib}))
+            time.sleep(_AFTER_A_WHILE)
+            for target, sample, row in loaded:
+                row["after_kib"] = target.processes["target"].rss_kib
+                rows.append({"target": target.name, "streams": count, "pace_ms": load.pace_ms, **row, **sample})
                 _tell(f"memory {count}", target, f"{row}", sample)
     if "litellm" in targets:
         rows.append({"target": "litellm", "streams": 0, "idle_kib": targets["litellm"].processes["target"].rss_kib})

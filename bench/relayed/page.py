@@ -242,7 +242,7 @@ def _memory(document: Document) -> Iterable[str]:
     rows = document["measured"]["memory"]
     yield "### Memory"
     yield ""
-    yield _line(["resident", "idle", "with 2,000 streams", "of each stream", "after them"])
+    yield _line(["resident", "idle", "with 2,000 streams", "of each stream", "two minutes later"])
     yield _rule(4)
     for row in sorted(rows, key=lambda row: _ORDER.index(row["target"])):
         cells = [_mb(row["idle_kib"])]

@@ -46,6 +46,8 @@ _OPERATOR_TOKEN_PATH = "/run/secrets/operator_token"  # noqa: S105
 _PROXY_TOKENS_PATH = "/run/secrets/proxy_tokens"
 _BACKEND_PORT = 8000
 _GRACE_SECONDS = 120.0
+_RECYCLE_AFTER_SECONDS = 90.0
+"""Longer than a minute, of which the rate limits are, and than the edge keeps a connection open."""
 _HEALTHCHECK_SECONDS = 5.0
 _UNUSABLE = "the store cannot be used"
 _DPKG_STATUS = "/var/lib/dpkg/status"
@@ -143,8 +145,9 @@ def _sbom(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:
 def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     import uvloop
 
-    from goproxy.config import ConfigError, load_config
+    from goproxy.config import Config, ConfigError, load_config
     from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
+    from goproxy.data_plane.recycling import Recycling, begin_anew, listeners_of
     from goproxy.data_plane.scoreboard import Place
     from goproxy.data_plane.server import serve, serve_together
     from goproxy.data_plane.upstream import UnusableFile, read_secret, trust
@@ -153,14 +156,28 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from goproxy.listening import CannotListen
     from goproxy.observe import start_logging
 
+    def read() -> tuple[Config, str, str]:
+        return (
+            load_config(_path(environment, "CONFIG_PATH", _CONFIG_PATH)),
+            read_secret(_path(environment, "UPSTREAM_API_KEY_PATH", _SECRET_PATH)),
+            read_secret(_path(environment, "PROXY_TOKEN_PATH", _PROXY_TOKEN_PATH)),
+        )
+
     try:
-        config = load_config(_path(environment, "CONFIG_PATH", _CONFIG_PATH))
-        secret = read_secret(_path(environment, "UPSTREAM_API_KEY_PATH", _SECRET_PATH))
-        proxy_token = read_secret(_path(environment, "PROXY_TOKEN_PATH", _PROXY_TOKEN_PATH))
+        config, secret, proxy_token = started = read()
         tls = trust(_path(environment, "CA_PATH", _CA_PATH))
     except (ConfigError, UnusableFile) as problem:
         raise CannotStart(problem) from None
+
+    def is_as_started() -> bool:
+        try:
+            trust(_path(environment, "CA_PATH", _CA_PATH))
+            return read() == started
+        except (ConfigError, UnusableFile):
+            return False
+
     grace = _number(environment, "GRACE_SECONDS", _GRACE_SECONDS)
+    recycling = Recycling(_number(environment, "RECYCLE_AFTER_SECONDS", _RECYCLE_AFTER_SECONDS), is_as_started)
     journal = _path(environment, "JOURNAL_PATH", _JOURNAL_PATH)
     control_plane = environment.get("BACKEND_URL") or _BACKEND_URL
     try:
@@ -175,14 +192,20 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
     def work(place: Place | None = None, sockets: Sequence[socket.socket] = ()) -> int:
         try:
-            uvloop.run(serve(config, secret, tls, grace, journal, control_plane, proxy_token, place, sockets))
+            kept = uvloop.run(
+                serve(config, secret, tls, grace, journal, control_plane, proxy_token, recycling, place, sockets)
+            )
         except (JournalInUse, JournalUnwritable) as problem:
             print(problem, file=sys.stderr)
             return 1
+        if kept:
+            begin_anew(kept)
         return 0
 
     try:
-        return work() if config.processes == 1 else serve_together(config.port, config.processes, journal, work)
+        if config.processes > 1:
+            return serve_together(config.port, config.processes, journal, work)
+        return work(sockets=listeners_of(environment))
     except (CannotListen, WorkersFailed) as problem:
         raise CannotStart(problem) from None
 

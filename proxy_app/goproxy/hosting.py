@@ -2,7 +2,8 @@
 
 Leaving (SIGTERM): not ready; a new connection is refused, so that its client finds another instance, and one that came
 before that is still served; then no new requests on the open ones. What is running may finish within the grace period;
-what is not finished then is cancelled, and says so to its client (see data_plane/relay.py).
+what is not finished then is cancelled, and says so to its client (see data_plane/relay.py). A process that leaves to
+begin anew (data_plane/recycling.py) refuses nobody: its listening sockets outlast it.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ _ASKED_LAST = 2.0
 
 _BACKLOG = 1024
 
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
+"""The signals that ask a process to leave."""
+
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
 
@@ -60,6 +64,10 @@ class Stay:
 
     def __init__(self) -> None:
         self.leaving = False
+        self.begins_anew = False
+        """Whether it leaves to itself."""
+        self.is_told_to_leave = False
+        """Whether it leaves for good, or shall as soon as it has begun anew."""
         self._left_at = 0.0
         self._running: set[asyncio.Task[Any]] = set()
         self._asked = asyncio.Event()
@@ -71,6 +79,12 @@ class Stay:
 
     def ask_to_leave(self) -> None:
         """Ask the process to leave."""
+        self.is_told_to_leave = True
+        self._asked.set()
+
+    def ask_to_begin_anew(self) -> None:
+        """Ask the process to leave to the one that it becomes, unless it is leaving already."""
+        self.begins_anew = not self._asked.is_set()
         self._asked.set()
 
     def leave(self) -> None:
@@ -290,20 +304,24 @@ async def host(
     grace: float,
     front: Callable[[web.Server], F] | None = None,
     accepting: Callable[[socket.socket, F], Accepting] | None = None,
-) -> None:
-    """Serve `app` until SIGTERM or SIGINT, then leave.
+) -> Sequence[socket.socket]:
+    """Serve `app` until SIGTERM or SIGINT, then leave. The result: where who begins anew goes on to listen.
 
     `accepting`: the sockets are other processes', too: who accepts from them for this one. Whoever opened them has new
-    connections refused.
+    connections refused, or keeps them.
     """
+    kept: list[socket.socket] = []
     leave_when_told(stay)
     async with serving(make_runner(app), sockets, front, accepting) as (servers, before):
         log("listening", addresses=[address_of(each) for each in sockets])
         await stay.until_asked_to_leave()
         log("leaving")
-        for each in sockets if accepting is None else ():
-            refuse_new_connections(each)
-        await _until_all_are_accepted(sockets)
+        if not stay.begins_anew:
+            for each in sockets if accepting is None else ():
+                refuse_new_connections(each)
+            await _until_all_are_accepted(sockets)
+        elif accepting is None:
+            kept = [each.dup() for each in sockets]
         for server in servers:
             server.close()
         await _for_late_requests(before)
@@ -312,13 +330,15 @@ async def host(
         if before is not None:
             await before.until_taken(stay.left_of(grace, at_least=_TAKEN_AT_LAST))
     log("left")
+    return kept
 
 
 def leave_when_told(stay: Stay) -> None:
     """Have SIGTERM and SIGINT ask this process to leave."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         loop.add_signal_handler(number, stay.ask_to_leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # they wait where the process began anew
 
 
 async def _until_all_are_accepted(listeners: Sequence[socket.socket]) -> None:

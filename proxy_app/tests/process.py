@@ -9,7 +9,7 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from tests.gateway import UPSTREAM_SECRET
 from tests.raw import connected
 
 _NOTED = re.compile(rb'"kind":"progress","id":"([^"]+)"')
+
+_PROGRAM = ("-m", "goproxy.cli", "serve")
 
 _NEVER_GIVEN = range(20_000, 32_768)
 """Below the ports that Linux gives by itself."""
@@ -44,11 +46,13 @@ async def serving(
     beside: Path | None = None,
     is_awaited: bool = True,
     output: int | None = None,
+    program: Sequence[str] = _PROGRAM,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Serving]:
     """Serve `document`, with a journal in `directory`; the process is killed at the end if it still runs.
 
     `beside`: the directory of a process that shares its journal's with this one. `output`: where its log goes instead
-    of to a file.
+    of to a file. `program`: what the interpreter is told to run. `environment`: what else it finds there.
     """
     directory.mkdir(exist_ok=True)
     port = free_port()
@@ -56,17 +60,19 @@ async def serving(
     (directory / "secret").write_text(UPSTREAM_SECRET + "\n")
     (directory / "token").write_text(proxy_token(document["upstream"]) + "\n")
     log = directory / "log"
-    environment = os.environ | {
+    environment = {
+        **os.environ,
         "CONFIG_PATH": str(directory / "config.json"),
         "BACKEND_URL": backend.url,
         "JOURNAL_PATH": str((beside or directory) / "journal"),
         "PROXY_TOKEN_PATH": str(directory / "token"),
         "UPSTREAM_API_KEY_PATH": str(directory / "secret"),
         "GRACE_SECONDS": str(grace),
+        **(environment or {}),
     }
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "goproxy.cli", "serve"), env=environment, stdout=output or file
+            *(sys.executable, *program), env=environment, stdout=output or file
         )
     try:
         async with asyncio.timeout(30):

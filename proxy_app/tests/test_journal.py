@@ -411,6 +411,22 @@ async def test_damage_is_counted_and_kept_and_costs_one_record(tmp_path: Path, l
         assert (journal.damaged, again.instance) == (0, recovered.instance)
 
 
+async def test_a_start_reads_what_is_live_and_nothing_before_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (journal, before):
+        await journal.open(a_hold("req_0"))
+        await journal.open(a_hold("req_1"))
+        await journal.settle(a_row(a_hold("req_1")))
+        journal.begin_segment()
+        await journal.open(a_hold("req_2"))
+    first, last = segments(tmp_path)
+    first.write_bytes(b"none of this is read")
+    assert b"req_1" in last.read_bytes(), "its row waits to be posted"
+    async with opened(tmp_path) as (journal, recovered):
+        assert (journal.damaged, recovered.instance) == (0, before.instance)
+        assert [hold.id for hold, _ in recovered.holds] == ["req_0", "req_2"]
+        assert list(recovered.unposted) == ["req_1"]
+
+
 async def test_a_damaged_checkpoint_is_made_good_by_the_segment_before(tmp_path: Path) -> None:
     async with opened(tmp_path) as (journal, _):
         for n in range(3):

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from mmap import mmap
 from typing import Any
 
 from goproxy.core.compact_json import compact
@@ -138,7 +139,7 @@ class Damage:
 class Reader:
     """Reads the content of a segment; what is damaged or torn in it is known when all records are out."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes | mmap) -> None:
         self._content = content
         self.damaged: list[Damage] = []
         """What was whole once and is not any more."""
@@ -148,7 +149,8 @@ class Reader:
 
     def __iter__(self) -> Iterator[tuple[Record, bytes]]:
         """Each record with its line."""
-        end = len(self._content.rstrip(b"\0"))  # a segment is allocated before it is written
+        self.damaged, self.torn = [], []
+        end = _written(self._content)
         at, in_head, has_checkpoint = 0, 1, False
         while at < end:
             stop = self._content.find(b"\n", at, end)
@@ -173,6 +175,15 @@ class Reader:
             self.damaged.append(Damage(end, len(self._content) - end))
 
 
+def _written(content: bytes | mmap) -> int:
+    """How much of a segment was written to, which is allocated before that; without a copy of it."""
+    end = len(content)
+    while end and not (kept := content[max(0, end - _LOOK) : end].rstrip(b"\0")):
+        end -= min(end, _LOOK)
+    return end and max(0, end - _LOOK) + len(kept)
+
+
+_LOOK = 64 * 1024
 _BEGINNING = re.compile(rb"[0-9a-f]{8} \{")
 
 

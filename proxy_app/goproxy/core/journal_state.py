@@ -125,12 +125,24 @@ class JournalState:
 
 
 def replay(segments: Iterable[Reader]) -> JournalState:
-    """What the segments of a journal say, the oldest first."""
+    """What the segments of a journal say, the newest first. Those before one that is whole are not asked for.
+
+    Only what is live is kept of what is read: a segment may be long.
+    """
     state = JournalState()
+    damaged: list[Reader] = []
     for segment in segments:
-        records = list(segment)
+        alone = _applied(JournalState(), segment)
         if not segment.damaged:
-            state = JournalState()
-        for record, line in records:
-            state.apply(record, line)
+            state = alone
+            break
+        damaged.append(segment)
+    for segment in reversed(damaged):
+        _applied(state, segment)
+    return state
+
+
+def _applied(state: JournalState, segment: Reader) -> JournalState:
+    for record, line in segment:
+        state.apply(record, line)
     return state

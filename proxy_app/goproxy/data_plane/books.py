@@ -229,6 +229,10 @@ class Books:
         self._desk.settle(row)
         return self._write(row)
 
+    def prepare_for_another_start(self) -> None:
+        """Have it read no more of the journal than what is live now, and what comes after it."""
+        self._journal.begin_segment()
+
     @property
     def keys(self) -> KeySnapshot:
         """The keys that are let in."""

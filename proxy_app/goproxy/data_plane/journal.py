@@ -17,7 +17,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from goproxy.core.journal_record import (
     Opened,
     Posted,
     Progressed,
+    Reader,
     Record,
     Settled,
     Started,
@@ -120,6 +121,8 @@ class Journal:
         self._waiting: list[_Entry] = []
         """In memory, not on the disk, and somebody waits for it."""
         self._retry_at = 0.0
+        self._is_to_rotate = False
+        """This one is set by the event loop."""
         self._to_set_aside: list[int] = []
 
     async def start(self) -> Recovered:
@@ -187,6 +190,11 @@ class Journal:
         self.instance = secrets.token_hex(16)
         _unobserved(self._put(Started(self.instance, self._start)))
 
+    def begin_segment(self) -> None:
+        """Go on in another segment, soon: a start reads only what is live now, and what comes after it."""
+        self._is_to_rotate = True
+        _unobserved(self._put(Synced()))
+
     async def close(self) -> None:
         """Write what there is to write, and leave the directory to others."""
         self._is_closing = True
@@ -231,10 +239,15 @@ class Journal:
 
     def _recover(self) -> Recovered:
         self._directory.take()
-        numbers = self._directory.numbers()
-        readers = [self._directory.read(number) for number in numbers]
-        state = self._state = replay(readers)
-        for number, reader in zip(numbers, readers, strict=True):
+        read: list[tuple[int, Reader]] = []
+
+        def newest_first() -> Iterator[Reader]:
+            for number in reversed(self._directory.numbers()):
+                read.append((number, self._directory.read(number)))
+                yield read[-1][1]
+
+        state = self._state = replay(newest_first())
+        for number, reader in reversed(read):
             if reader.damaged:
                 self.damaged += len(reader.damaged)
                 self._to_set_aside.append(number)
@@ -307,8 +320,10 @@ class Journal:
     def _write(self, lines: bytes) -> None:
         """Bring the disk to what the state says; `lines` is what it does not say yet, if all went well before."""
         reserved = _SETTLEMENT_BYTES * len(self._state.holds)
-        if self._segment is None or self._retry_at or self._segment.room < len(_SYNCED + lines) + reserved:
+        is_full = self._segment is None or self._segment.room < len(_SYNCED + lines) + reserved
+        if is_full or self._retry_at or self._is_to_rotate:
             self._rotate(reserved)
+            self._is_to_rotate = False
         elif lines:
             self._append(lines)
 

@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 from contextlib import suppress
+from mmap import mmap
 from pathlib import Path
 
 from goproxy.core.journal_record import Reader
@@ -86,7 +87,11 @@ class JournalDirectory:
 
     def read(self, number: int) -> Reader:
         """The records of a segment."""
-        return Reader(self._named(number).read_bytes())
+        with self._named(number).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = mmap(-1, max(1, size))  # not of the heap, which would keep as much for good
+            file.readinto(content)
+        return Reader(content)
 
     def draft(self, head: bytes, size: int) -> Segment:
         """A segment without a name, which begins with `head` and has room for `size` bytes in all.

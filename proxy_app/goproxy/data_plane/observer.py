@@ -106,6 +106,8 @@ class Observer(Collector):
         self._bodies = bodies
         self._place = place
         self._open: dict[int, RequestRecord] = {}
+        self.begun = 0
+        """Requests of clients that came to this process."""
         self._counts: Tally = OwnTally() if place is None else place.counts
         self._index = _Indexes(self._counts)
         self._first_byte = Buckets(self._counts, "first_byte_seconds", _FIRST_BYTE_SECONDS)
@@ -135,6 +137,12 @@ class Observer(Collector):
     def begin(self, record: RequestRecord) -> None:
         """A request came."""
         self._open[id(record)] = record
+        self.begun += 1
+
+    @property
+    def in_flight(self) -> int:
+        """Requests of clients that are served, drained or settled."""
+        return len(self._open)
 
     def end(self, record: RequestRecord, row: Row | None = None) -> None:
         """It is over, and settled if it was paid for: count it, and write its line."""
@@ -172,7 +180,7 @@ class Observer(Collector):
         syncs = self._former_syncs + standing.journal_syncs
         self._counts.numbers[self._counts.index("journal_syncs")] = syncs
         return {
-            "requests_in_flight": len(self._open),
+            "requests_in_flight": self.in_flight,
             "streams_in_flight": sum(record.stream for record in self._open.values()),
             "body_bytes": self._bodies.bytes,
             "holds": standing.open_requests,

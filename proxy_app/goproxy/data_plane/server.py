@@ -26,6 +26,7 @@ from goproxy.data_plane.journal import JournalInUse
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.reachability import try_endpoints
+from goproxy.data_plane.recycling import Recycling, hold_signals
 from goproxy.data_plane.request import ROUTES, Gateway
 from goproxy.data_plane.scoreboard import BEAT_EVERY, Place, Scoreboard
 from goproxy.data_plane.settler import Settler
@@ -125,13 +126,15 @@ async def serve(
     journal: Path,
     backend_url: str,
     proxy_token: str,
+    recycling: Recycling,
     place: Place | None = None,
     sockets: Sequence[socket.socket] = (),
-) -> None:
-    """Serve the upstream of `config` until SIGTERM.
+) -> Sequence[socket.socket]:
+    """Serve the upstream of `config` until SIGTERM, or until it is to begin anew: then the result is where it listens.
 
     Beside another instance (a rollout) it listens only when it could serve: until then the other one does.
-    `place`, `sockets`: of this process, if it is one of several, and what all of them listen on.
+    `place`: of this process, if it is one of several. `sockets`: what all of them listen on, or this one did before it
+    began anew.
 
     Raises:
         CannotListen: its port cannot be had.
@@ -154,17 +157,23 @@ async def serve(
         gc.set_threshold(_COLLECT_EVERY)
         if own.is_beside if place is None else place.is_beside:
             await _until_ready(config, books, tls)
-        beside = [asyncio.create_task(adopt(journal, own.path, books_of, gateway.observer.adopted))]
+        beside = [
+            asyncio.create_task(adopt(journal, own.path, books_of, gateway.observer.adopted)),
+            asyncio.create_task(recycling.watch(stay, books, gateway.observer)),
+        ]
         if place is not None:
             await place.until_it_may_listen()
             beside.append(asyncio.create_task(_beat(place, config, gateway)))
         try:
             accepting = None if place is None else acceptor_of(place)
-            await host(make_app(gateway, place), stay, sockets, grace, front_of(gateway), accepting)
+            kept = await host(make_app(gateway, place), stay, sockets, grace, front_of(gateway), accepting)
         finally:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+    if kept:
+        hold_signals(stay)
+    return kept
 
 
 def serve_together(port: int, processes: int, journal: Path, work: Work) -> int:

@@ -5,7 +5,8 @@ process is free, so that none is lost with a process that dies and none waits fo
 refuses new ones to all when they leave. The parent serves nothing and has no event loop: it can be forked at any time.
 
 A process that ends is followed by another one, at once, and later and later if that ends, too; the streams of the
-others do not notice. A process that ends before it could serve, while no other one serves, is a start that failed.
+others do not notice. One that leaves by itself gives its memory back (recycling.py). A process that ends before it
+could serve, while no other one serves, is a start that failed.
 """
 
 from __future__ import annotations
@@ -150,14 +151,19 @@ class Workers:
                 if self._is_leaving:
                     is_clean = code == 0 or (code == -signal.SIGTERM and place.state < State.SERVING)
                     self._is_clean = self._is_clean and is_clean
-                self._ended(place, f"signal {-code}" if code < 0 else f"exit code {code}")
+                self._ended(place, f"signal {-code}" if code < 0 else f"exit code {code}", has_left=code == 0)
 
-    def _ended(self, place: Place, how: str) -> None:
+    def _ended(self, place: Place, how: str, *, has_left: bool = False) -> None:
+        """`has_left`: in good order."""
         reached = place.state
         place.vacate()
         if self._is_leaving:
             return
         which = f"process {place.number} of {place.processes}"
+        if reached is State.SERVING and has_left:
+            self._due[place.number] = time.monotonic()
+            log(f"{which} left; another one begins anew in its place")
+            return
         serving = [other for other in place.others if other.state is State.SERVING]
         if reached < State.SERVING and not serving:
             self._failed = f"{which} ended with {how} before it could serve, and no other one serves"

@@ -142,12 +142,12 @@ class Told:
 def read(directory: Path) -> Told:
     """What the journal in `directory` says, to somebody who does not touch it."""
     files = JournalDirectory(directory)
-    return _replay([files.read(number) for number in files.numbers()] if directory.exists() else [])
+    return _replay([files.read(number) for number in reversed(files.numbers())] if directory.exists() else [])
 
 
 def read_contents(segments: tuple[bytes, ...]) -> Told:
     """The same of segments that are in no directory, the oldest first."""
-    return _replay([Reader(segment) for segment in segments])
+    return _replay([Reader(segment) for segment in reversed(segments)])
 
 
 def _replay(readers: list[Reader]) -> Told:
