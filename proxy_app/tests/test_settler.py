@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,9 @@ import pytest
 
 from goproxy.core.ledger import Row
 from goproxy.data_plane import settler
+from goproxy.data_plane.drain import Drains
+from goproxy.observe import Outcome
+from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
 from tests.gateway import Running, config_document, endpoints_at, running_gateway
 from tests.provider import Provider, Received, Wire
@@ -120,3 +124,24 @@ async def test_a_settlement_that_fails_hinders_none_that_is_made_with_it(
     await gateway.gateway.settler.settled()
     assert gateway.books.standing.open_requests == 1, "its hold is in the journal: the next start makes a row of it"
     assert len(lines.all("settling failed")) == 1
+
+
+async def test_an_answer_that_comes_as_it_is_given_up_is_closed() -> None:
+    """Or its connection would be open for as long as the provider likes to talk."""
+    closed = []
+    answer: Any = SimpleNamespace(close=lambda: closed.append(True))
+
+    async def send() -> Any:
+        return answer
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0)
+    record = SimpleNamespace(outcome=Outcome.SHUTDOWN, request_id="req_1")
+    exchange: Any = SimpleNamespace(hold=a_hold("req_1"), record=record, row=lambda: a_row(a_hold("req_1")))
+    ledger: Any = SimpleNamespace(settle=lambda _: asyncio.ensure_future(asyncio.sleep(0, b"")))
+    drains = Drains(seconds=1, bytes=1000, concurrent=1)
+    told: list[str] = []
+    after = settler.Settler(ledger, drains, lambda record, row: told.append(row.id))
+    after.after_sending(exchange, sending)
+    await after.settled()
+    assert (closed, told, record.outcome) == ([True], ["req_1"], Outcome.SHUTDOWN)
