@@ -12,9 +12,9 @@ streams), this checkout's divided by the commit's: the mean of the rounds, and e
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -79,8 +79,7 @@ def unpacked(commit: str, directory: Path) -> Path:
         raise CannotMeasure("there is no git, which knows the other commit") from None
     if done.returncode:
         raise CannotMeasure(f"{commit!r} is no commit of this repository that has a goproxy: {done.stderr.strip()}")
-    with tarfile.open(archive) as packed:
-        packed.extractall(directory / "commit", filter="data")
+    shutil.unpack_archive(archive, directory / "commit")
     return directory / "commit" / PROXY_APP.name
 
 
