@@ -15,6 +15,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from goproxy.admin.verbs import add_verbs, run
 if TYPE_CHECKING:
     import socket
 
+    from goproxy.config import Config
     from goproxy.control_plane.catalogue import Catalogue
     from goproxy.control_plane.metrics import Metrics
     from goproxy.control_plane.plane import ControlPlane
@@ -47,7 +49,7 @@ _PROXY_TOKENS_PATH = "/run/secrets/proxy_tokens"
 _BACKEND_PORT = 8000
 _GRACE_SECONDS = 120.0
 _RECYCLE_AFTER_SECONDS = 90.0
-"""Longer than a minute, of which the rate limits are, and than the edge keeps a connection open."""
+"""Longer than a minute, of which the keys' rate limits are: who begins anew has not counted anything."""
 _HEALTHCHECK_SECONDS = 5.0
 _UNUSABLE = "the store cannot be used"
 _DPKG_STATUS = "/var/lib/dpkg/status"
@@ -145,40 +147,34 @@ def _sbom(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:
 def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     import uvloop
 
-    from goproxy.config import Config, ConfigError, load_config
+    from goproxy.config import ConfigError
     from goproxy.data_plane.journal import JournalInUse, JournalUnwritable
     from goproxy.data_plane.recycling import Recycling, begin_anew, listeners_of
     from goproxy.data_plane.scoreboard import Place
     from goproxy.data_plane.server import serve, serve_together
-    from goproxy.data_plane.upstream import UnusableFile, read_secret, trust
+    from goproxy.data_plane.upstream import UnusableFile, trust
     from goproxy.data_plane.workers import WorkersFailed
     from goproxy.limits import raise_file_limit
     from goproxy.listening import CannotListen
     from goproxy.observe import start_logging
 
-    def read() -> tuple[Config, str, str]:
-        return (
-            load_config(_path(environment, "CONFIG_PATH", _CONFIG_PATH)),
-            read_secret(_path(environment, "UPSTREAM_API_KEY_PATH", _SECRET_PATH)),
-            read_secret(_path(environment, "PROXY_TOKEN_PATH", _PROXY_TOKEN_PATH)),
-        )
-
     try:
-        config, secret, proxy_token = started = read()
         tls = trust(_path(environment, "CA_PATH", _CA_PATH))
+        started = _files_of_serve(environment)
     except (ConfigError, UnusableFile) as problem:
         raise CannotStart(problem) from None
 
+    config, secret, proxy_token, _ca = started
+
     def is_as_started() -> bool:
-        try:
-            trust(_path(environment, "CA_PATH", _CA_PATH))
-            return read() == started
-        except (ConfigError, UnusableFile):
-            return False
+        with suppress(ConfigError, UnusableFile, OSError):
+            return _files_of_serve(environment) == started
+        return False
 
     grace = _number(environment, "GRACE_SECONDS", _GRACE_SECONDS)
-    recycling = Recycling(_number(environment, "RECYCLE_AFTER_SECONDS", _RECYCLE_AFTER_SECONDS), is_as_started)
     journal = _path(environment, "JOURNAL_PATH", _JOURNAL_PATH)
+    quiet = _number(environment, "RECYCLE_AFTER_SECONDS", _RECYCLE_AFTER_SECONDS)
+    recycling = Recycling(quiet, is_as_started, journal)
     control_plane = environment.get("BACKEND_URL") or _BACKEND_URL
     try:
         backend_url(control_plane)
@@ -199,7 +195,10 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
             print(problem, file=sys.stderr)
             return 1
         if kept:
-            begin_anew(kept)
+            try:
+                begin_anew(kept)
+            except OSError as problem:
+                raise CannotStart(f"{sys.executable} cannot be executed: {problem.strerror}") from None
         return 0
 
     try:
@@ -208,6 +207,23 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
         return work(sockets=listeners_of(environment))
     except (CannotListen, WorkersFailed) as problem:
         raise CannotStart(problem) from None
+
+
+def _files_of_serve(environment: Mapping[str, str]) -> tuple[Config, str, str, list[bytes]]:
+    """The configuration, the upstream's key, what is shown to the backend, and the certificates that are trusted, too.
+
+    Raises:
+        ConfigError, UnusableFile, OSError: one cannot be read.
+    """
+    from goproxy.config import load_config
+    from goproxy.data_plane.upstream import read_secret
+
+    return (
+        load_config(_path(environment, "CONFIG_PATH", _CONFIG_PATH)),
+        read_secret(_path(environment, "UPSTREAM_API_KEY_PATH", _SECRET_PATH)),
+        read_secret(_path(environment, "PROXY_TOKEN_PATH", _PROXY_TOKEN_PATH)),
+        [path.read_bytes() for path in sorted(_path(environment, "CA_PATH", _CA_PATH).glob("*.pem"))],
+    )
 
 
 def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:

@@ -2,8 +2,10 @@
 
 Leaving (SIGTERM): not ready; a new connection is refused, so that its client finds another instance, and one that came
 before that is still served; then no new requests on the open ones. What is running may finish within the grace period;
-what is not finished then is cancelled, and says so to its client (see data_plane/relay.py). A process that leaves to
-begin anew (data_plane/recycling.py) refuses nobody: its listening sockets outlast it.
+what is not finished then is cancelled, and says so to its client (see data_plane/relay.py).
+
+Beginning anew (data_plane/recycling.py): it leaves if nobody is served and nobody has connected, and refuses nobody:
+its listening sockets outlast it. Else it stays.
 """
 
 from __future__ import annotations
@@ -42,10 +44,12 @@ _ASKED_LATE = 0.25
 _ASKED_LAST = 2.0
 """Seconds for the requests on them to arrive, and for the first one of a connection that has had none."""
 
+_ACCEPTED = 0.05
+"""Seconds after which a connection shows that was accepted in the moment in which no more are."""
+
 _BACKLOG = 1024
 
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
-"""The signals that ask a process to leave."""
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
@@ -64,28 +68,30 @@ class Stay:
 
     def __init__(self) -> None:
         self.leaving = False
-        self.begins_anew = False
-        """Whether it leaves to itself."""
         self.is_told_to_leave = False
-        """Whether it leaves for good, or shall as soon as it has begun anew."""
+        """Whether it was asked to leave, and not to begin anew."""
         self._left_at = 0.0
         self._running: set[asyncio.Task[Any]] = set()
         self._asked = asyncio.Event()
 
-    @property
-    def is_asked_to_leave(self) -> bool:
-        """Whether this is the end of it; requests may still be begun until `leaving`."""
-        return self._asked.is_set()
-
     def ask_to_leave(self) -> None:
-        """Ask the process to leave."""
+        """Ask the process to leave; requests may still be begun until `leaving`."""
         self.is_told_to_leave = True
         self._asked.set()
 
     def ask_to_begin_anew(self) -> None:
-        """Ask the process to leave to the one that it becomes, unless it is leaving already."""
-        self.begins_anew = not self._asked.is_set()
+        """Ask the process to leave to the one that it becomes, if nobody is served."""
         self._asked.set()
+
+    def stay_on(self) -> None:
+        """It does not begin anew after all."""
+        if not self.is_told_to_leave:
+            self._asked.clear()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a request is running."""
+        return bool(self._running)
 
     def leave(self) -> None:
         """Begin no request any more."""
@@ -199,7 +205,7 @@ def add_private_routes(
         return web.json_response({"status": "ok"})
 
     async def readyz(_: web.Request) -> web.Response:
-        state = Readiness(False, "leaving: no new requests") if stay.is_asked_to_leave else readiness()
+        state = Readiness(False, "leaving: no new requests") if stay.is_told_to_leave else readiness()
         return web.json_response({"ready": state.ready, "detail": state.detail}, status=200 if state.ready else 503)
 
     async def show_metrics(_: web.Request) -> web.Response:
@@ -260,6 +266,10 @@ class ConnectionMaker(Protocol):
     def expects_first_requests(self) -> bool:
         """Whether a connection was made on which nothing was ever asked."""
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether there is such a connection, or one on which part of a request has come, or an answer is not taken."""
+
 
 class Accepting(Protocol):
     """Accepts connections until it is closed."""
@@ -276,17 +286,12 @@ async def serving(
     sockets: Sequence[socket.socket],
     front: Callable[[web.Server], F] | None = None,
     accepting: Callable[[socket.socket, F], Accepting] | None = None,
-) -> AsyncIterator[tuple[Sequence[Accepting], F | None]]:
+) -> AsyncIterator[tuple[list[Accepting], F | None]]:
     """Accept connections on these sockets, for the length of the block or until the servers are closed."""
     await runner.setup()
     assert runner.server is not None
     before = None if front is None else front(runner.server)
-    loop = asyncio.get_running_loop()
-    servers: list[Accepting]
-    if accepting is not None and before is not None:
-        servers = [accepting(each, before) for each in sockets]
-    else:
-        servers = [await loop.create_server(before or runner.server, sock=each, backlog=_BACKLOG) for each in sockets]
+    servers = await _accept(sockets, before or runner.server, before, accepting)
     try:
         yield servers, before
     finally:
@@ -295,6 +300,18 @@ async def serving(
         if before is not None:
             before.close_idle()
         await runner.cleanup()
+
+
+async def _accept(
+    sockets: Sequence[socket.socket],
+    make: Callable[[], asyncio.BaseProtocol],
+    front: F | None,
+    accepting: Callable[[socket.socket, F], Accepting] | None,
+) -> list[Accepting]:
+    if accepting is not None and front is not None:
+        return [accepting(each, front) for each in sockets]
+    loop = asyncio.get_running_loop()
+    return [await loop.create_server(make, sock=each, backlog=_BACKLOG) for each in sockets]
 
 
 async def host(
@@ -315,30 +332,51 @@ async def host(
     async with serving(make_runner(app), sockets, front, accepting) as (servers, before):
         log("listening", addresses=[address_of(each) for each in sockets])
         await stay.until_asked_to_leave()
+        while before is not None and not stay.is_told_to_leave:
+            kept = [each.dup() for each in sockets]
+            for server in servers:
+                server.close()
+            await asyncio.sleep(_ACCEPTED)
+            if _is_free(stay, before):
+                break
+            log("not beginning anew: somebody has come")
+            sockets, kept = kept, []
+            servers[:] = await _accept(sockets, before, before, accepting)
+            stay.stay_on()
+            await stay.until_asked_to_leave()
         log("leaving")
-        if not stay.begins_anew:
+        if not kept:
             for each in sockets if accepting is None else ():
                 refuse_new_connections(each)
             await _until_all_are_accepted(sockets)
-        elif accepting is None:
-            kept = [each.dup() for each in sockets]
-        for server in servers:
-            server.close()
-        await _for_late_requests(before)
+            for server in servers:
+                server.close()
+            await _for_late_requests(before)
         stay.leave()
         await stay.finish(grace)
         if before is not None:
             await before.until_taken(stay.left_of(grace, at_least=_TAKEN_AT_LAST))
     log("left")
-    return kept
+    return kept if accepting is None else ()
+
+
+def _is_free(stay: Stay, front: ConnectionMaker) -> bool:
+    """Whether the process can begin anew, and nobody notices."""
+    return not (stay.is_told_to_leave or stay.is_serving or front.is_in_use)
 
 
 def leave_when_told(stay: Stay) -> None:
     """Have SIGTERM and SIGINT ask this process to leave."""
     loop = asyncio.get_running_loop()
-    for number in ENDING:
+    for number in _ENDING:
         loop.add_signal_handler(number, stay.ask_to_leave)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # they wait where the process began anew
+
+
+def end_when_told() -> None:
+    """Have them end this process at once: nothing is left to be done, and the loop will not hear them any more."""
+    loop = asyncio.get_running_loop()
+    for number in _ENDING:
+        loop.remove_signal_handler(number)
 
 
 async def _until_all_are_accepted(listeners: Sequence[socket.socket]) -> None:

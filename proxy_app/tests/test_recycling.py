@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -12,34 +14,45 @@ from typing import Any
 import pytest
 
 from goproxy.data_plane import recycling
-from goproxy.data_plane.recycling import Recycling
+from goproxy.data_plane.recycling import Recycling, listeners_of
 from goproxy.hosting import Stay
 from tests.backend import Backend
-from tests.gateway import Running
-from tests.process import Serving, serving
+from tests.gateway import Running, endpoints_at
+from tests.process import Serving, free_port, serving
 from tests.provider import Provider, Received, Wire
+from tests.raw import connected
 from tests.test_beside import ask, said
-from tests.test_outages import rows_of, say_all
+from tests.test_outages import ASK, rows_of, say_all
 from tests.test_workers import children, metrics, until, workers
 
 EAGER = """
-import sys
+import os, signal, sys
 from goproxy.cli import main
-from goproxy.data_plane import recycling
-recycling.GROWN = 0
+from goproxy.data_plane import books, recycling
+recycling.GROWN = -(10**12)
+{}
 sys.exit(main(["serve"]))
 """
 """A goproxy that begins anew whenever it is quiet, however little memory it has."""
+
+TOLD_AT_LAST = """
+close = books.Books.close
+async def close_and_be_told(self):
+    await close(self)
+    os.kill(os.getpid(), signal.SIGTERM)
+books.Books.close = close_and_be_told
+"""
 
 QUIET = 0.5
 
 
 @asynccontextmanager
 async def eager(
-    document: dict[str, Any], backend: Backend, directory: Path, quiet: float = QUIET
+    document: dict[str, Any], backend: Backend, directory: Path, more: str = "", **environment: str
 ) -> AsyncIterator[Serving]:
-    environment = {"RECYCLE_AFTER_SECONDS": str(quiet)}
-    async with serving(document, backend, directory, program=("-c", EAGER), environment=environment) as served:
+    variables = {"RECYCLE_AFTER_SECONDS": str(QUIET)} | environment
+    program = ("-c", EAGER.format(more))
+    async with serving(document, backend, directory, program=program, environment=variables) as served:
         yield served
 
 
@@ -48,8 +61,8 @@ async def test_it_begins_anew_and_who_comes_meanwhile_is_served(
 ) -> None:
     provider.script = say_all
     async with eager(document, backend, tmp_path) as served:
+        given = inherited(served)
         assert (await ask(served.port))[0] == 200
-        listening = listening_sockets(served)
         for times in (1, 2):
             await until(lambda times=times: len(said(served, "leaving")) == times)  # type: ignore[misc]
             asked = []
@@ -58,95 +71,171 @@ async def test_it_begins_anew_and_who_comes_meanwhile_is_served(
                 await asyncio.sleep(0.02)
             assert len(asked) > 1
             assert {status for status, _ in await asyncio.gather(*asked)} == {200}
-        count = len(provider.received)
-        rows = await rows_of(backend, count)
-        assert [line["instance"] for line in said(served, "journal read")] == [rows[0]["instance"]] * 3
-        assert listening_sockets(served) == listening == 1
+        rows = await rows_of(backend, len(provider.received))
+        assert {line["instance"] for line in said(served, "journal read")} == {rows[0]["instance"]}
+        assert inherited(served) == given
         served.process.terminate()
         assert await asyncio.wait_for(served.process.wait(), 20) == 0
 
 
-def listening_sockets(served: Serving) -> int:
-    """How many descriptors of the process are sockets that listen on IPv4."""
-    inodes = {line.split()[9] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"}
-    number = 0
-    for each in Path(f"/proc/{served.process.pid}/fd").iterdir():
+def inherited(served: Serving) -> set[str]:
+    """The descriptors that the next program has, too."""
+    found = set()
+    for each in Path(f"/proc/{served.process.pid}/fdinfo").iterdir():
         with suppress(OSError):  # it was closed meanwhile
-            number += str(each.readlink()).removeprefix("socket:[").removesuffix("]") in inodes
-    return number
+            (flags,) = [line.split()[1] for line in each.read_text().splitlines() if line.startswith("flags:")]
+            if not int(flags, 8) & os.O_CLOEXEC:
+                found.add(each.name)
+    return found
 
 
-async def test_a_process_that_is_told_to_leave_while_it_begins_anew_serves_who_has_come(
+async def test_who_has_connected_is_waited_for(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
 ) -> None:
     provider.script = say_all
     async with eager(document, backend, tmp_path) as served:
-        await until(lambda: bool(said(served, "left")))
-        asked = asyncio.create_task(ask(served.port))
-        await asyncio.sleep(0.02)
-        served.process.terminate()
-        assert (await asked)[0] == 200
-        assert await asyncio.wait_for(served.process.wait(), 20) == 0
-        assert len(said(served, "listening")) == 2
-        await rows_of(backend, 1)
+        assert (await ask(served.port))[0] == 200
+        async with connected(served.port) as raw:
+            await until(lambda: len(said(served, "not beginning anew: somebody has come")) == 2)
+            assert (await ask(served.port))[0] == 200
+            await raw.post(ASK)
+            assert (await raw.head())[0] == 200
+        await until(lambda: len(said(served, "listening")) == 2)
+        await rows_of(backend, 3)
 
 
-@pytest.mark.parametrize("name", ["config.json", "secret", "token"])
+async def test_one_that_is_told_to_leave_as_it_begins_anew_leaves(
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
+) -> None:
+    provider.script = say_all
+    async with eager(document, backend, tmp_path, TOLD_AT_LAST) as served:
+        assert (await ask(served.port))[0] == 200
+        assert await asyncio.wait_for(served.process.wait(), 30) == 0
+        assert len(said(served, "listening")) == 1
+        assert said(served, "beginning anew, to give memory back")
+
+
+@pytest.mark.parametrize("name", ["config.json", "secret", "token", "ca/one.pem"])
 async def test_what_changed_on_the_disk_is_left_to_a_rollout(
-    document: dict[str, Any], backend: Backend, tmp_path: Path, name: str
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path, name: str
 ) -> None:
     """A configuration that it does not know would keep it from starting, and nobody goes back to the former one."""
-    async with eager(document, backend, tmp_path) as served:
-        former = (tmp_path / name).read_text()
-        changed = json.loads(former) | {"of_a_later_release": 1} if name == "config.json" else former.strip() + "-2"
-        (tmp_path / name).write_text(json.dumps(changed) if name == "config.json" else str(changed))
+    provider.script = say_all
+    (tmp_path / "ca").mkdir()
+    async with eager(document, backend, tmp_path, CA_PATH=str(tmp_path / "ca")) as served:
+        file = tmp_path / name
+        former = file.read_text() if file.exists() else None
+        file.write_text(json.dumps(document | {"of_a_later_release": 1}) if name == "config.json" else "another")
+        assert (await ask(served.port))[0] == 200
         await asyncio.sleep(4 * QUIET)
         assert not said(served, "leaving")
-        (tmp_path / name).write_text(former)
+        file.unlink() if former is None else file.write_text(former)
         await until(lambda: bool(said(served, "leaving")))
 
 
-async def test_workers_begin_anew_one_by_one_and_count_on(
+async def test_it_goes_on_listening_beside_another_one_though_the_provider_is_away(
+    document: dict[str, Any], backend: Backend, tmp_path: Path
+) -> None:
+    """The other one waits for the provider. This one served before, and did not ask for it."""
+    away = document | {"endpoints": endpoints_at(f"http://127.0.0.1:{free_port()}")}
+    async with (
+        eager(away, backend, tmp_path / "old") as old,
+        serving(away, backend, tmp_path / "new", beside=tmp_path / "old", is_awaited=False) as new,
+    ):
+        await until(lambda: b"connection refused" in new.log.read_bytes())
+        assert await status_of(old) == 502
+        await until(lambda: len(said(old, "listening")) == 2)
+        assert await status_of(old) == 502
+
+
+async def status_of(served: Serving) -> int:
+    async with connected(served.port) as raw:
+        await raw.post(ASK)
+        return int((await raw.head())[0])
+
+
+async def test_workers_begin_anew_and_count_on(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
 ) -> None:
-    provider.script = say_all
-    environment = {"RECYCLE_AFTER_SECONDS": "1"}
-    async with workers(document, backend, tmp_path, program=("-c", EAGER), environment=environment) as served:
+    async def slowly(received: Received, wire: Wire) -> None:
+        await asyncio.sleep(0.3)  # so that each of them has some
+        await say_all(received, wire)
+
+    provider.script = slowly
+    program, environment = ("-c", EAGER.format("")), {"RECYCLE_AFTER_SECONDS": "1"}
+    async with workers(document, backend, tmp_path, program=program, environment=environment) as served:
         former = set(children(served))
-        assert {status for status, _ in await asyncio.gather(*[ask(served.port) for _ in range(10)])} == {200}
+        assert {status for status, _ in await asyncio.gather(*[ask(served.port) for _ in range(20)])} == {200}
         await until(lambda: not former & set(children(served)))
-        assert {status for status, _ in await asyncio.gather(*[ask(served.port) for _ in range(10)])} == {200}
-        await rows_of(backend, 20)
+        assert {status for status, _ in await asyncio.gather(*[ask(served.port) for _ in range(20)])} == {200}
+        await rows_of(backend, 40)
         counted = await metrics(served.port)
-        assert sum(value for name, value in counted.items() if name.startswith("goproxy_requests_total")) == 20
-        assert len(said(served, "process 1 of 2 left; another one begins anew in its place")) >= 1
+        assert sum(value for name, value in counted.items() if name.startswith("goproxy_requests_total")) == 40
+        assert said(served, "process 1 of 2 left; another one begins anew in its place")
         assert not said(served, "process 1 of 2 ended; another one follows it")
 
 
-async def begins_anew(gateway: Running, wanted: Recycling, seconds: float = 0.5) -> bool:
-    """Whether it does within so many seconds."""
-    stay = Stay()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await wanted.watch(stay, gateway.books, gateway.gateway.observer)
-    return stay.begins_anew
-
-
-async def test_it_begins_anew_only_when_that_is_worth_it(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
-) -> None:
+@pytest.fixture
+async def used(gateway: Running, provider: Provider, eventually: Callable[..., Any]) -> Running:
+    """One that was asked for something, and has told all of it."""
+    provider.script = say_all
+    assert (await ask(gateway.port))[0] == 200
+    await gateway.rows()
     await eventually(lambda: gateway.books.is_settled and gateway.books.standing.control_problem is None)
-    assert not await begins_anew(gateway, Recycling(0.1, lambda: True))
-    monkeypatch.setattr(recycling, "GROWN", 0)
-    assert await begins_anew(gateway, Recycling(0.1, lambda: True), 30)
-    assert not await begins_anew(gateway, Recycling(0, lambda: True))
-    assert not await begins_anew(gateway, Recycling(0.1, lambda: False))
+    return gateway
 
 
-async def test_it_does_not_begin_anew_while_somebody_is_served_or_was_lately(
-    gateway: Running, provider: Provider, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
+@pytest.fixture
+def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every process has grown enough."""
+    monkeypatch.setattr(recycling, "GROWN", -(10**12))
+
+
+async def begins_anew(gateway: Running, path: Path, seconds: float = 0.5, **changes: Any) -> bool:
+    """Whether it does within so many seconds."""
+    stay, settings = Stay(), Recycling(0.1, lambda: True, path)
+    settings = dataclasses.replace(settings, **changes)
+    watching = asyncio.create_task(settings.watch(stay, gateway.books, gateway.gateway.observer))
+    try:
+        async with asyncio.timeout(seconds):
+            await stay.until_asked_to_leave()
+            return True
+    except TimeoutError:
+        return False
+    finally:
+        watching.cancel()
+
+
+async def test_it_begins_anew_only_when_it_has_grown(used: Running, tmp_path: Path) -> None:
+    assert not await begins_anew(used, tmp_path)
+
+
+@pytest.mark.usefixtures("worth_it")
+async def test_it_begins_anew_only_when_nothing_stands_against_it(
+    used: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recycling, "GROWN", 0)
+    assert await begins_anew(used, tmp_path, 30)
+    assert not await begins_anew(used, tmp_path, after=0)
+    assert not await begins_anew(used, tmp_path, is_as_started=lambda: False)
+    assert not await begins_anew(used, tmp_path / "away")
+    with monkeypatch.context() as patch:
+        patch.setattr(recycling, "_ROOM", 10**18)
+        assert not await begins_anew(used, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(used.gateway.observer, "_adopted_damage", 1)
+        assert not await begins_anew(used, tmp_path)
+
+
+@pytest.mark.usefixtures("worth_it")
+async def test_one_that_was_asked_for_nothing_has_nothing_to_give_back(gateway: Running, tmp_path: Path) -> None:
+    await asyncio.sleep(0.5)
+    assert not await begins_anew(gateway, tmp_path)
+
+
+@pytest.mark.usefixtures("worth_it")
+async def test_it_does_not_begin_anew_while_somebody_is_served_or_was_lately(
+    used: Running, provider: Provider, eventually: Callable[..., Any], tmp_path: Path
+) -> None:
     go_on = asyncio.Event()
 
     async def halting(_: Received, wire: Wire) -> None:
@@ -155,37 +244,35 @@ async def test_it_does_not_begin_anew_while_somebody_is_served_or_was_lately(
         await wire.end_stream()
 
     provider.script = halting
-    asked = asyncio.create_task(ask(gateway.port))
-    await eventually(lambda: bool(provider.received))
-    assert not await begins_anew(gateway, Recycling(0.1, lambda: True))
+    asked = asyncio.create_task(ask(used.port))
+    await eventually(lambda: len(provider.received) == 2)
+    assert not await begins_anew(used, tmp_path)
     go_on.set()
     await asked
-    await gateway.rows()
+    await used.rows()
     provider.script = say_all
 
     async def often() -> None:
         while True:
-            await ask(gateway.port)
-            await asyncio.sleep(0.05)
+            await ask(used.port)
+            await asyncio.sleep(0.02)
 
     asking = asyncio.create_task(often())
-    assert not await begins_anew(gateway, Recycling(0.3, lambda: True), 1)
+    assert not await begins_anew(used, tmp_path, 1, after=0.5)
     asking.cancel()
-    assert await begins_anew(gateway, Recycling(0.3, lambda: True), 30)
+    await asyncio.gather(asking, return_exceptions=True)
+    assert await begins_anew(used, tmp_path, 30)
 
 
+@pytest.mark.usefixtures("worth_it")
 async def test_it_does_not_begin_anew_while_the_backend_is_away(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., Any]
+    used: Running, eventually: Callable[..., Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(recycling, "GROWN", 0)
-    await gateway.backend.stop()
-    await eventually(lambda: gateway.books.standing.control_problem is not None)
-    assert not await begins_anew(gateway, Recycling(0.1, lambda: True))
+    await used.backend.stop()
+    await eventually(lambda: used.books.standing.control_problem is not None)
+    assert not await begins_anew(used, tmp_path)
 
 
-def test_one_that_leaves_for_good_does_not_begin_anew() -> None:
-    stay = Stay()
-    stay.ask_to_leave()
-    stay.ask_to_begin_anew()
-    assert stay.is_told_to_leave
-    assert not stay.begins_anew
+@pytest.mark.parametrize("told", ["", "1:3,4", "PID:", "PID:x", "PID:987654"])
+def test_descriptors_that_are_not_its_own_are_left_alone(told: str) -> None:
+    assert listeners_of({"GOPROXY_LISTENERS": told.replace("PID", str(os.getpid()))}) == []

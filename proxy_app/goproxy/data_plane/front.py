@@ -59,6 +59,11 @@ class Front:
         """Whether a connection was made on which nothing was ever asked."""
         return any(connection.is_new for connection in self.connections)
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether there is such a connection, or one on which part of a request has come, or an answer is not taken."""
+        return any(connection.is_new or connection.is_in_between for connection in self.connections)
+
     async def until_taken(self, seconds: float) -> None:
         """Wait until all clients have taken what was written for them: with the process its container may end, and
         what the kernel has of it then. A client that takes nothing for `idle` seconds is not waited for, nor one whose
@@ -105,6 +110,11 @@ class Connection(asyncio.Protocol):
         """When the wait is over. The timer may be early: a request moves this, and leaves the timer alone."""
         self.client: Client | None = None
         """Who is being answered."""
+
+    @property
+    def is_in_between(self) -> bool:
+        """Whether part of a request has come (aiohttp does not tell of what it has), or an answer is not taken."""
+        return bool(self._came) or self._transport.get_write_buffer_size() > 0
 
     def client_for(self, *, is_http_1_0: bool, keeps_alive: bool) -> Client:
         """Whom to answer next."""

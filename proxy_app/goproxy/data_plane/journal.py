@@ -322,8 +322,8 @@ class Journal:
         reserved = _SETTLEMENT_BYTES * len(self._state.holds)
         is_full = self._segment is None or self._segment.room < len(_SYNCED + lines) + reserved
         if is_full or self._retry_at or self._is_to_rotate:
-            self._rotate(reserved)
             self._is_to_rotate = False
+            self._rotate(reserved)
         elif lines:
             self._append(lines)
 

@@ -8,11 +8,12 @@ and would report success (see PostgreSQL's "fsyncgate"), so that the caller has 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 from contextlib import suppress
-from mmap import mmap
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
 from goproxy.core.journal_record import Reader
@@ -89,8 +90,11 @@ class JournalDirectory:
         """The records of a segment."""
         with self._named(number).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            content = mmap(-1, max(1, size))  # not of the heap, which would keep as much for good
-            file.readinto(content)
+            if not size:
+                return Reader(b"")
+            content = mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS)  # not of the heap, which would keep as much for good
+            if file.readinto(content) < size:
+                raise OSError(errno.EIO, "it is shorter than it was", file.name)
         return Reader(content)
 
     def draft(self, head: bytes, size: int) -> Segment:

@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.observer import Observer
-from goproxy.hosting import ENDING, Stay
+from goproxy.hosting import Stay
 from goproxy.observe import flush_log, log
 
-GROWN = 1.25
-"""Times the memory that a process began with, from which on it is worth a second in which nobody is served."""
+GROWN = 16 * 1024 * 1024
+"""Bytes more than at the start, from which on it is worth a second in which nobody is served."""
 
 _LOOKS = 10
-"""At the process, while nobody asks for anything."""
+"""At the process, one after the other, that find nobody who asks."""
+
+_ROOM = 64 * 1024 * 1024
+"""Bytes of disk that must be free: the journal begins another segment, and so does the next start."""
 
 _LISTENERS = "GOPROXY_LISTENERS"
-"""The environment variable that tells who begins anew which descriptors are its listening sockets."""
+"""The environment variable that tells who begins anew its process id, and which descriptors it listens on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +47,53 @@ class Recycling:
     is_as_started: Callable[[], bool]
     """Whether its files say what they said when it started. What they say now is for a rollout, which can go back."""
 
+    journal: Path
+    """Where there must be room for another segment."""
+
     async def watch(self, stay: Stay, books: Books, observer: Observer) -> None:
-        """Ask the process to begin anew when it is time to. Returns at once if that is never."""
+        """Ask the process to begin anew whenever it is time to. Returns at once if that is never.
+
+        Looks are counted, and not seconds: a process that stood still was not idle, and has many who wait.
+        """
         if not self.after:
             return
-        began_with = resident_bytes()
-        begun, quiet_since = observer.begun, time.monotonic()
+        began_with = own_bytes()
+        begun = quiet = 0
         while True:
             await asyncio.sleep(self.after / _LOOKS)
-            if observer.begun != begun or observer.in_flight or not books.is_settled:
-                begun, quiet_since = observer.begun, time.monotonic()
-            elif time.monotonic() - quiet_since >= self.after and self._is_worth_it(began_with, books):
-                log("beginning anew, to give memory back", resident_bytes=resident_bytes(), began_with_bytes=began_with)
+            quiet = quiet + 1 if observer.begun == begun and not observer.in_flight else 0
+            begun = observer.begun
+            if begun and quiet >= _LOOKS and self._is_worth_it(began_with, books, observer):
+                log("beginning anew, to give memory back", bytes=own_bytes(), began_with=began_with)
                 books.prepare_for_another_start()
                 stay.ask_to_begin_anew()
-                return
+                quiet = 0
 
-    def _is_worth_it(self, began_with: int, books: Books) -> bool:
-        """Not while the backend is away: the next one could not ask it for keys."""
-        return resident_bytes() > GROWN * began_with and books.standing.control_problem is None and self.is_as_started()
+    def _is_worth_it(self, began_with: int, books: Books, observer: Observer) -> bool:
+        """And does no harm: the next one needs keys from the backend and room, and knows of no damage before it."""
+        gauges = observer.gauges()
+        return (
+            own_bytes() >= began_with + GROWN
+            and not gauges["journal_unposted_rows"]
+            and not gauges["journal_damaged"]
+            and books.is_settled
+            and books.standing.journal_problem is None
+            and books.standing.control_problem is None
+            and self._has_room()
+            and self.is_as_started()
+        )
+
+    def _has_room(self) -> bool:
+        try:
+            return shutil.disk_usage(self.journal).free >= _ROOM
+        except OSError:
+            return False
 
 
-def resident_bytes() -> int:
-    """The memory of this process that is in use, and shared or not."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def own_bytes() -> int:
+    """The resident memory of this process that is no file's, nor another process's, too."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def begin_anew(listeners: Sequence[socket.socket]) -> NoReturn:
@@ -78,30 +104,21 @@ def begin_anew(listeners: Sequence[socket.socket]) -> NoReturn:
     """
     for each in listeners:
         os.set_inheritable(each.fileno(), True)
-    handed_over = {_LISTENERS: ",".join(str(each.fileno()) for each in listeners)}
+    descriptors = ",".join(str(each.fileno()) for each in listeners)
     sys.stdout.flush()
     sys.stderr.flush()
     flush_log()
-    os.execve(sys.executable, sys.orig_argv, os.environ | handed_over)  # noqa: S606 - itself, as it was started
+    environment = os.environ | {_LISTENERS: f"{os.getpid()}:{descriptors}"}
+    os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - itself, as it was started
 
 
 def listeners_of(environment: Mapping[str, str]) -> list[socket.socket]:
-    """The listening sockets that the process had before it began anew; none, if it did not, or they are not there."""
-    listeners = []
-    try:
-        for descriptor in filter(None, environment.get(_LISTENERS, "").split(",")):
-            listeners.append(socket.socket(fileno=int(descriptor)))
-            os.set_inheritable(listeners[-1].fileno(), False)
-    except (OSError, ValueError):
-        return []
+    """The listening sockets that this process had before it began anew; none, if it did not."""
+    process, _, descriptors = environment.get(_LISTENERS, "").partition(":")
+    listeners: list[socket.socket] = []
+    if process == str(os.getpid()):  # else it is our parent's
+        with suppress(OSError, ValueError):
+            for descriptor in descriptors.split(","):
+                listeners.append(socket.socket(fileno=int(descriptor)))
+                os.set_inheritable(listeners[-1].fileno(), False)
     return listeners
-
-
-def hold_signals(stay: Stay) -> None:
-    """Let a signal that would end this process wait for the one that begins anew, which takes it in `host`.
-
-    One that has come since is sent once more: who waits to be served is served before the process ends.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    if stay.is_told_to_leave:
-        os.kill(os.getpid(), signal.SIGTERM)

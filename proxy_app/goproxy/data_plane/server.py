@@ -26,14 +26,14 @@ from goproxy.data_plane.journal import JournalInUse
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.reachability import try_endpoints
-from goproxy.data_plane.recycling import Recycling, hold_signals
+from goproxy.data_plane.recycling import Recycling
 from goproxy.data_plane.request import ROUTES, Gateway
 from goproxy.data_plane.scoreboard import BEAT_EVERY, Place, Scoreboard
 from goproxy.data_plane.settler import Settler
 from goproxy.data_plane.sibling_journals import OwnDirectory, adopt, directories, free_directory, has_company, name_of
 from goproxy.data_plane.upstream import Upstream, reach
 from goproxy.data_plane.workers import Work, Workers
-from goproxy.hosting import Readiness, Stay, add_private_routes, host, new_application
+from goproxy.hosting import Readiness, Stay, add_private_routes, end_when_told, host, new_application
 from goproxy.limits import memory_limit
 from goproxy.listening import listen
 from goproxy.observe import RequestRecord, log
@@ -140,6 +140,7 @@ async def serve(
         CannotListen: its port cannot be had.
         JournalInUse, JournalUnwritable: its journal cannot be had.
     """
+    begins_anew = place is None and bool(sockets)
     sockets = sockets or listen(config.port)
     stay = Stay()
 
@@ -155,7 +156,7 @@ async def serve(
         gc.collect()
         gc.freeze()  # what is there stays; to look through it again would halt every stream for 10 ms
         gc.set_threshold(_COLLECT_EVERY)
-        if own.is_beside if place is None else place.is_beside:
+        if not begins_anew and (own.is_beside if place is None else place.is_beside):
             await _until_ready(config, books, tls)
         beside = [
             asyncio.create_task(adopt(journal, own.path, books_of, gateway.observer.adopted)),
@@ -172,8 +173,8 @@ async def serve(
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
     if kept:
-        hold_signals(stay)
-    return kept
+        end_when_told()
+    return () if stay.is_told_to_leave else kept
 
 
 def serve_together(port: int, processes: int, journal: Path, work: Work) -> int:

@@ -151,4 +151,7 @@ def read_contents(segments: tuple[bytes, ...]) -> Told:
 
 
 def _replay(readers: list[Reader]) -> Told:
-    return Told(replay(readers), [str(place) for reader in readers for place in reader.damaged])
+    state = replay(readers)
+    for reader in readers:
+        list(reader)  # those, too, that a start does not ask for
+    return Told(state, [str(place) for reader in readers for place in reader.damaged])
