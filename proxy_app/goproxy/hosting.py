@@ -205,7 +205,8 @@ def add_private_routes(
         return web.json_response({"status": "ok"})
 
     async def readyz(_: web.Request) -> web.Response:
-        state = Readiness(False, "leaving: no new requests") if stay.is_told_to_leave else readiness()
+        is_leaving = stay.leaving or stay.is_told_to_leave
+        state = Readiness(False, "leaving: no new requests") if is_leaving else readiness()
         return web.json_response({"ready": state.ready, "detail": state.detail}, status=200 if state.ready else 503)
 
     async def show_metrics(_: web.Request) -> web.Response:
