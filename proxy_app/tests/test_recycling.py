@@ -23,7 +23,7 @@ from tests.provider import Provider, Received, Wire
 from tests.raw import connected
 from tests.test_beside import ask, said
 from tests.test_outages import ASK, rows_of, say_all
-from tests.test_workers import children, metrics, until, workers
+from tests.test_workers import children, halting, metrics, until, workers
 
 EAGER = """
 import os, signal, sys
@@ -237,13 +237,7 @@ async def test_it_does_not_begin_anew_while_somebody_is_served_or_was_lately(
     used: Running, provider: Provider, eventually: Callable[..., Any], tmp_path: Path
 ) -> None:
     go_on = asyncio.Event()
-
-    async def halting(_: Received, wire: Wire) -> None:
-        await wire.begin_stream()
-        await go_on.wait()
-        await wire.end_stream()
-
-    provider.script = halting
+    provider.script = halting(go_on)
     asked = asyncio.create_task(ask(used.port))
     await eventually(lambda: len(provider.received) == 2)
     assert not await begins_anew(used, tmp_path)

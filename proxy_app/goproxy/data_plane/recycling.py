@@ -71,14 +71,14 @@ class Recycling:
 
     def _is_worth_it(self, began_with: int, books: Books, observer: Observer) -> bool:
         """And does no harm: the next one needs keys from the backend and room, and knows of no damage before it."""
-        gauges = observer.gauges()
+        if own_bytes() < began_with + GROWN or not books.is_settled:
+            return False
+        standing = books.standing
         return (
-            own_bytes() >= began_with + GROWN
-            and not gauges["journal_unposted_rows"]
-            and not gauges["journal_damaged"]
-            and books.is_settled
-            and books.standing.journal_problem is None
-            and books.standing.control_problem is None
+            not standing.unposted_rows
+            and standing.journal_problem is None
+            and standing.control_problem is None
+            and not observer.gauges()["journal_damaged"]  # of adopted journals, too
             and self._has_room()
             and self.is_as_started()
         )
