@@ -35,6 +35,11 @@ class Serving:
     process: asyncio.subprocess.Process
     log: Path
 
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log that say so. The last one may be on its way still."""
+        *lines, _ = self.log.read_bytes().split(b"\n")
+        return [line for line in map(json.loads, lines) if line["event"] == event]
+
 
 @asynccontextmanager
 async def serving(
@@ -80,6 +85,10 @@ async def serving(
                 assert process.returncode is None, log.read_text()
                 await asyncio.sleep(0.01)
         yield Serving(port, process, log)
+    except BaseException:
+        if not output:
+            print(log.read_text())  # pytest shows it beside what failed
+        raise
     finally:
         if process.returncode is None:
             process.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,10 @@ import pytest
 
 from tests.backend import Backend
 from tests.gateway import endpoints_at
-from tests.process import Serving, free_port, listens, noted, serving
+from tests.process import free_port, listens, noted, serving
 from tests.provider import Provider, Received, Wire, running_provider
 from tests.raw import connected
 from tests.test_outages import ASK, COST, NOTED, START, rows_of, say_all
-
-
-def said(served: Serving, message: str) -> list[dict[str, Any]]:
-    """The lines of a process's log that say so."""
-    lines = [json.loads(line) for line in served.log.read_bytes().splitlines()]
-    return [line for line in lines if line["event"] == message]
 
 
 async def ask(port: int) -> tuple[int, bytes]:
@@ -58,7 +51,7 @@ async def test_two_instances_share_a_wallet_and_each_row_is_there_once(
         await raw.head()
         assert await raw.chunk() == START
         async with serving(document, backend, tmp_path / "new", beside=tmp_path / "old") as new:
-            assert said(new, "ready to serve beside the other instance")
+            assert new.said("ready to serve beside the other instance")
             both = await asyncio.gather(*(ask(port) for port in (old.port, new.port) * 5))
             assert {status for status, _ in both} == {200}
             old.process.terminate()
@@ -96,7 +89,7 @@ async def test_it_does_not_listen_before_it_could_serve(
         async with running_provider(port=port) as there:
             there.script = say_all
             async with asyncio.timeout(30):
-                while not said(new, "listening"):
+                while not new.said("listening"):
                     await asyncio.sleep(0.05)
             assert (await ask(new.port))[0] == 200
 

@@ -29,7 +29,7 @@ from tests.conftest import Lines
 from tests.process import Serving, noted, serving
 from tests.provider import Provider, Received, Wire
 from tests.raw import connected
-from tests.test_beside import ask, said
+from tests.test_beside import ask
 from tests.test_outages import ASK, NOTED, START, rows_of, say_all
 
 
@@ -62,7 +62,7 @@ async def workers(
     document: dict[str, Any], backend: Backend, directory: Path, processes: int = 2, **more: Any
 ) -> AsyncIterator[Serving]:
     async with serving(document | {"processes": processes}, backend, directory, **more) as served:
-        await until(lambda: len(said(served, "listening")) == processes)
+        await until(lambda: len(served.said("listening")) == processes)
         async with asyncio.timeout(30):
             while (await readiness(served.port))[0] != 200:
                 await asyncio.sleep(0.02)
@@ -126,7 +126,7 @@ async def test_a_killed_process_is_followed_and_its_siblings_streams_do_not_noti
             provider.script = say_all
             for _ in range(10):
                 assert (await ask(served.port))[0] == 200
-            await until(lambda: len(said(served, "listening")) == 3)
+            await until(lambda: len(served.said("listening")) == 3)
             go_on.set()
             ends = await asyncio.gather(*(raw.chunk() for raw in raws), return_exceptions=True)
         unhurt = sum(end == b"" for end in ends)
@@ -193,11 +193,11 @@ async def test_two_instances_take_turns_and_sigterm_cuts_nothing(
             assert await raw.chunk() == START
         provider.script = say_all
         new = await stack.enter_async_context(workers(document, backend, tmp_path / "new", beside=tmp_path / "old"))
-        assert len(said(new, "ready to serve beside the other instance")) == 2
+        assert len(new.said("ready to serve beside the other instance")) == 2
         both = await asyncio.gather(*(ask(port) for port in (old.port, new.port) * 5))
         assert {status for status, _ in both} == {200}
         old.process.terminate()
-        await until(lambda: len(said(old, "leaving")) == 2)
+        await until(lambda: len(old.said("leaving")) == 2)
         await asyncio.sleep(0.5)
         with pytest.raises(ConnectionError):
             await ask(old.port)
@@ -231,7 +231,7 @@ async def test_workers_that_cannot_start_say_so_and_end(
     (tmp_path / "workers" / "journal").write_text("no directory")
     async with serving(document | {"processes": 2}, backend, tmp_path / "workers", is_awaited=False) as served:
         assert await asyncio.wait_for(served.process.wait(), 20) == 1
-        assert not said(served, "listening")
+        assert not served.said("listening")
 
 
 def test_ready_are_all_or_none_and_a_stuck_one_shows(monkeypatch: pytest.MonkeyPatch) -> None:
