@@ -4,8 +4,8 @@ Leaving (SIGTERM): not ready; a new connection is refused, so that its client fi
 before that is still served; then no new requests on the open ones. What is running may finish within the grace period;
 what is not finished then is cancelled, and says so to its client (see data_plane/relay.py).
 
-Beginning anew (data_plane/recycling.py): it leaves if nobody is served and nobody has connected, and refuses nobody:
-its listening sockets outlast it. Else it stays.
+Beginning anew (data_plane/recycling.py): it leaves if nobody is served and nobody is connected, at once, and refuses
+nobody: its listening sockets outlast it. Else it stays.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ class ConnectionMaker(Protocol):
 
     @property
     def is_in_use(self) -> bool:
-        """Whether there is such a connection, or one on which part of a request has come, or an answer is not taken."""
+        """Whether a client may be asking just now, or has an answer to take."""
 
 
 class Accepting(Protocol):
@@ -340,23 +340,25 @@ async def host(
             await asyncio.sleep(_ACCEPTED)
             if _is_free(stay, before):
                 break
-            log("not beginning anew: somebody has come")
+            log("not beginning anew: somebody is connected")
             sockets, kept = kept, []
             servers[:] = await _accept(sockets, before, before, accepting)
             stay.stay_on()
             await stay.until_asked_to_leave()
         log("leaving")
-        if not kept:
+        if kept:
+            stay.leave()
+        else:
             for each in sockets if accepting is None else ():
                 refuse_new_connections(each)
             await _until_all_are_accepted(sockets)
             for server in servers:
                 server.close()
             await _for_late_requests(before)
-        stay.leave()
-        await stay.finish(grace)
-        if before is not None:
-            await before.until_taken(stay.left_of(grace, at_least=_TAKEN_AT_LAST))
+            stay.leave()
+            await stay.finish(grace)
+            if before is not None:
+                await before.until_taken(stay.left_of(grace, at_least=_TAKEN_AT_LAST))
     log("left")
     return kept if accepting is None else ()
 

@@ -28,7 +28,7 @@ from tests.test_workers import children, halting, metrics, until, workers
 EAGER = """
 import os, signal, sys
 from goproxy.cli import main
-from goproxy.data_plane import books, recycling
+from goproxy.data_plane import books, front, recycling
 os.environ["LIFE"] = str(int(os.environ.get("LIFE", 0)) + 1)
 if int(os.environ["LIFE"]) <= 2:
     recycling.GROWN = -(10**12)
@@ -44,6 +44,8 @@ async def close_and_be_told(self):
     os.kill(os.getpid(), signal.SIGTERM)
 books.Books.close = close_and_be_told
 """
+
+STAYS = "not beginning anew: somebody is connected"
 
 QUIET = 0.5
 
@@ -90,19 +92,44 @@ def inherited(served: Serving) -> set[str]:
     return found
 
 
-async def test_who_has_connected_is_waited_for(
+async def test_who_is_connected_is_not_left(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
 ) -> None:
+    """Whether it has asked or not: it may be asking just now."""
     provider.script = say_all
     async with eager(document, backend, tmp_path) as served:
+
+        async def stays() -> None:
+            before = len(served.said(STAYS))
+            await until(lambda: len(served.said(STAYS)) > before + 1)
+
         assert (await ask(served.port))[0] == 200
         async with connected(served.port) as raw:
-            await until(lambda: len(served.said("not beginning anew: somebody has come")) == 2)
+            await stays()
             assert (await ask(served.port))[0] == 200
             await raw.post(ASK)
             assert (await raw.head())[0] == 200
+            while await raw.chunk():
+                pass
+            await stays()
         await until(lambda: len(served.said("listening")) == 2)
         await rows_of(backend, 3)
+
+
+async def test_who_reads_metrics_all_the_time_does_not_hold_it_back(
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
+) -> None:
+    """A connection of aiohttp's counts when bytes have just come, be they part of a request; not for being there."""
+    provider.script = say_all
+    async with eager(document, backend, tmp_path, "front._SLOW = 3") as served:
+        assert (await ask(served.port))[0] == 200
+        async with connected(served.port) as raw:
+            await raw.send(b"GET /metrics HTTP/1.1\r\n")
+            await until(lambda: bool(served.said(STAYS)))
+            assert not served.said("leaving")
+            await raw.send(b"Host: a\r\n\r\n")
+            await raw.answer()
+            await until(lambda: len(served.said("listening")) == 2)
 
 
 async def test_one_that_is_told_to_leave_as_it_begins_anew_leaves(

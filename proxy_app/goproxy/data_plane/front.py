@@ -61,8 +61,8 @@ class Front:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether there is such a connection, or one on which part of a request has come, or an answer is not taken."""
-        return any(connection.is_new or connection.is_in_between for connection in self.connections)
+        """Whether a client may be asking just now, or has an answer to take."""
+        return any(connection.is_in_use for connection in self.connections)
 
     async def until_taken(self, seconds: float) -> None:
         """Wait until all clients have taken what was written for them: with the process its container may end, and
@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._aiohttp: web.RequestHandler | None = None
+        self._heard_at = 0.0
+        """When it was given its last bytes."""
         self._task: asyncio.Task[None] | None = None
         self._came = b""
         """What has come and is not served yet."""
@@ -112,9 +114,14 @@ class Connection(asyncio.Protocol):
         """Who is being answered."""
 
     @property
-    def is_in_between(self) -> bool:
-        """Whether part of a request has come (aiohttp does not tell of what it has), or an answer is not taken."""
-        return bool(self._came) or self._transport.get_write_buffer_size() > 0
+    def is_in_use(self) -> bool:
+        """Whether the client may be asking just now, or has an answer to take.
+
+        One that is kept may ask at any time, and is closed when it is idle. aiohttp's counts for a moment after its
+        last bytes: who reads metrics keeps one for ever.
+        """
+        is_heard = self._aiohttp is None or self._loop.time() < self._heard_at + _SLOW
+        return is_heard or self._transport.get_write_buffer_size() > 0
 
     def client_for(self, *, is_http_1_0: bool, keeps_alive: bool) -> Client:
         """Whom to answer next."""
@@ -173,6 +180,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._aiohttp is not None:
+            self._heard_at = self._loop.time()
             self._aiohttp.data_received(data)
             return
         if self._is_leaving:
@@ -298,7 +306,7 @@ class Connection(asyncio.Protocol):
         handler.connection_made(self._transport)
         came, self._came = self._came, b""
         if came:
-            handler.data_received(came)
+            self.data_received(came)
 
     def _wait(self, seconds: float) -> None:
         until = self._until

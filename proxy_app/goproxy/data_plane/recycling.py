@@ -57,21 +57,21 @@ class Recycling:
         """
         if not self.after:
             return
-        began_with = own_bytes()
+        at_start = own_bytes()
         begun = quiet = 0
         while True:
             await asyncio.sleep(self.after / _LOOKS)
             quiet = quiet + 1 if observer.begun == begun and not observer.in_flight else 0
             begun = observer.begun
-            if begun and quiet >= _LOOKS and self._is_worth_it(began_with, books, observer):
-                log("beginning anew, to give memory back", bytes=own_bytes(), began_with=began_with)
+            if begun and quiet >= _LOOKS and self._is_worth_it(at_start, books, observer):
+                log("beginning anew, to give memory back", bytes=own_bytes(), bytes_at_start=at_start)
                 books.prepare_for_another_start()
                 stay.ask_to_begin_anew()
                 quiet = 0
 
-    def _is_worth_it(self, began_with: int, books: Books, observer: Observer) -> bool:
+    def _is_worth_it(self, at_start: int, books: Books, observer: Observer) -> bool:
         """And does no harm: the next one needs keys from the backend and room, and knows of no damage before it."""
-        if own_bytes() < began_with + GROWN or not books.is_settled:
+        if own_bytes() < at_start + GROWN or not books.is_settled:
             return False
         standing = books.standing
         return (
