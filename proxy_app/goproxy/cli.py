@@ -154,6 +154,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from goproxy.data_plane.server import serve, serve_together
     from goproxy.data_plane.upstream import UnusableFile, trust
     from goproxy.data_plane.workers import WorkersFailed
+    from goproxy.hosting import Stay
     from goproxy.limits import raise_file_limit
     from goproxy.listening import CannotListen
     from goproxy.observe import start_logging
@@ -187,16 +188,17 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     raise_file_limit()
 
     def work(place: Place | None = None, sockets: Sequence[socket.socket] = ()) -> int:
+        stay = Stay()
         try:
             kept = uvloop.run(
-                serve(config, secret, tls, grace, journal, control_plane, proxy_token, recycling, place, sockets)
+                serve(config, secret, tls, grace, journal, control_plane, proxy_token, recycling, stay, place, sockets)
             )
         except (JournalInUse, JournalUnwritable) as problem:
             print(problem, file=sys.stderr)
             return 1
         if kept:
             try:
-                begin_anew(kept)
+                begin_anew(kept, stay)
             except OSError as problem:
                 raise CannotStart(f"{sys.executable} cannot be executed: {problem.strerror}") from None
         return 0
@@ -204,7 +206,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     try:
         if config.processes > 1:
             return serve_together(config.port, config.processes, journal, work)
-        return work(sockets=listeners_of(environment))
+        return work(sockets=listeners_of(environment, config.port))
     except (CannotListen, WorkersFailed) as problem:
         raise CannotStart(problem) from None
 

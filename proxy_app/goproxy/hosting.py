@@ -4,8 +4,8 @@ Leaving (SIGTERM): not ready; a new connection is refused, so that its client fi
 before that is still served; then no new requests on the open ones. What is running may finish within the grace period;
 what is not finished then is cancelled, and says so to its client (see data_plane/relay.py).
 
-Beginning anew (data_plane/recycling.py): it leaves if nobody is served and nobody is connected, at once, and refuses
-nobody: its listening sockets outlast it. Else it stays.
+Beginning anew (data_plane/recycling.py): it leaves at once, if nobody is served and nobody may be asking, and refuses
+nobody: its listening sockets outlast it, and so does a signal. Else it stays.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import secrets
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -47,6 +48,9 @@ _ASKED_LAST = 2.0
 _ACCEPTED = 0.05
 """Seconds after which a connection shows that was accepted in the moment in which no more are."""
 
+_HEARD_BY = 0.01
+"""Seconds in which the event loop hears of a signal that has come."""
+
 _BACKLOG = 1024
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -72,6 +76,7 @@ class Stay:
         """Whether it was asked to leave, and not to begin anew."""
         self._left_at = 0.0
         self._running: set[asyncio.Task[Any]] = set()
+        self._reasons: list[Callable[[], bool]] = []
         self._asked = asyncio.Event()
 
     def ask_to_leave(self) -> None:
@@ -88,10 +93,14 @@ class Stay:
         if not self.is_told_to_leave:
             self._asked.clear()
 
+    def keep_while(self, reason: Callable[[], bool]) -> None:
+        """From now on it does not begin anew while this is so."""
+        self._reasons.append(reason)
+
     @property
-    def is_serving(self) -> bool:
-        """Whether a request is running."""
-        return bool(self._running)
+    def may_begin_anew(self) -> bool:
+        """Whether no request is running, and nothing else keeps it."""
+        return not (self.is_told_to_leave or self._running or any(reason() for reason in self._reasons))
 
     def leave(self) -> None:
         """Begin no request any more."""
@@ -331,6 +340,8 @@ async def host(
     kept: list[socket.socket] = []
     leave_when_told(stay)
     async with serving(make_runner(app), sockets, front, accepting) as (servers, before):
+        if before is not None:
+            stay.keep_while(lambda: before.is_in_use)
         log("listening", addresses=[address_of(each) for each in sockets])
         await stay.until_asked_to_leave()
         while before is not None and not stay.is_told_to_leave:
@@ -338,9 +349,10 @@ async def host(
             for server in servers:
                 server.close()
             await asyncio.sleep(_ACCEPTED)
-            if _is_free(stay, before):
+            await asyncio.sleep(0)  # a process that stood still meanwhile makes what it has accepted a connection now
+            if stay.may_begin_anew:
                 break
-            log("not beginning anew: somebody is connected")
+            log("not beginning anew: somebody has come, or it is told to leave")
             sockets, kept = kept, []
             servers[:] = await _accept(sockets, before, before, accepting)
             stay.stay_on()
@@ -360,26 +372,42 @@ async def host(
             if before is not None:
                 await before.until_taken(stay.left_of(grace, at_least=_TAKEN_AT_LAST))
     log("left")
-    return kept if accepting is None else ()
-
-
-def _is_free(stay: Stay, front: ConnectionMaker) -> bool:
-    """Whether the process can begin anew, and nobody notices."""
-    return not (stay.is_told_to_leave or stay.is_serving or front.is_in_use)
+    return kept
 
 
 def leave_when_told(stay: Stay) -> None:
-    """Have SIGTERM and SIGINT ask this process to leave."""
+    """Have SIGTERM and SIGINT ask this process to leave, be they of before it began anew."""
     loop = asyncio.get_running_loop()
     for number in _ENDING:
         loop.add_signal_handler(number, stay.ask_to_leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
-def end_when_told() -> None:
-    """Have them end this process at once: nothing is left to be done, and the loop will not hear them any more."""
+async def remember_when_told(stay: Stay) -> None:
+    """Have them remembered in `stay`, when the event loop is there no more, too."""
     loop = asyncio.get_running_loop()
+
+    def remember() -> None:
+        for number in _ENDING:
+            signal.signal(number, lambda *_: stay.ask_to_leave())
+
+    remember()
+    await asyncio.sleep(_HEARD_BY)
     for number in _ENDING:
-        loop.remove_signal_handler(number)
+        loop.remove_signal_handler(number)  # else the loop's end would have them end the process
+    remember()
+
+
+def pass_on_signals(stay: Stay) -> None:
+    """Have the program that this one becomes hear what it was told: a blocked signal waits, and outlasts that.
+
+    One that comes from here on to another thread ends the process, as it would at its start.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_DFL)
+    if stay.is_told_to_leave:
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
 
 
 async def _until_all_are_accepted(listeners: Sequence[socket.socket]) -> None:

@@ -21,7 +21,9 @@ async def ask(port: int) -> tuple[int, bytes]:
     """One request on a connection of its own, as the edge sends it."""
     async with connected(port) as raw:
         await raw.post(ASK)
-        status, _ = await raw.head()
+        status, headers = await raw.head()
+        if "content-length" in headers:
+            return status, await raw.reader.readexactly(int(headers["content-length"]))
         return status, b"".join([piece async for piece in _pieces(raw)])
 
 

@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import json
 import os
+import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -13,14 +15,18 @@ from typing import Any
 
 import pytest
 
+from goproxy import hosting
 from goproxy.data_plane import recycling
+from goproxy.data_plane.acceptor import acceptor_of
 from goproxy.data_plane.recycling import Recycling, listeners_of
-from goproxy.hosting import Stay
+from goproxy.data_plane.scoreboard import Scoreboard
+from goproxy.data_plane.server import front_of, make_app
+from goproxy.hosting import Stay, host
 from tests.backend import Backend
 from tests.gateway import Running, endpoints_at
 from tests.process import Serving, free_port, serving
 from tests.provider import Provider, Received, Wire
-from tests.raw import connected
+from tests.raw import RawClient, connected
 from tests.test_beside import ask
 from tests.test_outages import ASK, rows_of, say_all
 from tests.test_workers import children, halting, metrics, until, workers
@@ -28,7 +34,7 @@ from tests.test_workers import children, halting, metrics, until, workers
 EAGER = """
 import os, signal, sys
 from goproxy.cli import main
-from goproxy.data_plane import books, front, recycling
+from goproxy.data_plane import books, recycling
 os.environ["LIFE"] = str(int(os.environ.get("LIFE", 0)) + 1)
 if int(os.environ["LIFE"]) <= 2:
     recycling.GROWN = -(10**12)
@@ -37,15 +43,29 @@ sys.exit(main(["serve"]))
 """
 """A goproxy that begins anew twice, when it is quiet, however little memory it has."""
 
-TOLD_AT_LAST = """
+TOLD = {
+    "as its books close": """
 close = books.Books.close
 async def close_and_be_told(self):
     await close(self)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if os.environ["LIFE"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
 books.Books.close = close_and_be_told
-"""
+""",
+    "when the event loop is no more": """
+pass_on = recycling.pass_on_signals
+def be_told_and_pass_on(stay):
+    os.kill(os.getpid(), signal.SIGTERM)
+    pass_on(stay)
+recycling.pass_on_signals = be_told_and_pass_on
+""",
+    "as the next one starts": """
+if os.environ["LIFE"] == "2":
+    os.kill(os.getpid(), signal.SIGTERM)
+""",
+}
 
-STAYS = "not beginning anew: somebody is connected"
+ANEW = "beginning anew, to give memory back"
 
 QUIET = 0.5
 
@@ -98,22 +118,17 @@ async def test_who_is_connected_is_not_left(
     """Whether it has asked or not: it may be asking just now."""
     provider.script = say_all
     async with eager(document, backend, tmp_path) as served:
-
-        async def stays() -> None:
-            before = len(served.said(STAYS))
-            await until(lambda: len(served.said(STAYS)) > before + 1)
-
         assert (await ask(served.port))[0] == 200
         async with connected(served.port) as raw:
-            await stays()
-            assert (await ask(served.port))[0] == 200
+            await asyncio.sleep(4 * QUIET)
             await raw.post(ASK)
             assert (await raw.head())[0] == 200
             while await raw.chunk():
                 pass
-            await stays()
+            await asyncio.sleep(4 * QUIET)
+            assert not served.said(ANEW)
         await until(lambda: len(served.said("listening")) == 2)
-        await rows_of(backend, 3)
+        await rows_of(backend, 2)
 
 
 async def test_who_reads_metrics_all_the_time_does_not_hold_it_back(
@@ -121,26 +136,90 @@ async def test_who_reads_metrics_all_the_time_does_not_hold_it_back(
 ) -> None:
     """A connection of aiohttp's counts when bytes have just come, be they part of a request; not for being there."""
     provider.script = say_all
-    async with eager(document, backend, tmp_path, "front._SLOW = 3") as served:
+    async with eager(document, backend, tmp_path) as served:
         assert (await ask(served.port))[0] == 200
         async with connected(served.port) as raw:
             await raw.send(b"GET /metrics HTTP/1.1\r\n")
-            await until(lambda: bool(served.said(STAYS)))
-            assert not served.said("leaving")
+            await asyncio.sleep(3 * QUIET)
+            assert not served.said(ANEW)
             await raw.send(b"Host: a\r\n\r\n")
             await raw.answer()
             await until(lambda: len(served.said("listening")) == 2)
 
 
-async def test_one_that_is_told_to_leave_as_it_begins_anew_leaves(
-    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
+@asynccontextmanager
+async def hosted(used: Running, accepting: Any = None) -> AsyncIterator[tuple[int, asyncio.Task[Any]]]:
+    """A port on which it is hosted, too, until it begins anew."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    app, make_front = make_app(used.gateway), front_of(used.gateway)
+    it = asyncio.create_task(host(app, used.stay, [listener], 5, make_front, accepting))
+    yield listener.getsockname()[1], it
+    await until(lambda: used.stay.may_begin_anew)
+    used.stay.ask_to_begin_anew()
+    for each in await asyncio.wait_for(it, 30):
+        each.close()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def test_who_comes_in_the_last_moment_is_served(used: Running) -> None:
+    async with hosted(used) as (port, it):
+        await asyncio.sleep(0.1)
+        async with connected(port) as raw:
+            used.stay.ask_to_begin_anew()
+            await asyncio.sleep(0.5)
+            assert not it.done()
+            await raw.post(ASK)
+            assert (await raw.head())[0] == 200
+
+
+async def test_who_comes_to_one_of_several_in_the_last_moment_is_served(
+    used: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it stood still for as long as it wanted to wait, and has taken who came for no connection yet."""
+    monkeypatch.setattr(hosting, "_ACCEPTED", 0)
+    async with hosted(used, acceptor_of(Scoreboard(1).places[0])) as (port, it):
+        await asyncio.sleep(0.1)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            used.stay.ask_to_begin_anew()
+            await asyncio.sleep(0.5)
+            assert not it.done()
+            raw = RawClient(*await asyncio.open_connection(sock=client))
+            await raw.post(ASK)
+            assert (await raw.head())[0] == 200
+            raw.reset()
+
+
+async def test_an_answer_whose_client_has_gone_is_not_left(
+    used: Running, provider: Provider, eventually: Callable[..., Any]
+) -> None:
+    """It is drained to its usage, and who leaves waits for that and serves nobody meanwhile."""
+    go_on = asyncio.Event()
+    provider.script = halting(go_on)
+    async with hosted(used) as (port, it):
+        await asyncio.sleep(0.1)
+        async with connected(port) as raw:
+            await raw.post(ASK)
+            await raw.head()
+        await eventually(lambda: not any(each.is_in_use for each in used.front.connections))
+        used.stay.ask_to_begin_anew()
+        await asyncio.sleep(0.5)
+        assert not it.done()
+        go_on.set()
+        await used.rows()
+
+
+@pytest.mark.parametrize("moment", TOLD)
+async def test_one_that_is_told_to_leave_as_it_begins_anew_leaves_when_it_has_served_who_waited(
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path, moment: str
 ) -> None:
     provider.script = say_all
-    async with eager(document, backend, tmp_path, TOLD_AT_LAST) as served:
+    async with eager(document, backend, tmp_path, TOLD[moment]) as served:
+        assert (await ask(served.port))[0] == 200
+        await until(lambda: bool(served.said("leaving")))
         assert (await ask(served.port))[0] == 200
         assert await asyncio.wait_for(served.process.wait(), 30) == 0
-        assert len(served.said("listening")) == 1
-        assert served.said("beginning anew, to give memory back")
+        assert len(served.said("listening")) == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "secret", "token", "ca/one.pem"])
@@ -156,7 +235,7 @@ async def test_what_changed_on_the_disk_is_left_to_a_rollout(
         file.write_text(json.dumps(document | {"of_a_later_release": 1}) if name == "config.json" else "another")
         assert (await ask(served.port))[0] == 200
         await asyncio.sleep(4 * QUIET)
-        assert not served.said("leaving")
+        assert not served.said(ANEW)
         file.unlink() if former is None else file.write_text(former)
         await until(lambda: bool(served.said("leaving")))
 
@@ -297,4 +376,15 @@ async def test_it_does_not_begin_anew_while_the_backend_is_away(
 
 @pytest.mark.parametrize("told", ["", "1:3,4", "PID:", "PID:x", "PID:987654"])
 def test_descriptors_that_are_not_its_own_are_left_alone(told: str) -> None:
-    assert listeners_of({"GOPROXY_LISTENERS": told.replace("PID", str(os.getpid()))}) == []
+    assert listeners_of({"GOPROXY_LISTENERS": told.replace("PID", str(os.getpid()))}, 8004) == []
+
+
+def test_a_port_that_it_is_not_to_listen_on_any_more_is_closed() -> None:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    former, port = (each.getsockname()[1] for each in listeners)
+    told = ",".join(str(each.detach()) for each in listeners)
+    (kept,) = listeners_of({"GOPROXY_LISTENERS": f"{os.getpid()}:{told}"}, port)
+    assert kept.getsockname()[1] == port
+    kept.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", former))

@@ -229,9 +229,9 @@ class Books:
         self._desk.settle(row)
         return self._write(row)
 
-    def prepare_for_another_start(self) -> None:
+    async def prepare_for_another_start(self) -> None:
         """Have it read no more of the journal than what is live now, and what comes after it."""
-        self._journal.begin_segment()
+        await self._journal.begin_segment()
 
     @property
     def keys(self) -> KeySnapshot:

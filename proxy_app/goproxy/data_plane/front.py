@@ -28,6 +28,9 @@ _IDLE = 75.0
 _SLOW = 1.0
 """Seconds for a request to arrive whole; a slower one is aiohttp's."""
 
+_HEARD = 3.0
+"""Seconds from the last bytes of one that is aiohttp's, in which more of a request may follow."""
+
 _PIPELINED = 64 * 1024
 """Bytes that may come before the answer to what came before them is written."""
 
@@ -118,9 +121,9 @@ class Connection(asyncio.Protocol):
         """Whether the client may be asking just now, or has an answer to take.
 
         One that is kept may ask at any time, and is closed when it is idle. aiohttp's counts for a moment after its
-        last bytes: who reads metrics keeps one for ever.
+        last bytes: who reads metrics may keep one for ever.
         """
-        is_heard = self._aiohttp is None or self._loop.time() < self._heard_at + _SLOW
+        is_heard = self._aiohttp is None or self._loop.time() < self._heard_at + _HEARD
         return is_heard or self._transport.get_write_buffer_size() > 0
 
     def client_for(self, *, is_http_1_0: bool, keeps_alive: bool) -> Client:

@@ -190,10 +190,10 @@ class Journal:
         self.instance = secrets.token_hex(16)
         _unobserved(self._put(Started(self.instance, self._start)))
 
-    def begin_segment(self) -> None:
-        """Go on in another segment, soon: a start reads only what is live now, and what comes after it."""
+    def begin_segment(self) -> asyncio.Future[bytes]:
+        """Go on in another segment: a start reads only what is live now, and what comes after it. Done when it does."""
         self._is_to_rotate = True
-        _unobserved(self._put(Synced()))
+        return self._put(Synced())
 
     async def close(self) -> None:
         """Write what there is to write, and leave the directory to others."""

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.observer import Observer
-from goproxy.hosting import Stay
+from goproxy.hosting import Stay, pass_on_signals
 from goproxy.observe import flush_log, log
 
 GROWN = 16 * 1024 * 1024
@@ -63,10 +63,11 @@ class Recycling:
             await asyncio.sleep(self.after / _LOOKS)
             quiet = quiet + 1 if observer.begun == begun and not observer.in_flight else 0
             begun = observer.begun
-            if begun and quiet >= _LOOKS and self._is_worth_it(at_start, books, observer):
+            is_quiet = begun and quiet >= _LOOKS and stay.may_begin_anew
+            if is_quiet and self._is_worth_it(at_start, books, observer):
                 log("beginning anew, to give memory back", bytes=own_bytes(), bytes_at_start=at_start)
-                books.prepare_for_another_start()
-                stay.ask_to_begin_anew()
+                await books.prepare_for_another_start()
+                stay.ask_to_begin_anew()  # which looks again
                 quiet = 0
 
     def _is_worth_it(self, at_start: int, books: Books, observer: Observer) -> bool:
@@ -91,13 +92,15 @@ class Recycling:
 
 
 def own_bytes() -> int:
-    """The resident memory of this process that is no file's, nor another process's, too."""
+    """The resident memory of this process that is no file's, with what it had of its parent's."""
     _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-def begin_anew(listeners: Sequence[socket.socket]) -> NoReturn:
+def begin_anew(listeners: Sequence[socket.socket], stay: Stay) -> NoReturn:
     """Execute this process's own command line once more; who connects to `listeners` waits meanwhile.
+
+    If it was told to leave, the next one hears of that when it listens, and has served who waited when it leaves.
 
     Raises:
         OSError: it cannot be executed.
@@ -109,16 +112,21 @@ def begin_anew(listeners: Sequence[socket.socket]) -> NoReturn:
     sys.stderr.flush()
     flush_log()
     environment = os.environ | {_LISTENERS: f"{os.getpid()}:{descriptors}"}
+    pass_on_signals(stay)
     os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - itself, as it was started
 
 
-def listeners_of(environment: Mapping[str, str]) -> list[socket.socket]:
-    """The listening sockets that this process had before it began anew; none, if it did not."""
+def listeners_of(environment: Mapping[str, str], port: int) -> list[socket.socket]:
+    """The sockets on which this process listened on this port before it began anew; none, if it did not."""
     process, _, descriptors = environment.get(_LISTENERS, "").partition(":")
     listeners: list[socket.socket] = []
     if process == str(os.getpid()):  # else it is our parent's
         with suppress(OSError, ValueError):
             for descriptor in descriptors.split(","):
-                listeners.append(socket.socket(fileno=int(descriptor)))
-                os.set_inheritable(listeners[-1].fileno(), False)
+                listener = socket.socket(fileno=int(descriptor))
+                if listener.getsockname()[1] == port:
+                    listeners.append(listener)
+                    os.set_inheritable(listener.fileno(), False)
+                else:
+                    listener.close()
     return listeners

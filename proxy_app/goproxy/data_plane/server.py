@@ -28,12 +28,12 @@ from goproxy.data_plane.rate_limits import RateLimits
 from goproxy.data_plane.reachability import try_endpoints
 from goproxy.data_plane.recycling import Recycling
 from goproxy.data_plane.request import ROUTES, Gateway
-from goproxy.data_plane.scoreboard import BEAT_EVERY, Place, Scoreboard
+from goproxy.data_plane.scoreboard import BEAT_EVERY, Place, Scoreboard, State
 from goproxy.data_plane.settler import Settler
 from goproxy.data_plane.sibling_journals import OwnDirectory, adopt, directories, free_directory, has_company, name_of
 from goproxy.data_plane.upstream import Upstream, reach
 from goproxy.data_plane.workers import Work, Workers
-from goproxy.hosting import Readiness, Stay, add_private_routes, end_when_told, host, new_application
+from goproxy.hosting import Readiness, Stay, add_private_routes, host, new_application, remember_when_told
 from goproxy.limits import memory_limit
 from goproxy.listening import listen
 from goproxy.observe import RequestRecord, log
@@ -102,6 +102,9 @@ async def gateway_for(
     limits = RateLimits(None if place is None else place.rates)
     bodies = Bodies(room_for_bodies(config, memory_limit()))
     observer = Observer(config.upstream, books, bodies, place)
+    stay.keep_while(lambda: observer.in_flight > 0)  # an answer is drained and settled when its client has gone
+    if place is not None:
+        stay.keep_while(lambda: any(other.state is not State.SERVING for other in place.others))
 
     def settled(record: RequestRecord, row: Row) -> None:
         limits.used(row.key_id, row.usage.prompt + row.usage.output)
@@ -127,6 +130,7 @@ async def serve(
     backend_url: str,
     proxy_token: str,
     recycling: Recycling,
+    stay: Stay,
     place: Place | None = None,
     sockets: Sequence[socket.socket] = (),
 ) -> Sequence[socket.socket]:
@@ -142,7 +146,6 @@ async def serve(
     """
     begins_anew = place is None and bool(sockets)
     sockets = sockets or listen(config.port)
-    stay = Stay()
 
     def books_of(directory: Path) -> AbstractAsyncContextManager[Books]:
         return books_for(config, directory, backend_url, proxy_token, directories(journal))
@@ -172,9 +175,10 @@ async def serve(
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
-    if kept:
-        end_when_told()
-    return () if stay.is_told_to_leave else kept
+    if not kept or place is not None:  # in its place the workers' parent puts another one
+        return ()
+    await remember_when_told(stay)
+    return kept
 
 
 def serve_together(port: int, processes: int, journal: Path, work: Work) -> int:
