@@ -7,8 +7,9 @@ import json
 import os
 import random
 import shutil
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -35,7 +36,7 @@ from goproxy.data_plane.books import (
     books_for,
     interruption,
 )
-from goproxy.data_plane.control_client import ControlClient
+from goproxy.data_plane.control_client import ControlClient, ControlPlaneRefuses, PostedRows
 from goproxy.data_plane.journal import Journal
 from goproxy.data_plane.journal_directory import Segment
 from goproxy.data_plane.observer import Observer
@@ -678,6 +679,8 @@ async def test_rows_that_the_control_plane_has_are_not_held_by_the_next_instance
         await asyncio.sleep(0.5)
         control.loses_all_of = set()
         await waiting
+        asked = [call["instance"] for call in control.calls_to("leases")[refused:]]
+        assert asked.count(former) == 1, "the former one says nothing more of what it was lent"
         await books.settle(a_row(a_hold("req_9", 5000), 100))
     (_, latter) = control.sequences
     assert control.wallets["alice"].loans[latter].held == 0
@@ -697,6 +700,93 @@ async def test_an_instance_of_another_upstream_becomes_a_new_one_that_posts_its_
     async with kept(tmp_path / "a", control):
         await eventually(lambda: "req_1" in control.rows)
     assert control.rows["req_1"][0] not in control.disowns
+
+
+async def test_rows_on_their_way_are_the_former_instances(
+    books: Books, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it one that is tried again: it is not among those that are posted before."""
+    monkeypatch.setattr(row_post, "_SET_ASIDE", 0.0)
+    control.rejects["req_1"] = "a reason"
+    await spend(books, "req_1", 1000, 100)
+    await eventually(lambda: books._post.postable == 0)
+    post, on_its_way, may_go = books._control.post_rows, asyncio.Event(), asyncio.Event()
+
+    async def post_in_the_end(instance: str, rows: Sequence[bytes]) -> PostedRows:
+        on_its_way.set()
+        await may_go.wait()
+        return await post(instance, rows)
+
+    monkeypatch.setattr(books._control, "post_rows", post_in_the_end)
+    await on_its_way.wait()
+    control.rejects.clear()
+    former = books._journal.instance
+    renewing = asyncio.create_task(books._renew())
+    await asyncio.sleep(0)
+    may_go.set()
+    assert await renewing == {}
+    assert control.rows["req_1"][0] == former != books._journal.instance
+
+
+async def test_rows_that_are_not_taken_are_spent_by_the_next_instance(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the one that posts them in the end."""
+    monkeypatch.setattr(row_post, "_SET_ASIDE", 0.1)
+    control.rejects["req_1"] = "a reason"
+    async with kept(tmp_path, control) as books:
+        await spend(books, "req_1", 1000, 100)
+        await eventually(lambda: books._post.postable == 0)
+        (former,) = control.sequences
+        control.sequences[former] = 10**18
+        await books.open(a_hold("req_2", 5000))
+        control.rejects.clear()
+        await eventually(lambda: "req_1" in control.rows)
+        books.void("req_2")
+    assert books.has_told_all, "and the control plane knows of no row that it does not know of itself"
+    assert [*control.sequences] == [former, control.rows["req_1"][0]]
+
+
+async def test_rows_that_the_disk_does_not_have_yet_are_spent_by_the_next_instance(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, disk = Segment.append, threading.Event()
+
+    def append_in_the_end(segment: Segment, data: bytes) -> None:
+        disk.wait(10)
+        append(segment, data)
+
+    async with kept(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+        (former,) = control.sequences
+        control.sequences[former] = 10**18
+        monkeypatch.setattr(Segment, "append", append_in_the_end)
+        books.settle(a_row(a_hold("req_1", 1000), 100))
+        opening = asyncio.create_task(books.open(a_hold("req_2", 5000)))
+        await eventually(lambda: len(control.sequences) == 2)
+        assert books.standing.unsettled_rows == 1
+        disk.set()
+        await opening
+        await eventually(lambda: "req_1" in control.rows)
+        books.void("req_2")
+    assert books.has_told_all, "and the control plane knows of no row that it does not know of itself"
+    assert [*control.sequences] == [former, control.rows["req_1"][0]]
+
+
+async def test_an_instance_whose_rows_are_refused_stays_what_it_is(
+    books: Books, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the control plane has them is not known: another one would spend them a second time."""
+
+    async def refuse(*_: Any) -> None:
+        raise ControlPlaneRefuses(403, "who are you?")
+
+    monkeypatch.setattr(books._control, "post_rows", refuse)
+    await spend(books, "req_1", 500, 500)
+    former = books._journal.instance
+    with pytest.raises(ControlPlaneRefuses):
+        await books._renew()
+    assert books._journal.instance == former
 
 
 @pytest.mark.parametrize("seed", range(2))

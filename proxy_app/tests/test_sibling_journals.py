@@ -74,6 +74,17 @@ def test_the_journals_are_so_many(tmp_path: Path) -> None:
     assert not free_directory(tmp_path).is_beside
 
 
+def test_whoever_looks_for_a_journal_that_is_free_leaves_nothing_open(tmp_path: Path) -> None:
+    """It is looked again and again for as long as a process runs."""
+    taken = JournalDirectory(tmp_path)
+    taken.take()
+    (tmp_path / "beside-2").mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert free_directory(tmp_path).path.name == "beside-2"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    taken.release()
+
+
 async def test_who_took_an_adopted_journal_and_died_between_two_looks_is_adopted_too(
     tmp_path: Path, control: Control, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
