@@ -39,3 +39,26 @@ def test_a_few_requests_have_no_pace(requests: int) -> None:
     """One dear request is no reason to borrow for twenty."""
     kept, now = spending(requests, 10**9, 0.1)
     assert kept.need(now + 0.5) == 3 * 10**9
+
+
+def test_what_is_in_use_is_not_idle_unless_others_want_it() -> None:
+    """A request may run for longer than a lease lies unused."""
+    kept = KeptLease(Lease("alice", granted_total=1000), 0.0)
+    kept.lease.hold("req_1", 400)
+    kept.use(0.0)
+    assert not kept.has_idle(60.0)
+    kept.is_recalled = True
+    assert kept.has_idle(60.0)
+    kept.is_recalled = False
+    kept.lease.settle("req_1", 400)
+    assert kept.has_idle(60.0)
+    assert not kept.has_idle(-1.0)
+
+
+def test_more_is_asked_for_when_less_than_half_of_the_need_is_free() -> None:
+    kept = KeptLease(Lease("alice", granted_total=3000), 0.0)
+    kept.lease.hold("req_1", 2000)
+    kept.use(0.0)
+    assert not kept.is_low(0.0)
+    kept.lease.give_back(1)
+    assert kept.is_low(0.0)
