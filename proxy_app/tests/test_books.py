@@ -7,8 +7,9 @@ import json
 import os
 import random
 import shutil
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
-from goproxy.data_plane import key_poll, row_post
+from goproxy.data_plane import key_poll, lease_desk, row_post
 from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import (
     Books,
@@ -35,7 +36,13 @@ from goproxy.data_plane.books import (
     books_for,
     interruption,
 )
-from goproxy.data_plane.control_client import ControlClient
+from goproxy.data_plane.control_client import (
+    ControlClient,
+    ControlPlaneAway,
+    ControlPlaneRefuses,
+    LeaseAnswer,
+    PostedRows,
+)
 from goproxy.data_plane.journal import Journal
 from goproxy.data_plane.journal_directory import Segment
 from goproxy.data_plane.observer import Observer
@@ -175,6 +182,7 @@ async def test_one_that_waits_gets_what_another_releases(books: Books, control: 
     assert not waiting.done()
     await books.settle(a_row(a_hold("req_1", 10_000), 400))
     await asyncio.wait_for(waiting, 30)
+    assert not books._desk._waiters
 
 
 async def test_fifty_at_once_over_two_proxies_never_spend_more_than_there_is(tmp_path: Path, control: Control) -> None:
@@ -202,6 +210,20 @@ async def test_idle_money_is_given_back_when_another_proxy_wants_it(
             await eventually(lambda: len(control.calls_to("leases")) > calls)
             assert one.standing.free < 1000, "what was given back is not there after a crash"
             assert control.total_is_right()
+
+
+async def test_what_another_proxy_wants_back_is_given_back_once(
+    books: Books, control: Control, eventually: Callable[..., Any]
+) -> None:
+    control.wallets["bob"] = Wallet(credits=10_000)
+    await spend(books, "req_1", 1000, 100)
+    books._desk.recall(["alice"])
+    await eventually(lambda: books.standing.free == 0)
+    await spend(books, "req_2", 1000, 100)
+    books._desk._mark("alice")
+    await books.open(a_hold("req_3", 1000, "bob"))
+    assert [asked["wallet"] for asked in control.calls_to("leases")[-1]["leases"]] == ["bob"]
+    assert books.standing.free > 0
 
 
 async def test_idle_money_is_given_back_after_a_while(
@@ -250,6 +272,43 @@ async def test_a_proxy_that_leaves_posts_its_rows_and_gives_back_what_it_has(tmp
         await spend(books, "req_1", 8000, 400)
     assert "req_1" in control.rows
     assert (control.wallets["alice"].balance, control.wallets["alice"].held) == (9600, 0)
+
+
+async def test_a_proxy_that_leaves_borrows_nothing_more(tmp_path: Path, control: Control) -> None:
+    """What it was lent is used up, so that it would ask ahead if it stayed."""
+    async with kept(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+        await books.settle(a_row(a_hold("req_1", 1000), 1000 + books.standing.free))
+    assert control.wallets["alice"].held == 0
+
+
+async def test_a_proxy_of_many_wallets_gives_all_of_them_back(
+    tmp_path: Path, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several calls."""
+    monkeypatch.setattr(lease_desk, "_CALLS", 2)
+    names = [f"account_{n}" for n in range(5)]
+    control.wallets.update({name: Wallet(credits=10_000) for name in names})
+    async with kept(tmp_path, control) as books:
+        for n, name in enumerate(names):
+            hold = a_hold(f"req_{n}", 1000, name)
+            await books.open(hold)
+            await books.settle(a_row(hold, 100))
+    assert [control.wallets[name].held for name in names] == [0] * 5
+    assert max(len(call["leases"]) for call in control.calls_to("leases")) == 2
+
+
+async def test_a_proxy_that_hears_of_foreign_rows_as_it_leaves_leaves_its_journal_to_the_next(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    """They are its own, and its journal was restored since. The next process begins anew."""
+    async with kept(tmp_path, control) as books:
+        await spend(books, "req_1", 1000, 100)
+        (instance,) = control.sequences
+        control.wallets["alice"].spend(instance, 500)
+    assert not books.has_told_all
+    async with kept(tmp_path, control):
+        await eventually(lambda: len(control.sequences) == 2)
 
 
 async def test_what_was_not_sent_costs_nothing(tmp_path: Path, control: Control) -> None:
@@ -315,6 +374,19 @@ async def test_who_is_given_room_as_its_time_is_over_has_it(books: Books) -> Non
     assert books.standing.held == 9000
 
 
+async def test_of_a_wallet_that_is_overdrawn_nothing_is_wanted_ahead(books: Books, control: Control) -> None:
+    """Less than nothing can not be wanted: the call would be refused, and all other wallets with it."""
+    control.wallets |= {"alice": Wallet(credits=1000), "bob": Wallet(credits=10_000)}
+    await spend(books, "req_1", 1000, 3000)
+    await books._post.post_all()
+    with pytest.raises(InsufficientFunds):
+        await books.open(a_hold("req_2", 100))
+    assert control.wallets["alice"].balance == -2000
+    books._desk._mark("alice")
+    await books.open(a_hold("req_3", 100, "bob"))
+    assert all(asked["want"] >= 0 for call in control.calls_to("leases") for asked in call["leases"])
+
+
 # The control plane is away.
 
 
@@ -341,6 +413,17 @@ async def test_requests_go_on_while_the_lease_lasts(
     await books.open(a_hold("req_large", 7000))
     assert control.wallets["alice"].spent == 2000
     assert control.total_is_right()
+
+
+async def test_an_answer_that_leaves_a_wallet_out_is_none(impatient: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or it would be asked for the same again at once, and for ever."""
+
+    async def nothing(*_: Any) -> list[LeaseAnswer]:
+        return []
+
+    monkeypatch.setattr(impatient._control, "lease", nothing)
+    with pytest.raises(LeaseUnavailable, match="leaves out what was asked"):
+        await impatient.open(a_hold("req_1", 1000))
 
 
 async def test_the_metrics_have_the_age_of_the_oldest_row_and_of_several_processes_the_highest(
@@ -434,19 +517,21 @@ async def test_lost_answers_change_nothing(tmp_path: Path, control: Control, eve
     assert (control.wallets["alice"].balance, control.wallets["alice"].held) == (9600, 0)
 
 
+@pytest.mark.parametrize(("refused", "other"), [("req_2", "req_3"), ("req_3", "req_2")])
 async def test_a_row_that_is_not_taken_is_kept_and_hinders_no_other(
-    books: Books, control: Control, eventually: Callable[..., Any], lines: Lines
+    books: Books, control: Control, eventually: Callable[..., Any], lines: Lines, refused: str, other: str
 ) -> None:
     control.rejects["req_1"] = "a reason"
-    control.refuses_batches_with.add("req_2")
+    control.refuses_batches_with.add(refused)
     holds = [a_hold(f"req_{n}", 100) for n in range(4)]
     for hold in holds:
         await books.open(hold)
     await asyncio.gather(*(books.settle(a_row(hold, 10)) for hold in holds))
-    await eventually(lambda: set(control.rows) == {"req_0", "req_3"})
+    await eventually(lambda: set(control.rows) == {"req_0", other})
+    await eventually(lambda: books._post.postable == 0)
     assert books.standing.unposted_rows == 2
     told = {line["request_id"]: line["reason"] for line in lines.all("control plane does not take a row; it is kept")}
-    assert told == {"req_1": "a reason", "req_2": "422 something in it is wrong"}
+    assert told == {"req_1": "a reason", refused: "422 something in it is wrong"}
 
 
 async def test_a_row_that_is_never_taken_is_tried_less_and_less_and_told_once(
@@ -497,6 +582,17 @@ async def test_two_that_post_at_the_same_time_post_each_row_once(books: Books, c
     assert [row["id"] for call in control.calls_to("rows") for row in call["rows"]] == ["req_1"]
 
 
+async def test_as_many_rows_as_are_worth_a_call_do_not_wait(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_post, "_EVERY", 3600)
+    monkeypatch.setattr(row_post, "_AT_ONCE", 3)
+    async with kept(tmp_path, control) as books:
+        for n in range(3):
+            await spend(books, f"req_{n}", 100, 10)
+        await eventually(lambda: len(control.rows) == 3)
+
+
 async def test_rows_that_come_during_a_call_wait_for_others(books: Books, control: Control) -> None:
     """A call costs much more than a row of it: a busy proxy would do little else."""
 
@@ -510,6 +606,61 @@ async def test_rows_that_come_during_a_call_wait_for_others(books: Books, contro
     began = time.monotonic()
     await asyncio.gather(*map(ask, range(4)))
     assert len(control.calls_to("rows")) <= 1 + (time.monotonic() - began) / 0.2
+
+
+async def test_a_batch_is_as_long_as_it_may_be_again_once_what_was_refused_is_found(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_post, "_BATCH", 4)
+    control.refuses_batches_with.add("req_0")
+    async with kept(tmp_path, control) as books:
+        holds = [a_hold(f"req_{n}", 10) for n in range(12)]
+        for hold in holds:
+            await books.open(hold)
+        await control.leave()
+        for hold in holds:
+            await books.settle(a_row(hold, 1))
+        control.away = False
+        await eventually(lambda: len(control.rows) == 11)
+        assert [len(call["rows"]) for call in control.calls_to("rows")] == [4, 2, 1, 1, 2, 4, 4]
+
+
+async def test_a_proxy_that_leaves_posts_all_rows_that_are_taken(
+    tmp_path: Path, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be they more than one call has."""
+    monkeypatch.setattr(row_post, "_BATCH", 4)
+    monkeypatch.setattr(row_post, "_EVERY", 3600)
+    control.refuses_batches_with.add("req_0")
+    async with kept(tmp_path, control) as books:
+        for n in range(9):
+            await spend(books, f"req_{n}", 10, 1)
+        assert control.rows == {}
+    assert len(control.rows) == 8
+
+
+async def test_what_is_said_of_rows_that_were_not_sent_is_nothing(
+    books: Books, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(*_: Any) -> PostedRows:
+        return PostedRows(("req_1", "req_2"), {"req_3": "a reason"})
+
+    monkeypatch.setattr(books._control, "post_rows", answer)
+    await spend(books, "req_1", 1000, 100)
+    await eventually(lambda: books.standing.unposted_rows == 0)
+    assert books._post.postable == 0
+
+
+async def test_an_answer_that_says_nothing_of_the_rows_is_none(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or they would be posted again at once, and for ever."""
+
+    async def nothing(*_: Any) -> PostedRows:
+        return PostedRows((), {})
+
+    monkeypatch.setattr(books._control, "post_rows", nothing)
+    await spend(books, "req_1", 1000, 100)
+    with pytest.raises(ControlPlaneAway):
+        await asyncio.wait_for(books._post.post_all(), 30)
 
 
 # The proxy dies.
@@ -563,6 +714,7 @@ async def test_rows_that_were_not_posted_are_and_leases_are_found_again(tmp_path
         async with kept(tmp_path, control) as books:
             assert books.standing.free == free + 3000, "of those in the middle one cost nothing, the other one all"
             assert books.standing.unposted_rows >= 1
+            assert books.standing.unposted_bytes > 500 * books.standing.unposted_rows
     control.away = False
     async with kept(tmp_path, control) as books:
         pass
@@ -678,6 +830,8 @@ async def test_rows_that_the_control_plane_has_are_not_held_by_the_next_instance
         await asyncio.sleep(0.5)
         control.loses_all_of = set()
         await waiting
+        asked = [call["instance"] for call in control.calls_to("leases")[refused:]]
+        assert asked.count(former) == 1, "the former one says nothing more of what it was lent"
         await books.settle(a_row(a_hold("req_9", 5000), 100))
     (_, latter) = control.sequences
     assert control.wallets["alice"].loans[latter].held == 0
@@ -697,6 +851,96 @@ async def test_an_instance_of_another_upstream_becomes_a_new_one_that_posts_its_
     async with kept(tmp_path / "a", control):
         await eventually(lambda: "req_1" in control.rows)
     assert control.rows["req_1"][0] not in control.disowns
+
+
+async def test_rows_on_their_way_are_the_former_instances(
+    books: Books, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it one that is tried again: it is not among those that are posted before."""
+    monkeypatch.setattr(row_post, "_SET_ASIDE", 0.0)
+    control.rejects["req_1"] = "a reason"
+    await spend(books, "req_1", 1000, 100)
+    await eventually(lambda: books._post.postable == 0)
+    post, on_its_way, may_go = books._control.post_rows, asyncio.Event(), asyncio.Event()
+
+    async def post_in_the_end(instance: str, rows: Sequence[bytes]) -> PostedRows:
+        on_its_way.set()
+        await may_go.wait()
+        return await post(instance, rows)
+
+    monkeypatch.setattr(books._control, "post_rows", post_in_the_end)
+    await on_its_way.wait()
+    control.rejects.clear()
+    former = books._journal.instance
+    renewing = asyncio.create_task(books._renew())
+    await asyncio.sleep(0)
+    may_go.set()
+    assert await renewing == {}
+    assert control.rows["req_1"][0] == former != books._journal.instance
+
+
+async def test_rows_that_are_not_taken_are_spent_by_the_next_instance(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the one that posts them in the end."""
+    monkeypatch.setattr(row_post, "_SET_ASIDE", 0.1)
+    control.rejects["req_1"] = "a reason"
+    control.wallets["key:1"] = Wallet(credits=10_000)
+    async with kept(tmp_path, control) as books:
+        hold = a_hold("req_1", 1000, "alice", "key:1")
+        await books.open(hold)
+        await books.settle(a_row(hold, 100))
+        await eventually(lambda: books._post.postable == 0)
+        (former,) = control.sequences
+        control.sequences[former] = 10**18
+        await books.open(a_hold("req_2", 5000))
+        control.rejects.clear()
+        await eventually(lambda: "req_1" in control.rows)
+        books.void("req_2")
+    assert books.has_told_all, "and the control plane knows of no row that it does not know of itself"
+    assert [*control.sequences] == [former, control.rows["req_1"][0]]
+
+
+async def test_rows_that_the_disk_does_not_have_yet_are_spent_by_the_next_instance(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, disk = Segment.append, threading.Event()
+
+    def append_in_the_end(segment: Segment, data: bytes) -> None:
+        disk.wait(10)
+        append(segment, data)
+
+    async with kept(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+        (former,) = control.sequences
+        control.sequences[former] = 10**18
+        monkeypatch.setattr(Segment, "append", append_in_the_end)
+        books.settle(a_row(a_hold("req_1", 1000), 100))
+        opening = asyncio.create_task(books.open(a_hold("req_2", 5000)))
+        await eventually(lambda: len(control.sequences) == 2)
+        assert books.standing.unsettled_rows == 1
+        disk.set()
+        await opening
+        await eventually(lambda: "req_1" in control.rows)
+        books.void("req_2")
+    assert books.has_told_all, "and the control plane knows of no row that it does not know of itself"
+    assert [*control.sequences] == [former, control.rows["req_1"][0]]
+
+
+async def test_an_instance_whose_rows_are_refused_stays_what_it_is(
+    books: Books, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the control plane has them is not known: another one would spend them a second time."""
+
+    async def refuse(*_: Any) -> None:
+        raise ControlPlaneRefuses(403, "who are you?")
+
+    monkeypatch.setattr(books._control, "post_rows", refuse)
+    await spend(books, "req_1", 500, 500)
+    former = books._journal.instance
+    with pytest.raises(ControlPlaneRefuses):
+        await books._renew()
+    assert books._journal.instance == former
 
 
 @pytest.mark.parametrize("seed", range(2))

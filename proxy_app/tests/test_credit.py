@@ -15,8 +15,10 @@ import pytest
 
 from goproxy.config import parse_config
 from goproxy.core.key_snapshot import KeySnapshot
+from goproxy.core.ledger import Hold
 from goproxy.core.wire import Fault, Refusal
-from goproxy.data_plane.admission import check_permission, refusal_of
+from goproxy.data_plane.admission import admit, check_permission, hold_for, refusal_of
+from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import InsufficientFunds
 from tests.backend import Backend, running_backend
 from tests.conftest import Lines
@@ -104,6 +106,56 @@ async def known(key: str, *gateways: Running) -> Client:
     client = Client(key, *gateways)
     await client.is_known()
     return client
+
+
+(MODEL,) = parse_config(json.dumps(config_document()).encode()).models
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens"),
+    [
+        ({"max_tokens": 10**9}, MODEL.max_output_tokens),
+        ({}, MODEL.max_output_tokens),
+        ({"max_tokens": 100, "n": 3}, 300),
+    ],
+)
+def test_what_is_held_is_for_as_long_an_answer_as_is_asked_for_and_the_model_gives(
+    asked: dict[str, int], tokens: int
+) -> None:
+    """At 25 dollars a million; a prompt could be written into the cache for an hour, at 10."""
+    hold = held(asked)
+    assert hold.amount == (25_000 * tokens + 10_000 * hold.estimated_input_tokens) * MODEL.billing_multiplier
+
+
+def test_no_more_is_held_for_a_prompt_than_the_model_reads() -> None:
+    long, longer = (held({"max_tokens": 1}, text="a" * length * MODEL.context_tokens) for length in (8, 16))
+    assert long.estimated_input_tokens == MODEL.context_tokens
+    assert long.amount == longer.amount
+
+
+@pytest.mark.parametrize(
+    ("wallet", "limits", "wallets"),
+    [
+        (None, False, ("alice",)),
+        (None, True, ("alice", "key:key_1")),
+        ("team", True, ("alice/team", "key:key_1")),
+    ],
+)
+def test_it_is_held_in_the_wallet_of_the_account_or_the_upstream_and_of_a_key_with_a_limit(
+    wallet: str | None, limits: bool, wallets: tuple[str, ...]
+) -> None:
+    assert held({}, wallet=wallet, limits=limits).wallets == wallets
+
+
+def held(asked: dict[str, int], *, text: str = "Hello", wallet: str | None = None, limits: bool = False) -> Hold:
+    """What is held for a request by a key of Alice's."""
+    config = parse_config(json.dumps(config_document(**({"wallet": wallet} if wallet else {}))).encode())
+    key = KeySnapshot.from_json({"version": 1, "keys": [key_entry("key", wallets_limit=limits)]}).find("key")
+    assert key is not None
+    body = Body(Bodies(10**9))
+    document = {"model": OPUS["id"], "messages": [{"role": "user", "content": text}], **asked}
+    body.data = json.dumps(document).encode()
+    return hold_for(admit(body, config), config, key, config.endpoints["openai"], "req_1")
 
 
 def test_a_key_for_another_upstream_that_an_older_control_plane_tells_may_not_be_used_here() -> None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -373,6 +374,50 @@ def test_a_segment_that_the_disk_has_no_room_for_leaves_nothing_behind(tmp_path:
     assert descriptors() == before
     assert list(tmp_path.iterdir()) == []
     directory.release()
+
+
+async def test_what_a_killed_process_left_of_a_segment_is_not_read(tmp_path: Path) -> None:
+    """It was about to get its name: what it says may have been settled since."""
+    async with opened(tmp_path / "former") as (journal, _):
+        for n in range(5):
+            await journal.open(a_hold(f"req_{n}"))
+    (tmp_path / "own").mkdir()
+    shutil.copy(segments(tmp_path / "former")[-1], tmp_path / "own" / "journal.new")
+    async with opened(tmp_path / "own"):
+        pass
+    async with opened(tmp_path / "own") as (journal, recovered):
+        assert (recovered.holds, journal.damaged) == ([], 0)
+
+
+def test_what_people_keep_beside_the_segments_is_none(tmp_path: Path) -> None:
+    for name in ("journal-00000001.log", "journal-00000002.log.orig", "damaged-00000003.log", "journal.new"):
+        (tmp_path / name).touch()
+    assert JournalDirectory(tmp_path).numbers() == [1]
+
+
+async def test_a_segment_that_is_read_in_part_only_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_1"))
+    (segment,) = segments(tmp_path)
+    size = segment.stat().st_size
+    monkeypatch.setattr(os, "fstat", lambda _: SimpleNamespace(st_size=size + 1))
+    with pytest.raises(JournalUnwritable, match="cannot be read"):
+        await Journal(tmp_path).start()
+
+
+def test_what_cannot_be_put_away_stays(tmp_path: Path) -> None:
+    """The segment that follows it is published by then: nothing that is written there may fail for it."""
+    for number in (1, 2):
+        (tmp_path / f"journal-{number:08}.log").mkdir()
+    for number in (3, 4):
+        (tmp_path / f"journal-{number:08}.log").touch()
+    (tmp_path / "damaged-00000003.log").mkdir()
+    directory = JournalDirectory(tmp_path)
+    directory.tidy()
+    directory.set_aside(3)
+    assert directory.numbers() == [1, 2, 3, 4]
 
 
 async def test_what_the_kernel_takes_in_parts_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable
 from goproxy.data_plane.journal_directory import InUse, JournalDirectory
 from goproxy.data_plane.observer import Observer
-from goproxy.data_plane.sibling_journals import MOST_JOURNALS, adopt, free_directory
+from goproxy.data_plane.sibling_journals import MOST_JOURNALS, OwnDirectory, adopt, free_directory, has_company
 from tests.bookkeeping import a_hold
 from tests.conftest import Lines
 from tests.control import Control, running_control
@@ -69,9 +69,32 @@ def test_the_journals_are_so_many(tmp_path: Path) -> None:
         free_directory(tmp_path)
     taken[3].release()
     assert free_directory(tmp_path).path.name == "beside-4"
+    assert has_company(tmp_path)
     for directory in taken:
         directory.release()
     assert not free_directory(tmp_path).is_beside
+    assert not has_company(tmp_path)
+
+
+def test_a_journal_that_cannot_be_opened_is_in_nobodys_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who takes it says what is wrong with it: one that took another would leave what is in it to nobody."""
+
+    def fail(_: JournalDirectory) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(JournalDirectory, "take", fail)
+    assert free_directory(tmp_path) == OwnDirectory(tmp_path, is_beside=False)
+
+
+def test_whoever_looks_for_a_journal_that_is_free_leaves_nothing_open(tmp_path: Path) -> None:
+    """It is looked again and again for as long as a process runs."""
+    taken = JournalDirectory(tmp_path)
+    taken.take()
+    (tmp_path / "beside-2").mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert free_directory(tmp_path).path.name == "beside-2"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    taken.release()
 
 
 async def test_who_took_an_adopted_journal_and_died_between_two_looks_is_adopted_too(
@@ -180,6 +203,43 @@ async def test_what_cannot_be_adopted_now_is_tried_again(
         await eventually(lambda: "req_1" in control.rows, seconds=5)
     (line,) = lines.all("a journal that was left cannot be adopted")
     assert line["level"] == logging.getLevelName(logging.ERROR).lower()
+
+
+async def test_a_journal_that_somebody_has_is_left_alone(
+    tmp_path: Path, control: Control, eventually: Eventually, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, directories = 0, sibling_journals.directories
+
+    def looked_at(shared: Path) -> Iterator[Path]:
+        nonlocal looks
+        yield from directories(shared)
+        looks += 1
+
+    monkeypatch.setattr(sibling_journals, "directories", looked_at)
+    async with kept(tmp_path, control), adopting(tmp_path, lambda path: kept(path, control)):
+        await eventually(lambda: looks > 2)
+    assert not lines.all("adopting the journal that another instance left")
+
+
+async def test_a_journal_that_another_one_adopts_first_is_no_problem(
+    tmp_path: Path, control: Control, eventually: Eventually, lines: Lines
+) -> None:
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+    tries = 0
+
+    @asynccontextmanager
+    async def books_of(path: Path) -> AsyncIterator[Books]:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise JournalInUse(str(path))
+        async with kept(path, control) as books:
+            yield books
+
+    async with adopting(tmp_path, books_of):
+        await eventually(lambda: "req_1" in control.rows, seconds=5)
+    assert not lines.all("a journal that was left cannot be adopted")
 
 
 async def test_a_journal_without_a_thread_is_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ class JournalDirectory:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._directory = -1
+        self._is_named = False
+        """Whether the disk has the directory's own name."""
 
     def take(self) -> None:
         """Make the directory if it is not there, and lock it.
@@ -124,6 +126,9 @@ class JournalDirectory:
         number = max(self.numbers(), default=0) + 1
         (self._path / _DRAFT).rename(self._named(number))
         os.fsync(self._directory)
+        if not self._is_named:
+            self._sync_name()
+            self._is_named = True
 
     def tidy(self) -> None:
         """Remove the segments that no start needs: all but the last, and the one before in case that gets damaged."""
@@ -135,6 +140,16 @@ class JournalDirectory:
         """Keep a damaged segment for people to look at, under a name that no start reads."""
         with suppress(OSError):
             self._named(number).rename(self._path / f"damaged-{number:08}.log")
+
+    def _sync_name(self) -> None:
+        """Or the power fails, and a directory that was new is not there, with all that is synced in it."""
+        with suppress(PermissionError):  # of whoever may not look there, others have made it
+            above = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
+            try:
+                if os.fstat(above).st_dev == os.fstat(self._directory).st_dev:  # else it is mounted there
+                    os.fsync(above)
+            finally:
+                os.close(above)
 
     def _named(self, number: int) -> Path:
         return self._path / f"journal-{number:08}.log"

@@ -337,7 +337,6 @@ class LeaseDesk:
         self._is_disowned = False
         for kept in self._kept.values():
             kept.lease.spent_total = spent.get(kept.lease.wallet, 0)
-            kept.is_told = False
 
     def _of(self, wallet: str) -> KeptLease:
         kept = self._kept.get(wallet)

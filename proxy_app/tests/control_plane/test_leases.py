@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Row
 from goproxy.timestamps import now
 from tests.control_plane.backend import DOLLAR, Backend, row, running_backend
-from tests.control_plane.conftest import POSTGRESQL, SQLITE
+from tests.control_plane.conftest import POSTGRESQL, SQLITE, on_postgresql, on_sqlite
+from tests.control_plane.postgres import Postgres, name_of
 
 LONG_AGO = "2026-01-01T00:00:00.000Z"
 
@@ -162,6 +164,30 @@ async def test_an_instance_that_may_live_is_retired_by_force_alone(
     assert again["returned"] == [{"wallet": "alice", "amount_nanodollars": 0}]
 
 
+@on_postgresql
+def test_an_instance_that_is_heard_of_while_it_is_retired_is_not(url: str, postgres: Postgres) -> None:
+    one, other = Database(url), Database(url)
+    one.transact("begin", lambda store: _fund(store, 10 * DOLLAR))
+    one.transact("meet", lambda store: leases.met(store, "i1", "openhands"))
+    one.transact("age", lambda store: store.execute(update(instances).values(last_seen=LONG_AGO)))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+
+    def hear(store: Connection) -> Future[Any]:
+        leases.met(store, "i1", "openhands")
+        retiring = thread.submit(other.transact, "retire", lambda store: leases.retire(store, "i1", LONG_AGO))
+        with postgres.connect() as looking:
+            while looking.execute(waiting, [name_of(url)]).fetchone() != (1,):
+                assert not retiring.done()
+        return retiring
+
+    with ThreadPoolExecutor(1) as thread:
+        retiring = one.transact("hear", hear)
+        with pytest.raises(Conflict, match="may live"):
+            retiring.result()
+    one.close()
+    other.close()
+
+
 async def test_that_an_instance_lives_is_noted_for_many_polls_at_once(backend: Backend) -> None:
     await backend.lend("i1", 1)
     await backend.plane.database.run("age", lambda store: store.execute(update(instances).values(last_seen=LONG_AGO)))
@@ -243,6 +269,29 @@ def test_a_call_that_comes_to_two_backends_at_once_is_answered_once(url: str) ->
     assert len(answered) == len({*answered})
     for backend in backends:
         backend.close()
+
+
+@on_sqlite
+def test_wallets_are_locked_in_the_order_of_their_ids(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever order they are named: two that want the same money never wait for each other."""
+    locked, load = list[str](), wallets.load
+
+    def noting(store: Connection, wallet: str) -> Wallet:
+        locked.append(wallet)
+        return load(store, wallet)
+
+    for name in ("bob", "alice"):
+        database.transact("begin", partial(accounts.create, name=name))
+    monkeypatch.setattr(wallets, "load", noting)
+    works: list[Callable[[Connection], object]] = [
+        lambda store: leases.lend(store, "i1", "openhands", 1, [leases.Ask("bob", 0, 1), leases.Ask("alice", 0, 1)]),
+        lambda store: leases.spend(store, "i1", {"bob": 1, "alice": 1}),
+        lambda store: leases.retire(store, "i1", None),
+    ]
+    for work in works:
+        locked.clear()
+        database.transact("work", work)
+        assert locked == ["alice", "bob"]
 
 
 def until_it_can_be_had(database: Database, work: Callable[[Connection], int]) -> int:

@@ -314,6 +314,57 @@ def test_long_work_ends_when_the_worker_is_to_leave() -> None:
         worker.submit(lambda: 7)
 
 
+def test_what_fails_or_is_given_up_keeps_nobody_from_his_turn() -> None:
+    worker, begun, go = Worker("test"), threading.Event(), threading.Event()
+
+    def long() -> None:
+        begun.set()
+        go.wait(10)
+        raise SystemExit
+
+    failing, done = worker.submit(long), list[int]()
+    begun.wait(10)
+    given_up = worker.submit(lambda: done.append(1))
+    given_up.cancel()
+    go.set()
+    with pytest.raises(SystemExit):
+        failing.result(10)
+    assert worker.submit(lambda: 7).result(10) == 7
+    assert done == []
+    worker.shutdown()
+
+
+def test_in_the_middle_of_long_work_only_what_waits_by_then_is_done() -> None:
+    """All of it, and no more: who asks again and again would never let the long work go on."""
+    worker, done = Worker("test"), list[str]()
+
+    def ask(name: str, *more: str) -> None:
+        done.append(name)
+        for each in more:
+            worker.submit(ask, each)
+
+    def long() -> list[list[str]]:
+        worker.submit(ask, "one", "three")
+        worker.submit(ask, "two")
+        seen = []
+        for _ in range(2):
+            worker.do_what_waits()
+            seen.append([*done])
+        return seen
+
+    assert worker.submit(long).result(10) == [["one", "two"], ["one", "two", "three"]]
+    worker.shutdown()
+
+
+def test_a_worker_is_shut_down_when_its_work_is_done() -> None:
+    Worker("idle").shutdown()
+    worker, go = Worker("test"), threading.Event()
+    working = worker.submit(go.wait, 10)
+    threading.Timer(0.05, go.set).start()
+    worker.shutdown()
+    assert working.done()
+
+
 REPORTS: dict[str, tuple[str, str]] = {
     "usage": ("GET", "/usage?by=account,model"),
     "rows": ("GET", "/rows?settlement=drained"),

@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from goproxy.control_plane.store.database import Database
-from goproxy.control_plane.store.migrating import upgrade
+from goproxy.control_plane.store.migrating import GivenUp, upgrade
 from tests.control_plane.conftest import POSTGRESQL, SQLITE
 from tests.control_plane.postgres import Postgres, name_of
 from tests.gateway import config_document
@@ -275,6 +275,31 @@ async def test_a_second_backend_leaves_while_it_waits(url: str, tmp_path: Path) 
             await two.until("another backend migrates the store")
             assert await two.leave() < 5
         await one.leave()
+
+
+def test_one_that_is_given_up_between_two_statements_goes_no_further(tmp_path: Path) -> None:
+    """There is nothing that could be interrupted in this moment."""
+    database = Database(f"sqlite:///{tmp_path}/new.sqlite3")
+    database.give_up()
+    with pytest.raises(GivenUp):
+        database.migrate()
+    tables = text("SELECT count(*) FROM sqlite_master")
+    assert database.transact("look", lambda connection: connection.scalar(tables)) == 0
+    database.close()
+
+
+def test_one_that_is_given_up_too_late_cuts_nothing_that_comes_after_it(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/new.sqlite3")
+    database.migrate()
+
+    def work(connection: Connection) -> list[Any]:
+        found = connection.exec_driver_sql("SELECT 1 UNION ALL SELECT 2")
+        first = found.fetchone()
+        database.give_up()
+        return [first, found.fetchone()]
+
+    assert database.transact("work", work) == [(1,), (2,)]
+    database.close()
 
 
 async def test_a_store_that_is_made_or_is_todays_is_not_called_migrated(tmp_path: Path) -> None:

@@ -42,12 +42,15 @@ class _File:
 
 
 class Disk:
-    """One directory, on a disk that forgets."""
+    """One directory that is made anew, on a disk that forgets."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._open: dict[int, _File] = {}
         self._directories: set[int] = set()
+        self._above: set[int] = set()
+        self._is_there = False
+        """Whether its own name is synced, in the directory above."""
         self._names: dict[str, _File] = {}
         self._synced_names: dict[str, _File] = {}
 
@@ -61,12 +64,15 @@ class Disk:
             case "close":
                 self._open.pop(call.descriptor, None)
                 self._directories.discard(call.descriptor)
+                self._above.discard(call.descriptor)
             case "pwrite64" if call.descriptor in self._open:
                 self._open[call.descriptor].write(int(call.arguments.rsplit(",")[-1]), call.data[: int(call.result)])
             case "fdatasync" | "fsync" if call.descriptor in self._open:
                 self._open[call.descriptor].sync()
             case "fsync" if call.descriptor in self._directories:
                 self._synced_names = dict(self._names)
+            case "fsync" if call.descriptor in self._above:
+                self._is_there = True
             case "rename":
                 source, target = (name.decode() for name in call.strings)
                 if self._is_here(source):
@@ -76,7 +82,7 @@ class Disk:
 
     def images(self, chance: random.Random) -> Iterator[tuple[bytes, ...]]:
         """The segments, the oldest first, as they may be after the power failed now."""
-        seen = set()
+        seen: set[tuple[bytes, ...]] = set() if self._is_there else {()}
         for names in (self._synced_names, self._names):
             segments = [names[name] for name in sorted(names) if name.endswith(".log")]
             for keeps in (lambda: False, lambda: True, lambda: chance.random() < 0.5):
@@ -88,6 +94,8 @@ class Disk:
         descriptor = int(call.result.split("<")[0])
         if path == self._directory:
             self._directories.add(descriptor)
+        elif path == ".." and call.descriptor in self._directories:
+            self._above.add(descriptor)
         elif self._is_here(path) and "O_CREAT" in call.arguments:
             self._open[descriptor] = self._names[path] = _File()
 

@@ -60,8 +60,6 @@ class Worker(Executor):
             Leaving: the long piece of work must end.
         """
         assert threading.current_thread() is self._thread
-        if self._is_leaving:
-            raise Leaving
         for _ in range(self._waiting.qsize()):
             turn = self._waiting.get()
             if turn is None:
