@@ -40,7 +40,7 @@ _SLOW = {
         CREATE TRIGGER slow AFTER UPDATE ON ledger_rows FOR EACH ROW EXECUTE FUNCTION slow()""",
 }
 LONG = {"turns": 10**10, "gate": 42}
-SOME_SECONDS = {"turns": 40_000_000, "gate": 42}
+SOME_SECONDS = {"turns": 15_000_000, "gate": 42}
 """On SQLite; on PostgreSQL until the test opens the `gate`."""
 
 
