@@ -137,6 +137,7 @@ async def serve(
     """Serve the upstream of `config` until SIGTERM, or until it is to begin anew: then the result is where it listens.
 
     Beside another instance (a rollout) it listens only when it could serve: until then the other one does.
+    `stay`: of this process; it remembers if it was told to leave as it began anew.
     `place`: of this process, if it is one of several. `sockets`: what all of them listen on, or this one did before it
     began anew.
 
