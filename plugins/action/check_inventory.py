@@ -6,7 +6,7 @@ Runs on the controller. Value by value, so that an undefined vault variable is a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
         }
         price_book = self.resolve(variables.get("goproxy_price_book"))
         normalised, problems = inventory.check(upstreams, price_book, settings)
+        misnamed = inventory.misnamed(variables)
         files = self.upstream_files(str(variables.get("inventory_dir") or ""), problems)
-        problems = sorted([*problems, *inventory.misnamed(variables), *inventory.misplaced(files)])
+        misplaced = inventory.misplaced(files, told=[problem.subject for problem in misnamed])
+        problems = sorted([*problems, *misnamed, *misplaced])
 
         result["changed"] = False
         if problems:
@@ -81,26 +83,45 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
             return Unresolved(f"cannot be templated ({type(problem).__name__})", "correct the expression")
 
     def upstream_files(self, inventory_dir: str, problems: list[Problem]) -> dict[str, list[str]]:
-        """The variables of each file in group_vars/*/upstreams/, by the file's stem. Encrypted files show nothing.
+        """The variables of each file in group_vars/*/upstreams/, by the file's path. Encrypted files show nothing.
 
         The files are those that Ansible takes, which leaves out hidden ones and backups.
         """
         files: dict[str, list[str]] = {}
-        for folder in sorted(Path(inventory_dir).glob("group_vars/*/upstreams/")) if inventory_dir else []:
-            for path in map(Path, self._loader.find_vars_files(str(folder.parent), folder.name)):
+        root = Path(inventory_dir)
+        for folder in sorted(root.glob("group_vars/*/upstreams/")) if inventory_dir else []:
+            taken = [Path(path) for path in self._loader.find_vars_files(str(folder.parent), folder.name)]
+            problems += inventory.unread(
+                [relative(path, root) for path in visible_files(folder)], [relative(path, root) for path in taken]
+            )
+            for path in taken:
                 if path.suffix not in {".yml", ".yaml"}:
                     continue
                 try:
                     # The structure only: tags stay closed.
                     node = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
                 except (OSError, UnicodeDecodeError) as error:
-                    Field(None, str(path.relative_to(inventory_dir)), problems).report(
+                    Field(None, relative(path, root), problems).report(
                         f"cannot be read ({error})", "make it text in UTF-8, or remove it"
                     )
                     continue
-                if isinstance(node, yaml.MappingNode):
-                    files[path.stem] = [str(key.value) for key, _ in node.value]
+                if node is None or node.tag == "tag:yaml.org,2002:null":
+                    files[relative(path, root)] = []
+                elif isinstance(node, yaml.MappingNode):
+                    files[relative(path, root)] = [str(key.value) for key, _ in node.value]
         return files
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Neither hidden ones, nor an editor's backups."""
+    for path in sorted(folder.rglob("*")):
+        names = path.relative_to(folder).parts
+        if path.is_file() and not path.name.endswith("~") and not any(name.startswith(".") for name in names):
+            yield path
+
+
+def relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def undefined(said: str) -> Unresolved:

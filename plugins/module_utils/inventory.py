@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
+from pathlib import PurePosixPath
 from typing import Any
 
 from . import price_book as book
@@ -77,21 +78,44 @@ def misnamed(variables: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def misplaced(files: Mapping[str, Iterable[str]]) -> list[Problem]:
-    """Files of the folder upstreams/ (stem to its variables) whose variable is another upstream's, or not alone.
+def misplaced(files: Mapping[str, Iterable[str]], told: Collection[str] = ()) -> list[Problem]:
+    """Files of the folder upstreams/ (path to its variables) that have no upstream, another one's, or several.
 
-    A copied file in which the variable was not renamed would replace the upstream that it was copied from.
+    A copied file in which the variable was not renamed would replace the upstream that it was copied from. One that is
+    empty, or all comments, would remove its upstream. `told` are the variables that misnamed() speaks of.
     """
     problems: list[Problem] = []
-    for stem, names in files.items():
-        wanted = VARIABLE_PREFIX + stem.replace("-", "_")
+    for path, names in files.items():
+        wanted = VARIABLE_PREFIX + PurePosixPath(path).stem.replace("-", "_")
         found = [name for name in names if name.startswith(VARIABLE_PREFIX)]
-        # One with '-' is told by misnamed().
-        if found and [name.replace("-", "_") for name in found] != [wanted]:
-            Field(None, f"upstreams/{stem}.yml", problems).report(
-                f"holds {listed(found)}", f"let its one variable be {wanted}"
+        field = Field(None, path, problems)
+        if found and [name.replace("-", "_") for name in found] != [wanted]:  # one with '-' is told by misnamed()
+            field.report(f"holds {listed(found)}", f"let its one variable be {wanted}")
+        elif not found and not set(told) & set(names):
+            field.report(f"does not define {wanted}", "write it there, or delete the file to remove the upstream")
+    return problems
+
+
+def unread(files: Iterable[str], taken: Collection[str]) -> list[Problem]:
+    """Files of the folder upstreams/ that Ansible passes over by their names, and whose upstream has no other file.
+
+    Hidden files and backups (~) are left alone: nobody gives a file such a name by mistake.
+    """
+    problems: list[Problem] = []
+    read = {file_name(path) for path in taken}
+    for path in files:
+        name = file_name(path)
+        if path not in taken and name not in read:
+            Field(None, path, problems).report(
+                "is passed over by Ansible, because of its name",
+                f"name it {name}.yml, or take it out of the folder to have no such upstream",
             )
     return problems
+
+
+def file_name(path: str) -> str:
+    """group_vars/all/upstreams/my_llm.yml.txt -> my_llm"""
+    return PurePosixPath(path).name.partition(".")[0]
 
 
 def check(

@@ -46,17 +46,47 @@ def test_a_copied_file_must_name_its_own_upstream(ansible: Ansible, inventory: I
     ansible.write(f"{VARS}/upstreams/third.yml", {"goproxy_upstream__openhands": copied})
     run = ansible.play([CHECK])
     assert run.code != 0
-    told = "upstreams/third.yml: holds goproxy_upstream__openhands; let its one variable be goproxy_upstream__third"
-    assert run.result["problems"] == [told]
+    assert run.result["problems"] == [
+        f"{VARS}/upstreams/third.yml: holds goproxy_upstream__openhands; "
+        "let its one variable be goproxy_upstream__third"
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "# goproxy_upstream__openhands:\n#   port: 8004\n", "shared: {}\n"])
+def test_a_file_without_its_upstream_is_refused(ansible: Ansible, inventory: Inventory, text: str) -> None:
+    """site.yml would remove the upstream."""
+    on_disk(ansible, inventory)
+    ansible.write(f"{VARS}/upstreams/openhands.yml", text)
+    run = ansible.play([CHECK])
+    assert run.code != 0
+    assert run.result["problems"] == [
+        f"{VARS}/upstreams/openhands.yml: does not define goproxy_upstream__openhands; "
+        "write it there, or delete the file to remove the upstream"
+    ]
+
+
+@pytest.mark.parametrize("name", ["openhands.yml.txt", "openhands.YML", "old.d/openhands.yml"])
+def test_a_file_that_ansible_passes_over_is_refused(ansible: Ansible, inventory: Inventory, name: str) -> None:
+    on_disk(ansible, inventory)
+    upstreams = ansible.directory / VARS / "upstreams"
+    (upstreams / name).parent.mkdir(exist_ok=True)
+    (upstreams / "openhands.yml").rename(upstreams / name)
+    run = ansible.play([CHECK])
+    assert run.code != 0
+    assert run.result["problems"] == [
+        f"{VARS}/upstreams/{name}: is passed over by Ansible, because of its name; "
+        "name it openhands.yml, or take it out of the folder to have no such upstream"
+    ]
 
 
 def test_what_ansible_skips_is_no_upstream(ansible: Ansible, inventory: Inventory) -> None:
-    """An editor's lock, macOS's AppleDouble file, a backup: also the callback has nothing to say of them."""
+    """An editor's lock, macOS's AppleDouble file, backups: also the callback has nothing to say of them."""
     on_disk(ansible, inventory)
     upstreams = ansible.directory / VARS / "upstreams"
     (upstreams / ".#openhands.yml").symlink_to("ada@laptop.4711:1")
     (upstreams / "._openhands.yml").write_bytes(b"\x00\x05\x16\x07\xa3")
     (upstreams / "openhands.yml~").write_text("a: [")
+    (upstreams / "openhands.yml.bak").write_text("a: [")
     (upstreams / ".drafts").mkdir()
     (upstreams / ".drafts/third.yml").write_text("a: [")
     run = ansible.play([CHECK], callback="trollllm.gateway.quiet")
@@ -108,6 +138,14 @@ def test_the_roles_find_the_variable_where_facts_are_none(ansible: Ansible, inve
     run = ansible.playbook("show.yml")
     assert run.code == 0, run.output
     assert [upstream["name"] for upstream in run.result["goproxy_upstreams"]] == ["ohmygpt", "openhands"]
+
+
+def test_validate_says_which_upstreams_there_are(ansible: Ansible, inventory: Inventory) -> None:
+    """Also with the quiet callback: nobody would miss one whose file went, until site.yml removed it."""
+    on_disk(ansible, inventory)
+    run = ansible.playbook(REPOSITORY / "playbooks/validate.yml", callback="trollllm.gateway.quiet")
+    assert run.code == 0, run.output
+    assert "The inventory is fine: ohmygpt (chat2.trollllm.xyz), openhands (chat.trollllm.xyz)\n" in run.output
 
 
 def test_every_problem_is_told_at_once_one_a_line(ansible: Ansible, inventory: Inventory) -> None:
