@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from decimal import Decimal
 from typing import Any
 
 from .field import Field, listed, shown
@@ -17,6 +18,7 @@ STANDARD_TERMS = {  # by which a request can ask for a service at another price,
 }
 DEFAULT_CONTEXT_TOKENS = 200_000
 DEFAULT_MAX_OUTPUT_TOKENS = 64_000
+LOWEST_AMOUNT = 0.001  # USD: no million tokens is so cheap, and no single token so dear
 DATE_EXAMPLE = 'write the day from which it holds, like "2025-11-24"'
 
 
@@ -237,6 +239,12 @@ def read_amounts(fields: dict[str, Field]) -> dict[str, int | float | None]:
         amount = field.number("give USD per million tokens, like 6.25")
         if amount is not None and amount < 0:
             field.report(f"is {amount}", "a price is 0 or more")
+        elif amount is not None and 0 < amount < LOWEST_AMOUNT:
+            written = Decimal(repr(amount))
+            field.report(
+                f"is {written:f}, as if it were USD per token",
+                f"give USD per million tokens: {(written * 1_000_000).normalize():f}",
+            )
         amounts[key] = amount
     return amounts
 

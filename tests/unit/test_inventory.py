@@ -521,6 +521,22 @@ PRICE_ROWS: dict[str, Row] = {
         -0.5,
         ["goproxy_price_book: opus.prices[0].output: is -0.5; a price is 0 or more"],
     ),
+    "amount per token": (
+        (*P, 0, "input"),
+        0.000003,
+        [
+            "goproxy_price_book: opus.prices[0].input: is 0.000003, as if it were USD per token; "
+            "give USD per million tokens: 3"
+        ],
+    ),
+    "amount of a tier per token": (
+        (*T, 1, "output"),
+        0.0006,
+        [
+            "goproxy_price_book: gemini.prices[0].tiers[1].output: is 0.0006, as if it were USD per token; "
+            "give USD per million tokens: 600"
+        ],
+    ),
     "amount as text": (
         (*P, 1, "cache_write_5m"),
         "6.25",
@@ -1054,6 +1070,7 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((*B, "max_output_tokens"), 200000),
         ((*P, 0, "reasoning"), 0.5),
         ((*P, 0, "input"), 0),
+        ((*P, 0, "input"), 0.001),
         ((*P, 0, "effective_from"), datetime.date(2026, 1, 1)),  # what YAML makes of it without quotes
         ((S, "gateway_ipv6"), ""),
         ((S, "gateway_ipv6"), None),
