@@ -49,7 +49,7 @@ DEFAULT_DISCONNECT = {"policy": "drain", "seconds": 600, "max_mib": 16, "concurr
 DISCONNECT_LIMITS = {"seconds": 3600, "max_mib": 1024, "concurrent": 10_000}
 POLICIES = ("drain", "abort")
 MULTIPLIER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")  # as goproxy has it in core/pricing.py
-PROTOCOLS = ("anthropic", "openai")
+PROTOCOLS = {"anthropic": "/messages", "openai": "/chat/completions"}  # how the path of each one's requests ends
 TAKEN_PORTS = {80: "the edge", 443: "the edge", 8000: "the backend"}
 
 
@@ -310,20 +310,24 @@ class Reader:
                     "is not a known protocol", f"did you mean {near}?" if near else f"known here: {listed(PROTOCOLS)}"
                 )
                 continue
-            url = self.url(place)
+            url = self.url(place, protocol)
             if url is not None:
                 endpoints.append({"name": f"{self.name}-{protocol}", "protocol": protocol, "base_url": url})
         return endpoints
 
     @staticmethod
-    def url(field: Field) -> str | None:
-        right = "give the full https URL that requests go to, like https://provider.tld/v1/messages"
+    def url(field: Field, protocol: str) -> str | None:
+        end = PROTOCOLS[protocol]
+        right = f"give the full https URL that requests go to, like https://provider.tld/v1{end}"
         url = field.text(right)
         if url is None:
             return None
         fault = endpoint_fault(url)
         if fault is not None:
             field.report(f"is {plain_url(url)}, which {fault}", right)
+            return None
+        if not url.endswith(end):
+            field.report(f"is {url}, which does not end in {end}", f"did you mean {with_end(url, end)}?")
             return None
         return url
 
@@ -458,6 +462,12 @@ class Reader:
                         "change one of them in goproxy_price_book",
                     )
                 owners.setdefault(model_id, key)
+
+
+def with_end(url: str, end: str) -> str:
+    """What was meant by a URL of another path: a base URL, as other programs want it, or one of the other protocol."""
+    base = re.sub(r"/(chat|completions|messages|responses|models)(/.*)?$", "", url)
+    return base + (end if re.search(r"/v\d", base) else f"/v1{end}")
 
 
 def exact(number: int | float) -> Decimal:

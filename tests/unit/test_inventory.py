@@ -24,7 +24,7 @@ TERMS = (*P, 0, "terms")
 COSTS = {"input": 10, "output": 50}
 S = "settings"
 
-FULL_URL = "give the full https URL that requests go to, like https://provider.tld/v1/messages"
+FULL_URL = "give the full https URL that requests go to, like https://provider.tld/v1/chat/completions"
 A_BAND = "give the lowest and the highest multiplier, like [1.04, 1.1]"
 A_PORT = "give a port from 1024 to 65535, like 8004"
 A_SECRET = "put the provider's key into the vault"
@@ -340,6 +340,28 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "sk-0123456789012345678901234567890123456789-hunter2",
         [f"openhands: endpoints.openai: is (not shown), which is no https URL; {FULL_URL}"],
     ),
+    **{
+        f"endpoint of another path, {written}": (
+            (*U, "endpoints", protocol),
+            f"https://a.tld{written}",
+            [
+                f"openhands: endpoints.{protocol}: is https://a.tld{written}, which does not end in {end}; "
+                f"did you mean https://a.tld{meant}?"
+            ],
+        )
+        for protocol, end, written, meant in [
+            ("openai", "/chat/completions", ":8443/v1", ":8443/v1/chat/completions"),
+            ("openai", "/chat/completions", "/api/paas/v4", "/api/paas/v4/chat/completions"),
+            ("openai", "/chat/completions", "/v1/messages", "/v1/chat/completions"),
+            ("openai", "/chat/completions", "/v1/chat", "/v1/chat/completions"),
+            ("openai", "/chat/completions", "/v1/responses", "/v1/chat/completions"),
+            ("openai", "/chat/completions", "/v1/completions", "/v1/chat/completions"),
+            ("openai", "/chat/completions", "/api", "/api/v1/chat/completions"),
+            ("anthropic", "/messages", "/v1/chat/completions", "/v1/messages"),
+            ("anthropic", "/messages", "/v1/messages/count_tokens", "/v1/messages"),
+            ("anthropic", "/messages", "/anthropic", "/anthropic/v1/messages"),
+        ]
+    },
     # secrets
     "api_key a number": ((*U, "api_key"), 12345678, [f"openhands: api_key: is a number; {A_SECRET}"]),
     "api_key empty": ((*U, "api_key"), "", [f"openhands: api_key: is empty; {A_SECRET}"]),
@@ -1055,7 +1077,9 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((*U, "models", "opus", "multiplier"), 1.0666666666666667),  # as a template may have computed it
         ((*U, "models", "opus", "multiplier"), 1.06),  # the band's ends belong to it
         ((*U, "multiplier_band"), [1, 2]),
-        ((*U, "endpoints", "openai"), "https://192.168.1.1:8443/v1"),
+        ((*U, "endpoints", "openai"), "https://192.168.1.1:8443/v1/chat/completions"),
+        ((*U, "endpoints", "openai"), "https://a.tld/chat/completions"),  # DeepSeek has no version in it
+        ((*U, "endpoints", "anthropic"), "https://a.tld/coding/v1/messages"),
         ((*U, "ttl"), 3600),
         ((*U, "timeouts"), {"connect": 300, "first_byte": 300, "idle": 300, "total": 300}),
         ((*U, "max_body_mib"), 512),
