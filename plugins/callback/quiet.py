@@ -26,21 +26,21 @@ options:
       - name: GATEWAY_QUIET_PATIENCE
 """
 
-import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible import constants as C
 from ansible import context
-from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.callback.default import CallbackModule as Default
+
+from ansible_collections.trollllm.gateway.plugins.plugin_utils import variable_files
 
 _REASONS = ("msg", "module_stderr", "stderr", "stdout")
 _DEBUG = ("ansible.builtin.debug", "debug")
+_READ_HERE = {"all", "gateway", "host_vars"}
 
 
 class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no types
@@ -66,7 +66,7 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
     # -- long steps -------------------------------------------------------------------------------------------------
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        for problem in broken_files(context.CLIARGS.get("inventory") or ()):
+        for problem in broken_files(context.CLIARGS.get("inventory") or (), playbook.get_loader()):
             self._say(problem, C.COLOR_ERROR)
         if self._verbose:
             super().v2_playbook_on_start(playbook)
@@ -192,29 +192,18 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
             super().v2_runner_retry(result)
 
 
-def broken_files(sources: Iterable[str]) -> Iterator[str]:
-    """The variable files of inventories that are not YAML, and where: ansible-core 2.19 fails without naming them."""
+def broken_files(sources: Iterable[str], loader: Any) -> Iterator[str]:
+    """The variable files of inventories that cannot be read, and where: ansible-core 2.19 fails without naming them."""
     for source in sources:
         folder = Path(source) if Path(source).is_dir() else Path(source).parent
-        for path in variable_files(folder):
+        for path in variable_files.found(folder, loader):
             try:
-                yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)  # the structure only: tags stay closed
-            except yaml.MarkedYAMLError as error:
-                mark = error.problem_mark or error.context_mark
-                place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
-                yield f"{path} is not YAML ({place}): {error.problem or error.context}; nothing was touched."
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                yield f"{path} cannot be read: {error}; nothing was touched."
-
-
-def variable_files(folder: Path) -> Iterator[Path]:
-    """The YAML in group_vars and host_vars that Ansible takes: neither hidden files nor backups."""
-    loader = DataLoader()
-    for entry in sorted(itertools.chain(folder.glob("group_vars/*"), folder.glob("host_vars/*"))):
-        if not entry.name.startswith("."):
-            for path in loader.find_vars_files(str(entry.parent), entry.name):
-                if path.endswith((".yml", ".yaml")):
-                    yield Path(path)
+                variable_files.compose(path, loader)
+            except variable_files.Unreadable as problem:
+                # Those of other groups are not read here, and may have another password.
+                place = set(path.relative_to(folder).with_suffix("").parts)
+                if not isinstance(problem, variable_files.Locked) or place & _READ_HERE:
+                    yield f"{path} {problem}. Nothing was touched."
 
 
 def _is_rescued(task: Any) -> bool:

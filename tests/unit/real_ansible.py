@@ -78,3 +78,9 @@ class Ansible:
             "ANSIBLE_LOCALHOST_WARNING": "false",
             "NO_COLOR": "1",
         }
+
+
+def encrypt(text: str, password: Path, *options: str) -> str:
+    """What ansible-vault makes of it."""
+    command = [str(Path(sys.executable).with_name("ansible-vault")), *options, "--vault-password-file", str(password)]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from real_ansible import Ansible
+from real_ansible import Ansible, encrypt
 
 QUIET = "trollllm.gateway.quiet"
 
@@ -74,6 +74,36 @@ def test_a_variable_file_that_is_not_yaml_is_named(ansible: Ansible) -> None:
     run = ansible.play([{"name": "nothing", "ansible.builtin.ping": None}], callback=QUIET)
     assert run.code != 0
     assert "group_vars/all/upstreams/third.yml is not YAML (line 3, column 2)" in run.output
+
+
+def test_a_template_without_quotes_is_named(ansible: Ansible) -> None:
+    """Which is YAML, and still nothing that Ansible can read."""
+    ansible.write("group_vars/all/upstreams/third.yml", "goproxy_upstream__third:\n  api_key: {{ vault_x }}\n")
+    run = ansible.play([{"name": "nothing", "ansible.builtin.ping": None}], callback=QUIET)
+    assert run.code != 0
+    told = 'group_vars/all/upstreams/third.yml has a template without quotes in line 2; quote it: "{{ ... }}"'
+    assert told in run.output
+
+
+def test_a_vault_whose_password_is_missing_or_wrong_is_named(ansible: Ansible) -> None:
+    """That of a group which is not ours may have another one."""
+    password = ansible.write("password", "correct horse battery staple\n")
+    vault = ansible.write("group_vars/all/vault.yml", encrypt("vault_x: 1\n", password, "encrypt"))
+    ansible.write("group_vars/elsewhere/vault.yml", vault.read_text())
+    tasks: list[dict[str, Any]] = [{"name": "nothing", "ansible.builtin.ping": None}]
+    run = ansible.play(tasks, callback=QUIET)
+    assert run.code != 0
+    assert f"{vault} is encrypted; give the vault password: --ask-vault-pass or --vault-password-file" in run.output, (
+        run.output
+    )
+    other = ansible.write("other", "incorrect horse\n")
+    run = ansible.play(tasks, "--vault-password-file", str(other), callback=QUIET)
+    assert run.code != 0
+    assert f"{vault} cannot be decrypted; the vault password is another one" in run.output
+    assert "elsewhere" not in run.output
+    run = ansible.play(tasks, "--vault-password-file", str(password), callback=QUIET)
+    assert run.code == 0
+    assert "vault.yml" not in run.output
 
 
 def test_verbose_prints_all(ansible: Ansible) -> None:
