@@ -17,7 +17,9 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.trollllm.gateway.plugins.module_utils import inventory
 from ansible_collections.trollllm.gateway.plugins.module_utils.field import Field, Problem, Unresolved
 from ansible_collections.trollllm.gateway.plugins.module_utils.site import VARIABLES
+from ansible_collections.trollllm.gateway.plugins.plugin_utils import variable_files
 
+UPSTREAMS = re.compile(r"group_vars/[^/]+/upstreams/")
 DEFINE = "define it (secrets: in group_vars/all/vault.yml), or correct its name"
 
 
@@ -46,9 +48,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
         price_book = self.resolve(variables.get("goproxy_price_book"))
         normalised, problems = inventory.check(upstreams, price_book, settings)
         misnamed = inventory.misnamed(variables)
-        files = self.upstream_files(str(variables.get("inventory_dir") or ""), problems)
-        misplaced = inventory.misplaced(files, told=[problem.subject for problem in misnamed])
-        problems = sorted([*problems, *misnamed, *misplaced])
+        if variables.get("inventory_dir"):
+            root = Path(str(variables["inventory_dir"]))
+            files = self.files(root, problems)
+            problems += inventory.misplaced(files, told=[problem.subject for problem in misnamed])
+            problems += self.unread(root)
+        problems = sorted([*problems, *misnamed])
 
         result["changed"] = False
         if problems:
@@ -82,34 +87,38 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
             # The text of other errors may quote a value, and this one may be secret.
             return Unresolved(f"cannot be templated ({type(problem).__name__})", "correct the expression")
 
-    def upstream_files(self, inventory_dir: str, problems: list[Problem]) -> dict[str, list[str]]:
-        """The variables of each file in group_vars/*/upstreams/, by the file's path. Encrypted files show nothing.
+    def files(self, root: Path, problems: list[Problem]) -> dict[str, list[str]]:
+        """The variables of each file in group_vars/*/upstreams/, by its path. What is wrong with any file is told.
 
         The files are those that Ansible takes, which leaves out hidden ones and backups.
         """
-        files: dict[str, list[str]] = {}
-        root = Path(inventory_dir)
-        for folder in sorted(root.glob("group_vars/*/upstreams/")) if inventory_dir else []:
-            taken = [Path(path) for path in self._loader.find_vars_files(str(folder.parent), folder.name)]
+        upstreams: dict[str, list[str]] = {}
+        for path in variable_files.found(root, self._loader):
+            field = Field(None, relative(path, root), problems)
+            try:
+                node = variable_files.compose(path, self._loader)
+            except variable_files.Locked:
+                continue  # of another group: Ansible would have failed
+            except variable_files.Unreadable as problem:
+                field.report(problem.what, problem.right)
+                continue
+            for line, first, key in variable_files.repeated_keys(node):
+                field.child(f"line {line}", None).report(
+                    f"{key} is there already, in line {first}", "leave one of them out"
+                )
+            is_upstreams = UPSTREAMS.match(field.subject) is not None
+            if is_upstreams and (node is None or isinstance(node, yaml.MappingNode)):
+                upstreams[field.subject] = [str(key.value) for key, _ in node.value] if node else []
+        return upstreams
+
+    def unread(self, root: Path) -> list[Problem]:
+        problems: list[Problem] = []
+        for folder in sorted(root.glob("group_vars/*/upstreams/")):
+            taken = map(Path, self._loader.find_vars_files(str(folder.parent), folder.name))
             problems += inventory.unread(
                 [relative(path, root) for path in visible_files(folder)], [relative(path, root) for path in taken]
             )
-            for path in taken:
-                if path.suffix not in {".yml", ".yaml"}:
-                    continue
-                try:
-                    # The structure only: tags stay closed.
-                    node = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
-                except (OSError, UnicodeDecodeError) as error:
-                    Field(None, relative(path, root), problems).report(
-                        f"cannot be read ({error})", "make it text in UTF-8, or remove it"
-                    )
-                    continue
-                if node is None or node.tag == "tag:yaml.org,2002:null":
-                    files[relative(path, root)] = []
-                elif isinstance(node, yaml.MappingNode):
-                    files[relative(path, root)] = [str(key.value) for key, _ in node.value]
-        return files
+        return problems
 
 
 def visible_files(folder: Path) -> Iterator[Path]:

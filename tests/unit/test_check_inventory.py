@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from real_ansible import REPOSITORY, Ansible, Run
+from real_ansible import REPOSITORY, Ansible, Run, encrypt
 from sound_inventory import ALICE, BOB, PROVIDER_KEY, Inventory
 
 CHECK = {"name": "Check the inventory", "trollllm.gateway.check_inventory": None}
@@ -52,15 +50,25 @@ def test_a_copied_file_must_name_its_own_upstream(ansible: Ansible, inventory: I
     ]
 
 
-@pytest.mark.parametrize("text", ["", "---\n", "# goproxy_upstream__openhands:\n#   port: 8004\n", "shared: {}\n"])
-def test_a_file_without_its_upstream_is_refused(ansible: Ansible, inventory: Inventory, text: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("openhands.yml", ""),
+        ("openhands.yml", "---\n"),
+        ("openhands.yml", "# goproxy_upstream__openhands:\n#   port: 8004\n"),
+        ("openhands.yml", "shared: {}\n"),
+        ("europe/openhands.yaml", ""),
+    ],
+)
+def test_a_file_without_its_upstream_is_refused(ansible: Ansible, inventory: Inventory, name: str, text: str) -> None:
     """site.yml would remove the upstream."""
     on_disk(ansible, inventory)
-    ansible.write(f"{VARS}/upstreams/openhands.yml", text)
+    (ansible.directory / VARS / "upstreams/openhands.yml").unlink()
+    ansible.write(f"{VARS}/upstreams/{name}", text)
     run = ansible.play([CHECK])
     assert run.code != 0
     assert run.result["problems"] == [
-        f"{VARS}/upstreams/openhands.yml: does not define goproxy_upstream__openhands; "
+        f"{VARS}/upstreams/{name}: does not define goproxy_upstream__openhands; "
         "write it there, or delete the file to remove the upstream"
     ]
 
@@ -104,6 +112,26 @@ def test_a_file_that_cannot_be_read_is_a_problem_with_its_path(ansible: Ansible,
     assert run.code != 0
     (problem,) = run.result["problems"]
     assert problem.startswith("group_vars/elsewhere/upstreams/third.yml: cannot be read ('utf-8' codec")
+
+
+def test_a_key_that_is_written_twice_is_a_problem(ansible: Ansible, inventory: Inventory) -> None:
+    """Ansible warns, and takes the last one. Also in an encrypted file, and with whichever callback."""
+    on_disk(ansible, inventory)
+    openhands = ansible.directory / VARS / "upstreams/openhands.yml"
+    openhands.write_text(f"{openhands.read_text()}  multiplier_band: [1.06, 1.08]\n")
+    password = ansible.write("password", "correct horse battery staple\n")
+    vault = ansible.directory / VARS / "vault.yml"
+    vault.write_text(encrypt(f"{vault.read_text()}  bob: {ALICE}\n", password, "encrypt"))
+    run = ansible.play([CHECK], "--vault-password-file", str(password))
+    assert run.code != 0
+    written = openhands.read_text().splitlines()
+    first = written.index("  multiplier_band:") + 1
+    assert run.result["problems"] == [
+        "gateway_api_keys: bob: is the key of alice too; give each account a key of its own",
+        f"{VARS}/upstreams/openhands.yml: line {len(written)}: goproxy_upstream__openhands.multiplier_band is there "
+        f"already, in line {first}; leave one of them out",
+        f"{VARS}/vault.yml: line 7: vault_api_keys.bob is there already, in line 6; leave one of them out",
+    ]
 
 
 def shows_no_secret(run: Run) -> bool:
@@ -217,11 +245,6 @@ def test_templates_keep_the_types_of_what_they_refer_to(ansible: Ansible, invent
     assert run.result["goproxy_upstreams"][1]["port"] == 8004
     assert run.result["goproxy_upstreams"][1]["timeouts"]["idle"] == 300
     assert run.result["goproxy_upstreams"][1]["models"][0]["prices"][0]["effective_from"] == "2025-11-24"
-
-
-def encrypt(text: str, password: Path, *options: str) -> str:
-    command = [str(Path(sys.executable).with_name("ansible-vault")), *options, "--vault-password-file", str(password)]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 
 def test_vaulted_values_and_vaulted_files(ansible: Ansible, inventory: Inventory) -> None:
