@@ -14,12 +14,13 @@ import yaml
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.trollllm.gateway.plugins.module_utils import inventory
+from ansible_collections.trollllm.gateway.plugins.module_utils import inventory, role_options
 from ansible_collections.trollllm.gateway.plugins.module_utils.field import Field, Problem, Unresolved
 from ansible_collections.trollllm.gateway.plugins.module_utils.site import VARIABLES
 from ansible_collections.trollllm.gateway.plugins.plugin_utils import variable_files
 
 UPSTREAMS = re.compile(r"group_vars/[^/]+/upstreams/")
+COLLECTION = Path(__file__).parents[2]
 DEFINE = "define it (secrets: in group_vars/all/vault.yml), or correct its name"
 
 
@@ -47,6 +48,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
         }
         price_book = self.resolve(variables.get("goproxy_price_book"))
         normalised, problems = inventory.check(upstreams, price_book, settings)
+        options = settable_options()
+        problems += role_options.check(
+            {
+                name: self.resolve(value) if name in options else None
+                for name, value in variables.items()
+                if name.startswith(role_options.PREFIXES) and not name.startswith(inventory.VARIABLE_PREFIX)
+            },
+            options,
+        )
         misnamed = inventory.misnamed(variables)
         if variables.get("inventory_dir"):
             root = Path(str(variables["inventory_dir"]))
@@ -119,6 +129,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
                 [relative(path, root) for path in visible_files(folder)], [relative(path, root) for path in taken]
             )
         return problems
+
+
+def settable_options() -> dict[str, Any]:
+    """The roles' options by name, but for those that playbooks/vars/wiring.yml sets; and the price book."""
+    options: dict[str, Any] = {"goproxy_price_book": {}}
+    for file in sorted(COLLECTION.glob("roles/*/meta/argument_specs.yml")):
+        options |= yaml.safe_load(file.read_text("utf-8"))["argument_specs"]["main"]["options"]
+    wired = yaml.safe_load((COLLECTION / "playbooks/vars/wiring.yml").read_text("utf-8"))
+    return {name: option for name, option in options.items() if name not in wired}
 
 
 def visible_files(folder: Path) -> Iterator[Path]:

@@ -14,7 +14,8 @@ author:
   - trollllm contributors (@trollllm)
 description:
   - Collects the variables C(goproxy_upstream__<name>) (one file per upstream), C(goproxy_price_book) and C(gateway_*)
-    of the host, and checks them before anything is touched.
+    of the host, and checks them before anything is touched. Also the options that are set of the collection's roles,
+    and the files in which all of it stands.
   - Reports every problem at once. Each names the upstream, the field, what is wrong, and what would be right.
     The value of a secret is never shown.
   - Sets the fact C(goproxy_upstreams), which all roles read as a variable. It carries no secret.
