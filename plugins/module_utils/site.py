@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import parse_qs
 
 from . import dns_credentials, secret
 from .field import Field, Problem, listed, nearest, shown
@@ -50,6 +51,7 @@ DOCUMENTATION_NETWORKS = [
     for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20")
 ]
 EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
+LOCALHOST = ("localhost", "localhost.localdomain", "[::1]")
 ACME_DIRECTORIES = ("letsencrypt", "letsencrypt-staging")
 
 
@@ -271,15 +273,48 @@ def check_opening_credits(field: Field, accounts: Any) -> None:
             amount.report(f"is {dollars}", f"give 0 to {MOST_CREDIT} US dollars")
 
 
+_DATABASE_URL = re.compile(
+    r"""
+    postgresql://
+    ( [^:/]* (:[^@]*)? @ )?
+    (?P<host> \[[^/?]+\] | [^/:?]* ) (:\d+)?
+    ( / (?P<name>[^?]*) )?
+    ( \? (?P<query>.*) )?
+    """,
+    re.VERBOSE,
+)
+"""As SQLAlchemy reads it for the backend: a password may hold anything but @."""
+
+
 def check_database_url(field: Field) -> None:
-    """Empty is SQLite on the host."""
+    """Empty is SQLite on the host. Of the rest nothing is shown but localhost: wherever a password may stand."""
     if field.value == "":
         return
     right = "give postgresql://USER:PASSWORD@HOST:PORT/NAME, or leave it out for SQLite on the host"
     field = replace(field, secret=True)
     text = field.text(right)
-    if text is not None and not (text.startswith("postgresql://") and secret.is_sendable(text)):
+    if text is None:
+        return
+    if not (text.startswith("postgresql://") and secret.is_sendable(text)):
         field.report("is no URL of PostgreSQL", right)
+        return
+    parts = _DATABASE_URL.fullmatch(text)
+    encode = "percent-encode what is special in user and password: @ is %40, : is %3A, / is %2F"
+    if parts is None:
+        field.report("cannot be read beyond postgresql://", f"{right}; {encode}")
+        return
+    host, query = parts["host"].lower(), parse_qs(parts["query"] or "")
+    if "@" in host:
+        field.report("has an @ too many", encode)
+    elif host in LOCALHOST or host.startswith("127."):
+        field.report(
+            f"leads to {host}, which is the backend's container itself",
+            "give the server's address: docs/accounts.md, PostgreSQL",
+        )
+    elif not host and "host" not in query:
+        field.report("has no host", right)
+    if not parts["name"] and "dbname" not in query:
+        field.report("has no database name", right)
 
 
 def check_ca_certificates(field: Field) -> None:

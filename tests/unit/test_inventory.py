@@ -41,6 +41,9 @@ A_KEY = "make one with `PYTHONPATH=proxy_app python3 -m goproxy.cli key new`"
 AN_ACCOUNT = "give at least one account and its key (`PYTHONPATH=proxy_app python3 -m goproxy.cli key new` makes one)"
 A_SERVER = 'give IP addresses, with a port where it is not 53, like "192.168.1.1:5353"; [] asks the zone\'s own servers'
 A_PRIMARY = "give the IP address of the server that takes updates"
+A_DATABASE = "give postgresql://USER:PASSWORD@HOST:PORT/NAME, or leave it out for SQLite on the host"
+ITS_OWN = "which is the backend's container itself; give the server's address: docs/accounts.md, PostgreSQL"
+ENCODE = "percent-encode what is special in user and password: @ is %40, : is %3A, / is %2F"
 A_WALLET = "give a name of up to 41 small letters, digits and '-', or leave it out for the account's own wallet"
 A_TERM = "give the value that requests have, one word like priority"
 A_LIMIT = "give a number of tokens above 0, as the provider states it"
@@ -929,6 +932,20 @@ SITE_ROWS: dict[str, Row] = {
             "give postgresql://USER:PASSWORD@HOST:PORT/NAME, or leave it out for SQLite on the host"
         ],
     ),
+    **{
+        f"database at {url}": ((S, "gateway_database_url"), f"postgresql://{url}", [f"gateway_database_url: {told}"])
+        for url, told in {
+            "a:b@localhost/x": f"leads to localhost, {ITS_OWN}",
+            "a:b@127.0.0.1:5432/x": f"leads to 127.0.0.1, {ITS_OWN}",
+            "a:b@[::1]:5432/x": f"leads to [::1], {ITS_OWN}",
+            "a:hunter@2@db.corp/x": f"has an @ too many; {ENCODE}",
+            "a:hunter@2:hunter@db.corp/x": f"cannot be read beyond postgresql://; {A_DATABASE}; {ENCODE}",
+            "a:b@db.corp:port/x": f"cannot be read beyond postgresql://; {A_DATABASE}; {ENCODE}",
+            "a:b@/x": f"has no host; {A_DATABASE}",
+            "db.corp": f"has no database name; {A_DATABASE}",
+            "a:b@db.corp:5432/?sslmode=require": f"has no database name; {A_DATABASE}",
+        }.items()
+    },
     "admin domain outside the zone": (
         (S, "gateway_admin_domain"),
         "admin.example.com",
@@ -1103,6 +1120,17 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((S, "gateway_acme_directory"), "https://acme.test:14000/dir"),
         ((S, "gateway_files"), "a variable of somebody else"),
         ((S, "gateway_dns_nameservers"), []),
+        *(
+            ((S, "gateway_database_url"), f"postgresql://{url}")
+            for url in (
+                "a:b@db/x",  # a container of the network
+                "a:b%40c@db.corp:5432/x?sslmode=verify-full&sslrootcert=/etc/ssl/certs/ca-certificates.crt",
+                "a:b/c?d#e:f@db.corp/x",  # as SQLAlchemy reads it
+                "a@198.18.77.1:40000/ledger",
+                "a:b@[2a01:4f8::1]:5432/x",
+                "a:b@/?host=db.corp&dbname=x",
+            )
+        ),
         ((S, "gateway_extra_ca_certificates"), []),
     ],
 )
