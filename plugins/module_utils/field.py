@@ -165,11 +165,11 @@ class Field:
         return children
 
     def record(
-        self, required: Mapping[str, str], optional: Collection[str] = (), secret: Collection[str] = ()
+        self, required: Mapping[str, str], optional: Collection[str] = (), secret: Collection[str] = (), form: str = ""
     ) -> dict[str, Field] | None:
-        """Known keys only. `required` gives, for each key, an example of what to write."""
+        """Known keys only. `required` gives, for each key, an example of what to write, `form` one of the whole."""
         known = [*required, *optional]
-        fields = self.mapping(f"give a mapping of {listed(known)}")
+        fields = self.mapping(f"give a mapping like {form}" if form else f"give a mapping of {listed(known)}")
         if fields is None:
             return None
         for key in fields.keys() - set(known):

@@ -424,7 +424,8 @@ class Reader:
     @staticmethod
     def terms(key: str, place: Field, band: list[int | float] | None) -> tuple[int | float, str | None] | None:
         """The multiplier, and the provider's own id of the model where it differs."""
-        fields = place.record({"multiplier": "give the factor on the list price, like 1.08"}, ("upstream_model_id",))
+        right = "give the factor on the list price, like 1.08"
+        fields = place.record({"multiplier": right}, ("upstream_model_id",), form="{multiplier: 1.08}")
         if fields is None:
             return None
         other_id = None
@@ -432,7 +433,7 @@ class Reader:
             other_id = book.read_id(fields["upstream_model_id"])
         if "multiplier" not in fields:
             return None
-        multiplier = fields["multiplier"].number("give the factor on the list price, like 1.08")
+        multiplier = fields["multiplier"].number(right)
         if multiplier is None:
             return None
         if not MULTIPLIER.fullmatch(f"{abs(exact(multiplier)):f}"):

@@ -24,6 +24,8 @@ def domain_fault(name: str) -> str | None:
     """What keeps the text from being a fully qualified domain name, in the one way that names can be compared."""
     label = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
     labels = name.split(".")
+    if not name.isascii():
+        return "with characters beyond ASCII in it (write it as xn--...)"
     if name != name.lower():
         return "with capital letters in it (use lower case)"
     if name.endswith("."):
@@ -56,7 +58,9 @@ def url_fault(url: str) -> str | None:
     if parts.fragment or "#" in url:
         faults.append("carries a fragment")
     host = parts.hostname or ""
-    if not is_address(host) and domain_fault(host) is not None:
+    if not host.isascii():
+        faults.append("has a host name with characters beyond ASCII in it (write it as xn--...)")
+    elif not is_address(host) and domain_fault(host) is not None:
         faults.append("has no valid host name")
     if port == 0:
         faults.append("has port 0")
@@ -70,6 +74,8 @@ def endpoint_fault(url: str) -> str | None:
         return "has no path"
     if fault is None and url.endswith("/"):
         return "has a slash at its end"
+    if fault is None and ":" in (urlsplit(url).hostname or ""):
+        return "has an IPv6 address (the network of the containers has IPv4 only)"
     return fault
 
 
@@ -78,6 +84,9 @@ def plain_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if parts.hostname and ":" in parts.hostname else parts.hostname or ""
+        # With its port, or an IPv6 address without brackets. What else stands behind a colon may be a password.
+        if re.fullmatch(r"([a-z0-9.-]+|\[[0-9a-f:.]+\]):\d+|[0-9a-f:.]+", parts.netloc, re.IGNORECASE):
+            host = parts.netloc
     except ValueError:
         return "(not shown)"
     if not parts.scheme or not host:

@@ -146,10 +146,11 @@ def read_zone(field: Field) -> str | None:
 
 def read_admin_domain(field: Field, zone: Any) -> str | None:
     """Where the admin API can be reached from outside; empty: nowhere."""
-    right = f"give a name in the zone {zone}, or leave it out"
+    right = f"give a name below {zone}, or leave it out"
     domain = read_domain(field, right)
     if domain is not None and not domain.endswith(f".{zone}"):
-        field.report(f'is "{domain}", outside the zone {zone}', right)
+        where = "the zone itself" if domain == zone else f"outside the zone {zone}"
+        field.report(f'is "{domain}", {where}', right)
         return None
     return domain
 

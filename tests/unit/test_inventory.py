@@ -159,6 +159,14 @@ UPSTREAM_ROWS: dict[str, Row] = {
             "give a name in the zone trollllm.xyz"
         ],
     ),
+    "domain beyond ASCII": (
+        (*U, "domain"),
+        "Bücher.trollllm.xyz",
+        [
+            'openhands: domain: is "Bücher.trollllm.xyz", with characters beyond ASCII in it (write it as xn--...); '
+            "give a name in the zone trollllm.xyz"
+        ],
+    ),
     "domain a number": (
         (*U, "domain"),
         1,
@@ -247,7 +255,7 @@ UPSTREAM_ROWS: dict[str, Row] = {
     "model a number": (
         (*U, "models", "opus"),
         1.08,
-        ["openhands: models.opus: is a number; give a mapping of multiplier or upstream_model_id"],
+        ["openhands: models.opus: is a number; give a mapping like {multiplier: 1.08}"],
     ),
     "model with an unknown key": (
         (*U, "models", "opus", "upstream_model"),
@@ -337,6 +345,27 @@ UPSTREAM_ROWS: dict[str, Row] = {
         (*U, "endpoints", "openai"),
         "https://a.tld:port/v1",
         [f"openhands: endpoints.openai: is https://a.tld/v1, which is no URL; {FULL_URL}"],
+    ),
+    "endpoint beyond ASCII": (
+        (*U, "endpoints", "openai"),
+        "https://bücher.tld/v1/chat/completions",
+        [
+            "openhands: endpoints.openai: is https://bücher.tld/v1/chat/completions, which has a host name with "
+            f"characters beyond ASCII in it (write it as xn--...); {FULL_URL}"
+        ],
+    ),
+    "endpoint at an IPv6 address": (
+        (*U, "endpoints", "openai"),
+        "https://[2001:4860::8888]:8443/v1/chat/completions",
+        [
+            "openhands: endpoints.openai: is https://[2001:4860::8888]:8443/v1/chat/completions, which has an IPv6 "
+            f"address (the network of the containers has IPv4 only); {FULL_URL}"
+        ],
+    ),
+    "endpoint at an IPv6 address without brackets": (
+        (*U, "endpoints", "openai"),
+        "https://2001:4860::8888/v1/chat/completions",
+        [f"openhands: endpoints.openai: is https://2001:4860::8888/v1/chat/completions, which is no URL; {FULL_URL}"],
     ),
     "endpoint that is a key": (
         (*U, "endpoints", "openai"),
@@ -951,8 +980,13 @@ SITE_ROWS: dict[str, Row] = {
         "admin.example.com",
         [
             'gateway_admin_domain: is "admin.example.com", outside the zone trollllm.xyz; '
-            "give a name in the zone trollllm.xyz, or leave it out"
+            "give a name below trollllm.xyz, or leave it out"
         ],
+    ),
+    "admin domain that is the zone": (
+        (S, "gateway_admin_domain"),
+        "trollllm.xyz",
+        ['gateway_admin_domain: is "trollllm.xyz", the zone itself; give a name below trollllm.xyz, or leave it out'],
     ),
     "account with a space": (
         (S, "gateway_api_keys", "b ob"),
