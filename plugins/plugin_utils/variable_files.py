@@ -42,15 +42,17 @@ def found(folder: Path, loader: Any) -> Iterator[Path]:
 
 def compose(path: Path, loader: Any) -> yaml.Node | None:
     """The structure only: tags stay closed. None where the file holds nothing."""
-    text = read(path, loader)
+    text, is_secret = read(path, loader)
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
         line = text.splitlines()[mark.line : mark.line + 1] if mark else []
+        # It may quote what stands there: an unquoted secret that begins with * is an "undefined alias" by its name.
+        said = "" if is_secret else f": {error.problem or error.context}"
         raise Unreadable(
-            f"is not YAML ({place}): {error.problem or error.context}",
+            f"is not YAML ({place}){said}",
             QUOTE if re.search(r"[:-]\s+\{\{", "".join(line)) else "correct it",
         ) from error
     except yaml.YAMLError as error:
@@ -60,15 +62,16 @@ def compose(path: Path, loader: Any) -> yaml.Node | None:
     return None if node is None or node.tag == "tag:yaml.org,2002:null" else node
 
 
-def read(path: Path, loader: Any) -> str:
+def read(path: Path, loader: Any) -> tuple[str, bool]:
+    """Its text, and whether that was encrypted."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Unreadable(f"cannot be read ({error})", "make it text in UTF-8, or remove it") from error
     if not text.startswith("$ANSIBLE_VAULT;"):
-        return text
+        return text, False
     try:
-        return str(loader.get_text_file_contents(str(path)))
+        return str(loader.get_text_file_contents(str(path))), True
     except AnsibleError as error:
         if "no vault secrets found" in str(error):  # its class is that of a wrong password, too
             raise Locked(
@@ -89,7 +92,8 @@ def mappings(node: yaml.Node | None) -> Iterator[tuple[str, yaml.MappingNode]]:
         if isinstance(node, yaml.MappingNode):
             yield place, node
             for key, value in node.value:
-                waiting.append((f"{place}.{key.value}" if place else str(key.value), value))
+                name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
+                waiting.append((f"{place}.{name}" if place else name, value))
         elif isinstance(node, yaml.SequenceNode):
             waiting.extend((f"{place}[{number}]", entry) for number, entry in enumerate(node.value))
 

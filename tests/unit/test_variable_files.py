@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import VaultSecret
 
 from ansible_collections.trollllm.gateway.plugins.plugin_utils.variable_files import Unreadable, compose, repeated_keys
+from real_ansible import encrypt
 
 
 def told(path: Path, text: str) -> str:
@@ -38,6 +40,18 @@ def test_a_template_without_quotes_that_is_not_yaml(tmp_path: Path) -> None:
         "is not YAML (line 1, column 19): expected <block end>, but found '<scalar>'; quote it: \"{{ ... }}\""
     )
     assert told(tmp_path / "a.yml", "a: [\n").endswith("; correct it")
+
+
+def test_a_mistake_in_an_encrypted_file_is_told_without_what_stands_there(tmp_path: Path) -> None:
+    loader = DataLoader()
+    password = tmp_path / "password"
+    password.write_text("correct horse battery staple\n")
+    loader.set_vault_secrets([("default", VaultSecret(password.read_bytes().strip()))])
+    vault = tmp_path / "vault.yml"
+    vault.write_text(encrypt("vault_a: 1\nvault_b: *hunter2\n", password, "encrypt"))
+    with pytest.raises(Unreadable) as problem:
+        compose(vault, loader)
+    assert str(problem.value) == "is not YAML (line 2, column 10); correct it"
 
 
 @pytest.mark.parametrize("text", ["", "---\n", "# a: 1\n"])
