@@ -67,8 +67,13 @@ def check_permission(key: LimitedKey, upstream: str, model: Model) -> None:
     """
     if key.upstreams is not None and upstream not in key.upstreams:  # an older control plane tells such keys, too
         raise Refusal(Fault.PERMISSION, f"This key may not use the upstream {upstream}.")
-    if key.models is not None and not {model.id, *model.id_aliases} & {*key.models}:
+    if not may_use(key, model):
         raise Refusal(Fault.PERMISSION, f"This key may not use the model {model.id}.")
+
+
+def may_use(key: LimitedKey, model: Model) -> bool:
+    """Whether a key is for this model, by whichever of its names."""
+    return key.models is None or not {model.id, *model.id_aliases}.isdisjoint(key.models)
 
 
 def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endpoint, request_id: str) -> Hold:
