@@ -65,7 +65,7 @@ _OTHER_CHOICES = ("candidate_count", "candidateCount")
 _OTHER_MODELS = (
     *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
     *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "router_settings_override"),
-    *("user_config", "preset"),
+    *("user_config", "preset", "deployment_id", "custom_llm_provider"),
 )
 """By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
 
@@ -104,6 +104,7 @@ Places = dict[str, tuple[int, int]]
 """Where values stand in a body, by name: their first byte, and the one behind their last."""
 
 _REPLACED = frozenset({"model", "stream_options"})
+_USAGE = "include_usage"
 
 
 class InvalidBody(Exception):
@@ -274,7 +275,11 @@ def _check_case(fields: Mapping[str, Any]) -> None:
         return
     for name in fields:
         if (meant := _FOLDED.get(name.casefold(), name)) != name:
-            raise InvalidBody(f"{meant}: this field must be written like this, upper and lower case too.")
+            raise _in_another_case(meant)
+
+
+def _in_another_case(name: str) -> InvalidBody:
+    return InvalidBody(f"{name}: this field must be written like this, upper and lower case too.")
 
 
 def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) -> RequestBody:
@@ -294,6 +299,9 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) 
     options = fields.get("stream_options")
     if not isinstance(options, dict | None):
         raise InvalidBody("stream_options: this field must be an object.")
+    for name in options or ():
+        if name != _USAGE and name.casefold() == _USAGE:
+            raise _in_another_case(f"stream_options.{_USAGE}")
     if tools := fields.get("tools"):
         _check_tools(tools, model)
     estimate = estimate_input(fields, len(body))
@@ -303,7 +311,7 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) 
         _flag(fields, "stream"),
         limit,
         choices,
-        options is not None and _flag(options, "include_usage", within="stream_options."),
+        options is not None and _flag(options, _USAGE, within="stream_options."),
         estimate.tokens,
         estimate.is_open,
         terms,

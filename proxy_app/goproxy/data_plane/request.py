@@ -21,6 +21,7 @@ from goproxy.data_plane.admission import (
     authenticate,
     check_encoding,
     check_permission,
+    check_query,
     check_size,
     endpoint_for,
     hold_for,
@@ -123,6 +124,7 @@ class Gateway:
             record.account = key.account
             endpoint = endpoint_for(protocol, config)
             self.limits.admit(key)
+            check_query(head)
             check_encoding(head)
             if isinstance(came, bytes):
                 record.bytes_in = len(came)
