@@ -15,10 +15,10 @@ from real_ansible import REPOSITORY, Ansible, Run
 DOCKER = """#!/bin/sh
 cat > /dev/null  # the token: who does not take it breaks the pipe
 printf '%s\\n' "$*" >> {calls}
-case "$*" in *account\\ add*) [ ! -e {refusal} ] || {{ cat {refusal} >&2; exit 1; }} ;; esac
+case "$*" in *account\\ add*|*credit*) [ ! -e {refusal} ] || {{ cat {refusal} >&2; exit 1; }} ;; esac
 exec cat {answer}
 """
-"""Writes down what it is asked for, and fails where there is nothing to answer with, or an account is refused."""
+"""Writes down what it is asked for, and fails where it has no answer, or refuses accounts and credits."""
 
 QUIET = "trollllm.gateway.quiet"
 VERBS = yaml.safe_load((REPOSITORY / "playbooks/keys.yml").read_text())[-1]["vars"]["verbs"]
@@ -210,3 +210,13 @@ def test_a_note_is_not_dropped_where_the_account_is_there(gateway: Gateway) -> N
     assert run.code != 0
     assert "there is an account dora already, and its note stays as it is; leave out note" in run.output
     assert gateway.calls() == ["account add dora --note=of the lab"]
+
+
+def test_a_key_is_shown_though_the_credit_was_not_given(gateway: Gateway) -> None:
+    """It has been made, and is shown this once or never."""
+    gateway.answer.write_text("tg-the-key")
+    gateway.refusal.write_text("already, as another entry (status 409)")
+    run = gateway.run(account="dora", credit="5", id="invoice-1")
+    assert run.code != 0
+    assert "tg-the-key" in run.output
+    assert "already, as another entry" in run.output
