@@ -169,8 +169,9 @@ def _add_credits(verbs: Any) -> None:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    for name in ("account", "key", "upstream", "model", "settlement"):
+    for name in ("account", "key", "upstream", "settlement"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--model", help="its id, or an alias")
     for name in ("since", "until"):
         parser.add_argument(f"--{name}", metavar="DAY", help="such as 2026-11-23, in UTC")
 

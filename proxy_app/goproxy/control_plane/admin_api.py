@@ -235,8 +235,7 @@ class AdminApi:
         asked: schemas.UsageAsked = call.query
         by = list(dict.fromkeys(asked.by))
         summary = usage.Summary(by, schemas.LINES)
-        chosen = asked.chosen
-        await names.check_choice(self._plane, account=chosen.account, upstream=chosen.upstream)
+        chosen = await names.resolved(self._plane, asked.chosen)
         async for lines in self._store.read_in_steps("sum usage", lambda s, after: usage.step(s, by, chosen, after)):
             summary.add(lines)
         found = summary.lines()
@@ -247,7 +246,7 @@ class AdminApi:
     async def list_rows(self, call: Call) -> schemas.Rows:
         """The ledger: requests and credits, the newest first."""
         asked: schemas.RowsAsked = call.query
-        await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
+        chosen = await names.resolved(self._plane, asked.chosen)
         position = None
         if asked.before is not None:
             moment, _, row_id = asked.before.partition("~")
@@ -256,14 +255,14 @@ class AdminApi:
 
         def page(store: Connection, before: Position | None) -> tuple[list[Any], Position | None]:
             left = asked.limit - len(records)
-            return rows.page(store, asked.chosen, kind=asked.kind, before=before, limit=left)
+            return rows.page(store, chosen, kind=asked.kind, before=before, limit=left)
 
         async for found_now in self._store.read_in_steps("list rows", page, position):
             records += found_now
             if len(records) == asked.limit:
                 break
         if not records and asked.before is None:
-            await names.check_nothing_found(self._plane, asked.chosen)
+            await names.check_nothing_found(self._plane, chosen)
         found = await asyncio.to_thread(rows.documents, records)
         last = found[-1] if len(found) == asked.limit else None
         return schemas.Rows(

@@ -7,6 +7,7 @@ account or an upstream that is gone.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -48,6 +49,32 @@ async def check_choice(plane: ControlPlane, *, account: str | None = None, upstr
 
     if account is not None or upstream is not None:
         await plane.database.read("look for names", work)
+
+
+async def resolved(plane: ControlPlane, chosen: rows.Chosen) -> rows.Chosen:
+    """A choice of rows with a model by whatever name clients call it: rows have its id.
+
+    An alias may stand for different ids at different upstreams. Where an upstream has neither the alias (any more) nor
+    an id that it stands for elsewhere, the rows of that id are meant as well.
+
+    Raises:
+        NotFound: neither the catalogue nor the store has such an account or upstream.
+    """
+    await check_choice(plane, account=chosen.account, upstream=chosen.upstream)
+    model = chosen.model
+    if model is None:
+        return chosen
+    by_upstream = {
+        config.upstream: {name: each.id for name, each in config.models_by_name.items()}
+        for config in plane.catalogue.configs
+    }
+    ids = {names[model] for names in by_upstream.values() if model in names}
+    aliased = []
+    for upstream in sorted({*by_upstream, *await plane.database.read("look for names", leases.upstreams)}):
+        names = by_upstream.get(upstream, {})
+        meant = {names[model]} if model in names else ids - names.keys()
+        aliased += [(upstream, each) for each in sorted(meant - {model})]
+    return replace(chosen, aliased=tuple(aliased))
 
 
 async def check_nothing_found(plane: ControlPlane, chosen: rows.Chosen) -> None:

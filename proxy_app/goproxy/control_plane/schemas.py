@@ -234,6 +234,7 @@ class Chosen(Days):
     key: KeyId | None = None
     upstream: Upstream | None = None
     model: ModelId | None = None
+    """By its id, or by an alias that it has now; rows have the id."""
     settlement: Settlement | None = None
 
     @property
