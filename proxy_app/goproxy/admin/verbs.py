@@ -10,6 +10,7 @@ import argparse
 import getpass
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Mapping
@@ -38,8 +39,12 @@ _ADDENDS = tuple(kind for kind in KINDS if kind != "reasoning")
 
 _KEY_HELP = "its id, or the first characters that `key list` shows of it"
 
-Verb = Callable[[AdminClient, argparse.Namespace], tuple[Any, str]]
-"""The answer as a document, and as people read it."""
+_OF_THE_EDGE = re.compile(r"[0-9a-f]{32}")
+
+Answer = tuple[Any, str] | tuple[Any, str, str]
+"""The answer as a document, and as people read it; and what of it a job must not pass over, if there is anything."""
+
+Verb = Callable[[AdminClient, argparse.Namespace], Answer]
 
 
 def add_verbs(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +79,12 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_choice(rerate)
     rerate.add_argument("--multiplier", default="as_billed", help="a number, `current`, or `as_billed` (default)")
     rerate.add_argument("--apply", action="store_true", help="settle the differences; else only show them")
-    reconcile = _verb(nouns, "reconcile", _reconcile, "hold the ledger against a provider's usage export")
+    reconcile = _verb(
+        nouns,
+        "reconcile",
+        _reconcile,
+        "hold the ledger against a provider's usage export; exit code 1: requests differ or are missing",
+    )
     reconcile.add_argument("file", type=Path, help="CSV or JSON")
     reconcile.add_argument("--upstream", required=True)
     reconcile.add_argument("--since", metavar="DAY")
@@ -91,15 +101,17 @@ def run(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Run one verb and print its answer.
 
     Raises:
-        AdminError: it was not done.
+        AdminError: it was not done, or something was found that ends with exit code 1.
     """
     for name, value in vars(chosen).items():
         texts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
         if any("\ud800" <= each <= "\udfff" for each in "".join(texts)):  # how Python writes what is no UTF-8
             raise AdminError(f"{name}: {value!r} is not UTF-8")
     url = chosen.url or environment.get("BACKEND_URL") or _URL
-    document, text = chosen.admin_verb(AdminClient(url, _token(environment)), chosen)
-    print(json.dumps(document, indent=2) if chosen.json else text)
+    document, text, *found = chosen.admin_verb(AdminClient(url, _token(environment)), chosen)
+    print(json.dumps(document, indent=2) if chosen.json else text, flush=True)
+    if found:
+        raise AdminError(found[0])
     return 0
 
 
@@ -292,12 +304,23 @@ def _usage(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     return found, text if found["complete"] else f"{text}\nThere are more lines: choose fewer days."
 
 
-def _rows(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+def _rows(api: AdminClient, chosen: argparse.Namespace) -> Answer:
     names = ("id", "upstream_request_id", "kind", "limit", "before")
     found = api.get("/rows", {**_choice(chosen), **{name: getattr(chosen, name) for name in names}})
     is_of_one = chosen.id or chosen.upstream_request_id
     text = table([_line(row) for row in found["rows"]], (*_ROW, "terms", "outcome", "flags") if is_of_one else _ROW)
+    if is_of_one and not found["rows"]:
+        return found, text, _unfound(chosen.id, chosen.upstream_request_id)
     return found, text if found["next"] is None else f"{text}\nOlder ones: --before {found['next']}"
+
+
+def _unfound(row_id: str | None, upstream_request_id: str | None) -> str:
+    if row_id is None:
+        return f"no row that is so chosen has the provider's id {upstream_request_id!r}"
+    told = f"no row that is so chosen has the id {row_id!r}"
+    if _OF_THE_EDGE.fullmatch(row_id):
+        return f"{told}: one of 32 hexadecimal digits is the edge's own; look for it in `docker logs trollllm-edge`"
+    return f"{told}: what was refused has no row, nor what goes on; look for it in `docker logs goproxy-<name>`"
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
@@ -330,7 +353,7 @@ def _rerate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     return done, f"{text}\n{sums}{unpriced}; {applied}"
 
 
-def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> Answer:
     query = {"upstream": chosen.upstream, "since": chosen.since, "until": chosen.until}
     media_type = "application/json" if chosen.file.suffix == ".json" else "text/csv"
     with _opened(chosen.file) as file:
@@ -345,7 +368,11 @@ def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     ):
         lines += [f"{name:<11} {len(found[name]) + left_out[name]}  ({meaning})", *map(_difference, found[name])]
         lines += [f"  and {left_out[name]} more: choose fewer days to see them"] if left_out[name] else []
-    return found, "\n".join(lines)
+    wrong = {name: len(found[name]) + left_out[name] for name in ("differing", "missing")}
+    if not any(wrong.values()):
+        return found, "\n".join(lines)
+    told = ", ".join(f"{count} {name}" for name, count in wrong.items())
+    return found, "\n".join(lines), f"ledger and export do not agree: {told}"
 
 
 def _difference(each: Any) -> str:

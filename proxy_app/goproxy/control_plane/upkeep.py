@@ -92,8 +92,8 @@ class Upkeep:
     async def reconcile(self, call: Call) -> schemas.Reconciled:
         """Hold the rows of an upstream against the provider's own record, by request id and kind of token.
 
-        The body is the provider's export: CSV with a header line, or JSON, a list of objects; a column `request_id`,
-        and columns that count tokens.
+        The body is the provider's export: CSV with a header line, or JSON, a list of objects; a column `request_id`
+        (or `upstream_request_id`, or `id`), and columns that count tokens.
         """
         asked: schemas.ReconcileAsked = call.query
         await names.check_choice(self._plane, upstream=asked.upstream)
