@@ -348,7 +348,8 @@ async def test_the_token_comes_from_standard_input_where_there_is_no_file(
     assert (await admin("--json", "account", "list")).json == {"accounts": []}
     monkeypatch.setattr(sys, "stdin", io.StringIO("wrong-CANARY\n"))
     refused = await admin("account", "list")
-    assert "status 401" in refused.err
+    assert "(status 401): what was shown is not the operator's, which is gateway_operator_token" in refused.err
+    assert "holds after site.yml" in refused.err
     assert "CANARY" not in refused.err
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert "no operator token came on standard input" in (without := (await admin("account", "list")).err)
