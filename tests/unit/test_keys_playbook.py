@@ -110,6 +110,10 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"verb": "rotate", "key": "key_01", "old_expires": "2027-01-31T00:00:00Z"},
         ["key rotate key_01 --old-expires=2027-01-31T00:00:00Z"],
     ),
+    "a change": (
+        {"verb": "set", "key": "key_01", "limit": 20, "without": "expires,model"},
+        ["key set key_01 --limit=20 --without=expires,model"],
+    ),
     "a grant": (
         {"verb": "grant", "account": "dora", "credit": 5, "id": "g1", "note": "of May", "force": True},
         ["credit grant dora 5 --id g1 --note=of May --force"],
@@ -143,7 +147,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no account": ({"credit": 5}, "verb=add needs -e account=..."),
     "a debt": ({"account": "dora", "credit": -5}, "credit is -5; give an amount in US dollars above 0"),
     "nothing as credit": ({"account": "dora", "credit": "0.00"}, "credit is 0.00; give an amount"),
-    "no verb": ({"verb": "mint"}, "verb=mint is not known; choose one of add, list, revoke, rotate, grant, usage"),
+    "no verb": ({"verb": "mint"}, "verb=mint is not known; choose one of add, list, set, revoke, rotate, grant, usage"),
 }
 
 

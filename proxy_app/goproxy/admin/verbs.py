@@ -37,6 +37,16 @@ _LEASE = ("wallet", "upstream", "instance", "held_nanodollars", "spent_total_nan
 _ADDENDS = tuple(kind for kind in KINDS if kind != "reasoning")
 """The kinds of tokens that add up to all of a request's: reasoning is a part of its output."""
 
+_LIMITS = {
+    "expires": "expires_at",
+    "upstream": "upstreams",
+    "model": "models",
+    "requests_per_minute": "requests_per_minute",
+    "tokens_per_minute": "tokens_per_minute",
+    "limit": "limit_nanodollars",
+}
+"""What a key may do: options, and what the API calls them."""
+
 _KEY_HELP = "its id, or the first characters that `key list` shows of it"
 
 _OF_THE_EDGE = re.compile(r"[0-9a-f]{32}")
@@ -155,17 +165,25 @@ def _add_keys(verbs: Any) -> None:
     add = _verb(verbs, "add", _key_add, "make a key, and show it once")
     add.add_argument("account")
     add.add_argument("--name", default="")
-    add.add_argument("--expires", metavar="TIME", help="such as 2027-01-31T00:00:00Z")
-    add.add_argument("--upstream", action="append", help="the only one it may use; may be repeated")
-    add.add_argument("--model", action="append", help="the only one it may use; may be repeated")
-    add.add_argument("--requests-per-minute", type=int)
-    add.add_argument("--tokens-per-minute", type=int)
-    add.add_argument("--limit", type=_dollars, metavar="USD", help="what it may spend in all")
+    _add_limits(add)
     _verb(verbs, "list", _key_list, "keys, without the keys themselves").add_argument("account", nargs="?")
     _verb(verbs, "revoke", _key_revoke, "let a key in no more").add_argument("key", metavar="KEY", help=_KEY_HELP)
+    change = _verb(verbs, "set", _key_set, "change what a key may do; what is not named stays")
+    change.add_argument("key", metavar="KEY", help=_KEY_HELP)
+    _add_limits(change)
+    change.add_argument("--without", default="", metavar="LIMITS", help=f"that it has no more: {','.join(_LIMITS)}")
     rotate = _verb(verbs, "rotate", _key_rotate, "make a second key like it, and show that once")
     rotate.add_argument("key", metavar="KEY", help=_KEY_HELP)
     rotate.add_argument("--old-expires", metavar="TIME", help="when the first one ends, unless it ends before")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--expires", metavar="TIME", help="such as 2027-01-31T00:00:00Z")
+    parser.add_argument("--upstream", action="append", help="the only one it may use; may be repeated")
+    parser.add_argument("--model", action="append", help="the only one it may use; may be repeated")
+    parser.add_argument("--requests-per-minute", type=int)
+    parser.add_argument("--tokens-per-minute", type=int)
+    parser.add_argument("--limit", type=_dollars, metavar="USD", help="what it may spend in all")
 
 
 def _add_credits(verbs: Any) -> None:
@@ -229,15 +247,7 @@ def _account_enable(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, 
 
 
 def _key_add(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
-    new = {
-        "name": chosen.name,
-        "expires_at": chosen.expires,
-        "upstreams": chosen.upstream,
-        "models": chosen.model,
-        "requests_per_minute": chosen.requests_per_minute,
-        "tokens_per_minute": chosen.tokens_per_minute,
-        "limit_nanodollars": chosen.limit,
-    }
+    new = {"name": chosen.name} | {field: getattr(chosen, option) for option, field in _LIMITS.items()}
     return _once(api.post(f"/accounts/{_path(chosen.account)}/keys", new))
 
 
@@ -249,6 +259,21 @@ def _key_list(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 def _key_revoke(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     key = api.post(f"/keys/{_path(_key_id(api, chosen.key))}/revoke")
     return key, table([key], _KEY)
+
+
+def _key_set(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    given = {option: value for option in _LIMITS if (value := getattr(chosen, option)) is not None}
+    without = [each.replace("-", "_") for each in chosen.without.split(",") if each]
+    for each in without:
+        if each not in _LIMITS:
+            raise AdminError(f"--without: {each!r} is not one of {', '.join(_LIMITS)}")
+        if each in given:
+            raise AdminError(f"{each}: it cannot be set and taken away at once")
+    if not given and not without:
+        raise AdminError(f"nothing would change: give one of {', '.join(_LIMITS)}, or --without")
+    changes = {_LIMITS[option]: value for option, value in (dict.fromkeys(without) | given).items()}
+    key = api.post(f"/keys/{_path(_key_id(api, chosen.key))}/set", changes)
+    return key, table([key], (*_KEY, *_KEY_LIMITS))
 
 
 def _key_rotate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:

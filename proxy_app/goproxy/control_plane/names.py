@@ -6,8 +6,9 @@ account or an upstream that is gone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -28,6 +29,20 @@ def check_key(configs: Sequence[Config], upstreams: Collection[str] | None, mode
     _check("upstream", upstreams or (), [config.upstream for config in configs])
     chosen = configs if upstreams is None else [config for config in configs if config.upstream in upstreams]
     _check("model", models or (), [name for config in chosen for name in config.models_by_name])
+
+
+def check_change(configs: Sequence[Config], key: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """The same of what changes; what the key has already stays usable.
+
+    Raises:
+        NotFound: there is no such upstream, or none of those that the key may use has such a model.
+    """
+    had = key["upstreams"]
+    upstreams = changes.get("upstreams", had)
+    gone = {*(had or ())} - {config.upstream for config in configs}
+    still = None if upstreams is None else [each for each in upstreams if each not in gone]
+    new_models = [each for each in changes.get("models") or () if each not in (key["models"] or ())]
+    check_key(configs, still, new_models)
 
 
 async def check_choice(plane: ControlPlane, *, account: str | None = None, upstream: str | None = None) -> None:

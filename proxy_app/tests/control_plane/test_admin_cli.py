@@ -378,7 +378,27 @@ async def test_a_key_is_called_by_its_id_or_by_what_is_shown_of_it(backend: Back
     assert "several keys are shown so" in (await admin("key", "revoke", "tg-same")).err
 
 
+async def test_a_key_is_changed_in_place(backend: Backend, admin: Admin) -> None:
+    await backend.account()
+    made = (await admin("--json", "key", "add", "alice", "--limit", "5", "--model", "claude-opus-4-5")).json
+    changed = ["--limit", "2.5", "--requests-per-minute", "60", "--without", "model,tokens-per-minute"]
+    key = (await admin("--json", "key", "set", made["prefix"], *changed)).json
+    expected = {"limit_nanodollars": 25 * DOLLAR // 10, "requests_per_minute": 60, "models": None}
+    assert key == {name: value for name, value in made.items() if name != "key"} | expected
+    assert (await admin("key", "set", made["id"], "--expires", "2099-01-01T00:00:00Z")).cells()[0] == made["id"]
+    assert (await backend.admin("GET", f"/keys/{made['id']}"))["expires_at"] == "2099-01-01T00:00:00.000Z"
+
+
 TYPED_WRONG = {
+    "a limit that is none": (
+        ["key", "set", "key_0123456789abcdef", "--without", "rpm"],
+        "--without: 'rpm' is not one of",
+    ),
+    "a limit set and taken away": (
+        ["key", "set", "key_0123456789abcdef", "--limit", "5", "--without", "limit"],
+        "limit: it cannot be set and taken away at once",
+    ),
+    "a change that is none": (["key", "set", "key_0123456789abcdef"], "nothing would change: give one of expires, "),
     "a name with a space": (["account", "add", "Alice Smith"], "name: 'Alice Smith' is not an account's name: up to"),
     "the same in a path": (["account", "show", "Alice Smith"], "'Alice Smith' is not an account's name: up to"),
     "a day in words": (["rows", "--since", "yesterday"], "since: 'yesterday' is not a day, such as 2026-11-23"),
