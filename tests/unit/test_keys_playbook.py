@@ -224,3 +224,12 @@ def test_a_key_is_shown_though_the_credit_was_not_given(gateway: Gateway) -> Non
     assert run.code != 0
     assert "tg-the-key" in run.output
     assert "already, as another entry" in run.output
+
+
+def test_check_mode_is_refused(gateway: Gateway) -> None:
+    """Nothing could be shown but an empty answer, and the id of a credit that was not given."""
+    gateway.answer.write_text("given")
+    run = gateway.run("--check", account="alice", credit="5")
+    assert run.code != 0
+    assert "run it without --check" in run.output
+    assert gateway.calls() == []
