@@ -127,7 +127,7 @@ class _Stand:
 
     async def honest(self, number: int) -> float | None:
         """One request from another address: the seconds that it took, if it was answered as it should be."""
-        target = f"/v1/messages?honest={number}"
+        target = f"/v1/messages?beta=honest-{number}"
         began = asyncio.get_running_loop().time()
         try:
             came = await self.say(_request(target, f"x-api-key: {self.deployment.key}"), address=None)
@@ -208,7 +208,7 @@ async def wrong_names(stand: _Stand) -> None:
     """A Host that is not the SNI, and a SNI that nobody serves."""
     key = f"x-api-key: {stand.deployment.key}"
     for name, host in ((_HOST, _OTHER), (_OTHER, _HOST), (_HOST, "other.example.org"), (_HOST, "127.0.0.1")):
-        came = await stand.say(_request("/v1/messages?misdirected", key, host=host), name)
+        came = await stand.say(_request("/v1/messages?beta=misdirected", key, host=host), name)
         if _status(came) != 421 or stand.record.targets("misdirected"):
             stand.fail(f"{host} at a connection for {name}: {came[:100]!r}")
         if (status := await _status_over_h2(stand, name, host)) != 421:
@@ -290,7 +290,7 @@ async def spoofed_addresses(stand: _Stand) -> None:
     )
     for name in names:
         value = "/v1/models" if "URL" in name else f"for={spoofed}" if name == "Forwarded" else spoofed
-        query = f"spoofed={name}"
+        query = f"beta=spoofed-{name}"
         came = await stand.say(
             _request(f"/v1/messages?{query}", f"x-api-key: {stand.deployment.key}", f"{name}: {value}")
         )
@@ -341,13 +341,14 @@ async def slow_heads(stand: _Stand) -> None:
 
 async def oversized(stand: _Stand) -> None:
     """Heads, targets and bodies beyond the limits: refused at the edge, nothing goes up."""
+    path = "/v1/messages?beta=oversized"
     before = len(stand.record.targets("oversized"))
     key = f"x-api-key: {stand.deployment.key}"
-    announced = f"POST /v1/messages?oversized HTTP/1.1\r\nHost: {_HOST}\r\n{key}\r\nContent-Length: 99999999999\r\n\r\n"
+    announced = f"POST {path} HTTP/1.1\r\nHost: {_HOST}\r\n{key}\r\nContent-Length: 99999999999\r\n\r\n"
     for data, expected in (
-        (_request("/v1/messages?oversized=" + "x" * 20_000, key), {400, 414}),
-        (_request("/v1/messages?oversized", key, "X: " + "y" * 40_000), {400}),
-        (_request("/v1/messages?oversized", key, *(f"X-{number}: {'y' * 100}" for number in range(1000))), {400}),
+        (_request(path + "x" * 20_000, key), {400, 414}),
+        (_request(path, key, "X: " + "y" * 40_000), {400}),
+        (_request(path, key, *(f"X-{number}: {'y' * 100}" for number in range(1000))), {400}),
         (announced.encode(), {413}),
     ):
         for _ in range(_RESETS):
@@ -405,7 +406,7 @@ async def guessed_keys(stand: _Stand) -> None:
     async def one(number: int) -> None:
         async with free:
             key = stand.deployment.key[:-8] + f"{number:08}"
-            came = await stand.say(_request("/v1/messages?guess", f"x-api-key: {key}"))
+            came = await stand.say(_request("/v1/messages?beta=guess", f"x-api-key: {key}"))
             statuses[_status(came)] = statuses.get(_status(came), 0) + 1
             if _status(came) in (401, 429) and not isinstance(json.loads(came.partition(b"\r\n\r\n")[2]), dict):
                 stand.fail("a refusal that is not JSON")

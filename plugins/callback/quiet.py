@@ -161,8 +161,7 @@ class CallbackModule(Default):  # type: ignore[misc]  # ansible-core ships no ty
         told = result.result
         parts = [told, *told.get("failed_modules", {}).values()]
         lines = [_text(part.get(key)) for part in parts for key in _REASONS if part.get(key)]
-        if not lines:
-            lines = [self._dump_results(told)]
+        lines = lines or list(_reasons(result.exception)) or [self._dump_results(told)]
         for line in dict.fromkeys("\n".join(lines).rstrip().splitlines()):
             self._say(f"  {line}", C.COLOR_ERROR)
 
@@ -204,6 +203,13 @@ def broken_files(sources: Iterable[str], loader: Any) -> Iterator[str]:
                 place = set(path.relative_to(folder).with_suffix("").parts)
                 if not isinstance(problem, variable_files.Locked) or place & _READ_HERE:
                     yield f"{path} {problem}. Nothing was touched."
+
+
+def _reasons(error: Any) -> Iterator[str]:
+    """What went wrong, and of what that came: all that is told of a task whose result is withheld (`no_log`)."""
+    while error is not None:
+        yield str(error.event.msg)
+        error = error.event.chain
 
 
 def _is_rescued(task: Any) -> bool:

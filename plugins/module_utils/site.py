@@ -19,6 +19,7 @@ DEFAULT_TTL = 300
 DEFAULT_TIMEOUTS = {"connect": 10, "first_byte": 300, "idle": 120, "total": 3600}
 DEFAULT_MAX_BODY_MIB = 32
 MOST_CREDIT = 1_000_000
+MADE_BY_LITELLM = 25  # characters of a key: `sk-` and 128 random bits
 NEW_KEY = "`PYTHONPATH=proxy_app python3 -m goproxy.cli key new`"
 
 REQUIRED = {
@@ -233,7 +234,7 @@ def check_api_keys(field: Field) -> None:
         entry = field.child(account, place.value, secret=True)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", account):
             entry.report("is no account name", "use up to 64 letters, digits and . _ @ -, a letter or digit first")
-        key = check_key(entry, make)
+        key = check_key(entry, make, at_least=MADE_BY_LITELLM)
         if key is None:
             continue
         if key in owners:
@@ -241,8 +242,8 @@ def check_api_keys(field: Field) -> None:
         owners.setdefault(key, account)
 
 
-def check_key(field: Field, make: str) -> str | None:
-    """A secret that opens something of ours; None when it is no text."""
+def check_key(field: Field, make: str, *, at_least: int = 32) -> str | None:
+    """A secret of so many characters that opens something of ours; None when it is no text."""
     key = field.text(make)
     if key is None:
         return None
@@ -252,8 +253,8 @@ def check_key(field: Field, make: str) -> str | None:
         field.report("has white space or a character beyond ASCII in it", "look for a line break at its end")
     elif secret.is_mistyped(key):
         field.report("is mistyped: its checksum does not fit", f"copy the whole tg- key again, or {make}")
-    elif len(key) < 32:
-        field.report(f"is {len(key)} characters long", f"use 32 or more; {make}")
+    elif len(key) < at_least:
+        field.report(f"is {len(key)} characters long", f"use {at_least} or more; {make}")
     return key
 
 

@@ -465,6 +465,7 @@ OPENAI_STREAMS: tuple[Answer, ...] = (
             }
         ),
         Usage(100, 29, 0, 1000, 7, 4),
+        "cache_write_split_assumed",
     ),
     _openai(
         "explicit zeros and nulls",  # an upstream that does not count; its answers are not free

@@ -207,6 +207,35 @@ def test_compactions_that_come_to_more_than_any_request_are_no_count() -> None:
         assert told.usage == Usage(input=9 + times * (MAX_TOKENS // 2 + 1), output=7 + times)
 
 
+@pytest.mark.parametrize(
+    ("iterations", "writes", "flags"),
+    [
+        ([{"short": 10}, {"long": 5}], (10, 5), ()),
+        ([{"short": 10}, {"long": 4}], (15, 0), ("cache_write_split_assumed",)),  # they are not of this total
+        ([{"short": 10}, {"long": 5, "total": 9}], (15, 0), ("cache_write_split_assumed",)),  # nor a sum themselves
+        ([{"short": -1}, {"long": 15}], (15, 0), ("cache_write_split_assumed",)),
+        ([], (15, 0), ("cache_write_split_assumed",)),
+    ],
+)
+def test_iterations_tell_for_how_long_they_wrote(
+    iterations: list[dict[str, int]], writes: tuple[int, int], flags: tuple[str, ...]
+) -> None:
+    told = [
+        {
+            "type": "message",
+            "cache_creation_input_tokens": of.get("total", sum(of.values())),
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": of.get("short", 0),
+                "ephemeral_1h_input_tokens": of.get("long", 0),
+            },
+        }
+        for of in iterations
+    ]
+    usage = {"output_tokens": 7, "cache_creation_input_tokens": 15, "iterations": told}
+    seen = read(message_start(START), message_delta(usage), MESSAGE_STOP)
+    assert (seen.usage, seen.flags) == (Usage(9, *writes, 0, 7), flags)
+
+
 def test_a_number_with_a_fraction_is_kept_as_it_was_written_wherever_it_stands() -> None:
     delta = message_delta({"output_tokens": 7, "iterations": [{"type": "message", "costs": [{"usd": 0.25}]}]})
     told = read(message_start(START), delta.replace(b"0.25", b"0.250"), MESSAGE_STOP)

@@ -334,6 +334,18 @@ async def test_a_key_for_another_model_is_403(
     assert provider.received == []
 
 
+@pytest.mark.parametrize(("models", "shown", "status"), [(["other"], [], 403), (OPUS["id_aliases"], [OPUS["id"]], 200)])
+async def test_a_key_is_shown_the_models_that_it_may_use(
+    gateway: Running, models: list[str], shown: list[str], status: int
+) -> None:
+    client = await known(await new_account(await with_a_neighbour(gateway.backend), HOLD, models=models), gateway)
+    async with aiohttp.ClientSession(gateway.url, headers={"x-api-key": client.key}) as session:
+        async with session.get("/v1/models") as answer:
+            assert [model["id"] for model in (await answer.json())["data"]] == shown
+        async with session.get(f"/v1/models/{OPUS['id']}") as answer:
+            assert answer.status == status
+
+
 async def test_a_key_may_be_for_a_model_by_its_alias(gateway: Running) -> None:
     limits = {"upstreams": ["openhands", "ohmygpt"], "models": OPUS["id_aliases"]}
     client = await known(await new_account(await with_a_neighbour(gateway.backend), HOLD, **limits), gateway)

@@ -113,6 +113,16 @@ def test_a_whole_answer_is_billed_by_the_providers_final_word() -> None:
     )
 
 
+@pytest.mark.parametrize(("for_1h", "flags"), [("10", ("cache_write_split_assumed",)), ("6.25", ())])
+def test_for_how_long_a_cache_was_written_matters_where_it_costs_something_else(
+    for_1h: str, flags: tuple[str, ...]
+) -> None:
+    prices = {"input": Decimal(5), "output": Decimal(25), "cache_write_5m": Decimal("6.25")}
+    versions = (PriceVersion(date(2025, 11, 24), (Tier(None, prices | {"cache_write_1h": Decimal(for_1h)}),)),)
+    row = settled(replace(WHOLE, flags=("cache_write_split_assumed",)), versions=versions)
+    assert row.flags == flags
+
+
 ERROR = replace(NOTHING, error="overloaded_error")
 GENERATED = replace(NOTHING, generated_bytes=41)
 IN, OUT = 5_400, 27_000  # a token's price times 1.08, in nano-dollars

@@ -10,6 +10,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from goproxy.data_plane.client import Client
 from goproxy.data_plane.exchange import Exchange
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import RequestRecord
-from tests.gateway import Running, config_document, endpoints_at
+from tests.gateway import Running, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, ANTHROPIC_MESSAGE, Provider, Received, Script, Wire
 from tests.raw import RawClient, connected
 
@@ -142,8 +143,37 @@ async def test_a_request_is_freed_however_it_ends(
     async with connected(gateway.port) as raw:
         await raw.post(body, "/v1/messages", "Connection: close", version="1.1" if lane == "fast" else "1.0")
         await then(raw)
+    await until_freed()
+
+
+async def until_freed() -> None:
+    """Raises TimeoutError if something of a request stays."""
     async with asyncio.timeout(30):
         while left := of_requests():
             print("still there:", *left)
             del left
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("lane", ["fast", "aiohttp"])
+async def test_a_request_is_freed_that_is_left_before_the_upstream_has_a_connection(keys: Path, lane: str) -> None:
+    """Of an upstream that accepts, and shakes no hands. Its body would count as one that is being sent."""
+
+    async def shakes_no_hands(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        waiting.append(writer)
+
+    waiting: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(shakes_no_hands, "127.0.0.1")
+    endpoints = endpoints_at(f"https://localhost:{server.sockets[0].getsockname()[1]}")
+    async with running_gateway(config_document(endpoints=endpoints), keys) as gateway:
+        async with connected(gateway.port) as raw:
+            await raw.post(ASK, version="1.1" if lane == "fast" else "1.0")
+            async with asyncio.timeout(10):
+                while not waiting:
+                    await asyncio.sleep(0.01)
+            raw.reset()
+        await until_freed()
+        assert gateway.gateway.bodies.bytes == 0
+    for writer in waiting:
+        writer.close()
+    server.close()

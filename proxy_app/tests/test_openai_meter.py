@@ -68,6 +68,14 @@ def test_usage_beside_a_choice_is_final_when_the_stream_is_done() -> None:
     assert read(*openai_content(), last, DONE).exact
 
 
+def test_what_groq_tells_unasked_is_the_usage() -> None:
+    last = openai_chunk([openai_choice("stop")], x_groq={"id": "req_1", "usage": openai_usage(9, 7)})
+    told = read(openai_chunk([openai_choice()], x_groq={"id": "req_1"}), *openai_content()[:-1], last, DONE)
+    assert (told.exact, told.usage) == (True, Usage(input=9, output=7))
+    asked = openai_chunk([], usage=openai_usage(10, 8))
+    assert read(*openai_content()[:-1], last, asked, DONE).usage == Usage(input=10, output=8)
+
+
 STOP = openai_chunk([openai_choice("stop")])
 WITH_STOP = openai_chunk([openai_choice("stop")], usage=openai_usage(9, 7))
 BESIDE_NOTHING = openai_chunk([openai_choice()], usage=openai_usage(9, 7))
@@ -152,7 +160,8 @@ def test_the_kinds_come_to_the_counts_that_were_told(
     assert told.exact == bool(told.usage.prompt and told.usage.output)
     assert ("zero_usage" in told.flags) != told.exact
     assert (told.usage.cache_read, told.usage.cache_write_5m) == (cached or 0, written or 0)
-    if not {*told.flags} - {"zero_usage"}:
+    assert ("cache_write_split_assumed" in told.flags) == bool(written)
+    if not {*told.flags} - {"zero_usage", "cache_write_split_assumed"}:
         assert (told.usage.prompt, told.usage.output) == (prompt, completion)
         assert told.usage.reasoning == (reasoning or 0)
     elif "total_mismatch" not in told.flags:
@@ -209,7 +218,12 @@ def test_content_behind_usage_and_a_comment_in_one_piece_is_seen(beside: tuple[d
             Usage(95, 5, 0, 0, 7),
             ("cache_write_split_assumed",),
         ),
-        ({"prompt_tokens_details": {"cache_write_tokens": 5}}, Usage(95, 5, 0, 0, 7), ()),
+        (
+            {"prompt_tokens_details": {"cache_write_tokens": 5}},
+            Usage(95, 5, 0, 0, 7),
+            ("cache_write_split_assumed",),
+        ),
+        ({"prompt_tokens_details": {"cache_write_tokens": 0}}, Usage(input=100, output=7), ()),
         ({"cached_tokens": 10}, Usage(input=90, cache_read=10, output=7), ()),  # Moonshot
         (
             {"prompt_cache_hit_tokens": 10, "prompt_cache_miss_tokens": 90},  # DeepSeek
@@ -237,6 +251,8 @@ def test_content_behind_usage_and_a_comment_in_one_piece_is_seen(beside: tuple[d
         ({"completion_tokens_details": {"reasoning_tokens": 5}}, Usage(input=100, output=7, reasoning=5), ()),
         ({"completion_tokens_details": {"reasoning_tokens": 8}}, Usage(100, 0, 0, 0, 7, 7), ("total_mismatch",)),
         ({"completion_tokens_details": {"audio_tokens": 2}}, Usage(input=100, output=7), ("audio_tokens",)),
+        ({"completion_tokens_details": {"image_tokens": 2}}, Usage(input=100, output=7), ("image_tokens",)),
+        ({"completion_tokens_details": {"image_tokens": 0}}, Usage(input=100, output=7), ()),
         ({"server_tool_use": {"web_search_requests": 1}}, Usage(input=100, output=7), ("server_tool_use",)),
     ],
 )

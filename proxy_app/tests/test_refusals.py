@@ -120,6 +120,25 @@ async def test_a_query_that_is_not_percent_encoded_is_400(gateway: Running) -> N
         assert (await raw.answer())[0] == 400
 
 
+@BOTH
+@pytest.mark.parametrize("version", ["1.1", "1.0"], ids=["fast", "aiohttp"])
+@pytest.mark.parametrize(
+    "query", ["model=dear", "%6Dodel=dear", "beta=true&model=dear", "beta=true;model=dear", "beta"]
+)
+async def test_a_query_that_an_upstream_might_follow_is_400(
+    gateway: Running, provider: Provider, path: str, version: str, query: str
+) -> None:
+    """LiteLLM's chat completions run the model of the query, whichever the body names."""
+    async with connected(gateway.port) as raw:
+        await raw.post({"model": MODEL, "max_tokens": 1, "messages": []}, f"{path}?{query}", version=version)
+        status, answer = await raw.answer()
+    assert (status, json.loads(answer)["error"]["message"].partition(";")[0]) == (
+        400,
+        "The URL may end in ?beta=... or ?api-version=...",
+    )
+    assert provider.received == []
+
+
 async def test_a_header_that_cannot_be_passed_is_400(gateway: Running) -> None:
     async with connected(gateway.port) as raw:
         body = b'{"model":"claude-opus-4-5"}'

@@ -70,6 +70,24 @@ async def test_a_key_that_the_operator_revokes_is_refused_on_an_open_connection(
         await answered_with(raw, 401, ALICE)
 
 
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [({"limit_nanodollars": 1}, 402), ({"requests_per_minute": 1}, 429)],
+    ids=["limit", "rate"],
+)
+async def test_what_the_operator_changes_of_a_key_holds_on_an_open_connection(
+    gateway: Running, change: dict[str, Any], status: int
+) -> None:
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        assert (await raw.answer())[0] == 200
+        (key,) = (await gateway.backend.get("keys", account="alice"))["keys"]
+        await gateway.backend.post(f"keys/{key['id']}/set", change)
+        await answered_with(raw, status, ALICE)
+        await gateway.backend.post(f"keys/{key['id']}/set", dict.fromkeys(change))
+        await answered_with(raw, 200, ALICE)
+
+
 @pytest.mark.parametrize("content", [b"", b'{"keys": [{"acc', b'{"keys": [{}]}', None])
 async def test_a_broken_file_leaves_the_last_good_keys(gateway: Running, content: bytes | None) -> None:
     if content is None:

@@ -44,20 +44,26 @@ def test_a_certificate_is_trusted_whatever_its_file_is_called(ansible: Ansible) 
 
 
 @pytest.mark.parametrize(
-    ("service_manager", "python", "is_refused"),
-    [("systemd", "3.11.2", False), ("systemd", "3.10.12", True), ("openrc", "3.12.3", True)],
+    ("family", "service_manager", "python", "is_refused"),
+    [
+        ("Debian", "systemd", "3.11.2", False),
+        ("Debian", "systemd", "3.10.12", True),
+        ("Debian", "openrc", "3.12.3", True),
+        ("RedHat", "systemd", "3.12.3", True),
+    ],
 )
-def test_a_host_without_systemd_or_with_an_old_python_is_refused(
-    ansible: Ansible, service_manager: str, python: str, is_refused: bool
+def test_a_host_without_apt_or_systemd_or_with_an_old_python_is_refused(
+    ansible: Ansible, family: str, service_manager: str, python: str, is_refused: bool
 ) -> None:
     """Also one whose engine is complete, which no release of a distribution is asked for."""
     tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
     (refuse,) = (task for task in tasks if task["name"] == "Refuse a host that the role cannot serve")
-    facts = {"service_mgr": service_manager, "python_version": python}
+    facts = {"os_family": family, "service_mgr": service_manager, "python_version": python}
     run = ansible.play([refuse | {"vars": {"docker_state": "present", "ansible_facts": facts}}])
     assert run.result.get("failed", False) is is_refused
     if is_refused:
-        assert f"Its service manager is '{service_manager}', and its Python is {python}." in run.result["msg"]
+        assert f"It is of the family '{family}'," in run.result["msg"]
+        assert f"its service manager is '{service_manager}', and its Python is {python}." in run.result["msg"]
 
 
 # -- what the engine and the trust store have not read yet -------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from real_ansible import REPOSITORY, Ansible, Run
 from test_goproxy_templates import upstream
@@ -39,6 +40,8 @@ next() {
 }
 case "$*" in
     *RestartCount*) cat "$STUBS/restarts";;
+    images*) cat "$STUBS/images";;
+    "image rm"*) cat "$STUBS/complaints" >&2; [ ! -s "$STUBS/complaints" ];;
     inspect*) cat "$STUBS/backend";;
     exec*) said=$(next ready); [ "$said" = ready ] || { echo "$said" >&2; exit 1; };;
     logs*) cat "$STUBS/log";;
@@ -359,3 +362,26 @@ def test_where_there_was_no_backend_before_the_new_one_is_tried_again(host: Host
     assert run.code != 0
     assert "There is no backend of before." in run.output
     assert "NO BACKEND RUNS" in run.output
+
+
+@pytest.mark.parametrize(
+    ("complaints", "code"),
+    [
+        ("", 0),
+        ("Error: conflict: unable to delete 0 (must be forced) - container 1 is using its referenced image", 0),
+        ("Error: No such image: trollllm/goproxy:older\nError: the disk cannot be read", 2),
+    ],
+)
+def test_an_image_that_somebody_else_uses_stays_and_holds_nothing_up(host: Host, complaints: str, code: int) -> None:
+    (host.folder / "images").write_text(f"{OLD}\n{NEW}\n<none>:<none>\n")
+    (host.folder / "complaints").write_text(complaints)
+    look, remove = yaml.safe_load((REPOSITORY / "roles/goproxy/handlers/main.yml").read_text())
+    del look["listen"]
+    variables = {"__goproxy_new_record": {"alpha": {"current": {"image": NEW}}}}
+    after = {"name": "The edge", "ansible.builtin.debug": {"msg": "The edge is up to date"}}
+    tasks = [look, remove, after]
+    host.ansible.write("play.yml", [{"hosts": "all", "gather_facts": False, "vars": variables, "tasks": tasks}])
+    run = host.ansible.playbook("play.yml", callback="trollllm.gateway.quiet")
+    assert run.code == code, run.output
+    assert ("The edge is up to date" in run.output) is (code == 0)
+    assert host.asked("image rm") == [f"image rm {OLD}"]

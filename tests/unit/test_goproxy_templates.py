@@ -108,7 +108,8 @@ def template(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return rendered(tmp_path_factory.mktemp("odd"), ODD)
+    given_on_the_command_line = {"goproxy_stop_grace_seconds": "300", "goproxy_nofile_limit": "4096"}
+    return rendered(tmp_path_factory.mktemp("odd"), ODD, **given_on_the_command_line)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -133,6 +134,11 @@ def test_all_that_compose_reads_as_text_is_text(odd: dict[str, Any]) -> None:
     for service in odd["compose"]["services"].values():
         for mapping in (service["labels"], service["environment"]):
             assert {type(text) for pair in mapping.items() for text in pair} == {str}
+
+
+def test_a_number_may_come_as_text_as_the_command_line_gives_it(odd: dict[str, Any]) -> None:
+    service = odd["compose"]["services"][f"goproxy-{ODD_NAMES[0]}"]
+    assert (service["stop_grace_period"], service["ulimits"]["nofile"]) == ("310s", 4096)
 
 
 def test_a_name_without_a_dot_is_asked_of_no_name_server_outside(odd: dict[str, Any]) -> None:

@@ -898,8 +898,8 @@ SITE_ROWS: dict[str, Row] = {
     "keys missing": ((S, "gateway_api_keys"), ..., [f"gateway_api_keys: is missing; {AN_ACCOUNT}"]),
     "key short": (
         (S, "gateway_api_keys", "bob"),
-        "a" * 31,
-        [f"gateway_api_keys: bob: is 31 characters long; use 32 or more; {A_KEY}"],
+        "a" * 24,
+        [f"gateway_api_keys: bob: is 24 characters long; use 25 or more; {A_KEY}"],
     ),
     "key a placeholder": (
         (S, "gateway_api_keys", "bob"),

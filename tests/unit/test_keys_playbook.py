@@ -1,20 +1,27 @@
-"""Credits that are given by `keys.yml`: a run that broke off can be repeated, and the credit is given once."""
+"""`keys.yml`: what it asks the backend for, what it refuses to pass over, and credits that are given once."""
 
 from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
+import yaml
 
+from ansible_collections.trollllm.gateway.plugins.filter.verb_variables import untaken
 from real_ansible import REPOSITORY, Ansible, Run
 
 DOCKER = """#!/bin/sh
 cat > /dev/null  # the token: who does not take it breaks the pipe
 printf '%s\\n' "$*" >> {calls}
+case "$*" in *account\\ add*|*credit*) [ ! -e {refusal} ] || {{ cat {refusal} >&2; exit 1; }} ;; esac
 exec cat {answer}
 """
-"""Writes down what it is asked for, and fails where there is nothing to answer with."""
+"""Writes down what it is asked for, and fails where it has no answer, or refuses accounts and credits."""
+
+QUIET = "trollllm.gateway.quiet"
+VERBS = yaml.safe_load((REPOSITORY / "playbooks/keys.yml").read_text())[-1]["vars"]["verbs"]
 
 
 class Gateway:
@@ -23,18 +30,27 @@ class Gateway:
     def __init__(self, ansible: Ansible, monkeypatch: pytest.MonkeyPatch) -> None:
         self._ansible = ansible
         self._calls, self.answer = ansible.directory / "calls", ansible.directory / "answer"
-        docker = ansible.write("bin/docker", DOCKER.format(calls=self._calls, answer=self.answer))
+        self.refusal = ansible.directory / "refusal"
+        stub = DOCKER.format(calls=self._calls, answer=self.answer, refusal=self.refusal)
+        docker = ansible.write("bin/docker", stub)
         docker.chmod(0o755)
         monkeypatch.setenv("PATH", str(docker.parent), prepend=":")
         variables = {"ansible_become": False, "gateway_operator_token": "operator-CANARY"}
+        variables |= {"id": "4711", "limit": 3}  # as inventories of a hoster have them: no answer to us
         ansible.write("hosts.yml", {"gateway": {"hosts": {"here": variables}}})
 
-    def run(self, **variables: str) -> Run:
-        return self._ansible.playbook(REPOSITORY / "playbooks/keys.yml", "-e", json.dumps(variables))
+    def run(self, *options: str, callback: str = QUIET, **variables: Any) -> Run:
+        more = ("-e", json.dumps(variables), *options)
+        return self._ansible.playbook(REPOSITORY / "playbooks/keys.yml", *more, callback=callback)
+
+    def calls(self) -> list[str]:
+        """What was asked for."""
+        calls = self._calls.read_text().splitlines() if self._calls.exists() else []
+        return [call.partition(" goproxy admin ")[2] for call in calls]
 
     def credits(self) -> list[str]:
         """What was asked for about credits."""
-        return [call.partition(" credit ")[2] for call in self._calls.read_text().splitlines() if " credit " in call]
+        return [call.removeprefix("credit ") for call in self.calls() if call.startswith("credit ")]
 
 
 @pytest.fixture
@@ -68,3 +84,152 @@ def test_no_id_is_shown_where_there_is_no_credit(gateway: Gateway) -> None:
     gateway.answer.write_text("done")
     run = gateway.run(account="alice")
     assert (run.code, "-e id=" in run.output) == (0, False)
+
+
+ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a key with everything": (
+        {
+            "account": "dora",
+            "note": "of the lab",
+            "key_name": "laptop",
+            "expires": "2027-01-31T00:00:00Z",
+            "upstream": "openhands",
+            "model": "opus",
+            "limit": 2.5,
+            "requests_per_minute": 60,
+            "tokens_per_minute": 1000,
+        },
+        [
+            "account add dora --note=of the lab",
+            "key add dora --name=laptop --expires=2027-01-31T00:00:00Z --upstream=openhands --model=opus --limit=2.5"
+            " --requests-per-minute=60 --tokens-per-minute=1000",
+        ],
+    ),
+    "a key without anything": ({"account": "dora"}, ["account add dora", "key add dora"]),
+    "a rotation": (
+        {"verb": "rotate", "key": "key_01", "old_expires": "2027-01-31T00:00:00Z"},
+        ["key rotate key_01 --old-expires=2027-01-31T00:00:00Z"],
+    ),
+    "a change": (
+        {"verb": "set", "key": "key_01", "limit": 20, "without": "expires,model"},
+        ["key set key_01 --limit=20 --without=expires,model"],
+    ),
+    "a grant": (
+        {"verb": "grant", "account": "dora", "credit": 5, "id": "g1", "note": "of May", "force": True},
+        ["credit grant dora 5 --id g1 --note=of May --force"],
+    ),
+    "usage": (
+        {"verb": "usage", "key": "key_01", "upstream": "openhands", "settlement": "exact", "by": "day"},
+        ["usage --key=key_01 --upstream=openhands --settlement=exact --by=day"],
+    ),
+    "all keys": ({"verb": "list", "json": "true"}, ["--json key list"]),
+    "the keys of an account": ({"verb": "list", "account": "dora"}, ["key list dora"]),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_what_is_given_is_asked_for(gateway: Gateway, case: str) -> None:
+    variables, calls = ASKED[case]
+    gateway.answer.write_text("done")
+    run = gateway.run(**variables)
+    assert run.code == 0, run.output
+    assert gateway.calls() == calls
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a limit that would be none": ({"account": "dora", "limt": 5}, "limt is not known; did you mean limit?"),
+    "a report of everybody": ({"verb": "list", "acount": "dora"}, "acount is not known; did you mean account?"),
+    "what another verb takes": (
+        {"verb": "rotate", "key": "key_01", "expires": "2027-01-31T00:00:00Z"},
+        "verb=rotate takes no expires; it takes key, old_expires",
+    ),
+    "an account from a variable that was empty": ({"verb": "list", "account": ""}, "account has no value; give one"),
+    "no account": ({"credit": 5}, "verb=add needs -e account=..."),
+    "a debt": ({"account": "dora", "credit": -5}, "credit is -5; give an amount in US dollars above 0"),
+    "nothing as credit": ({"account": "dora", "credit": "0.00"}, "credit is 0.00; give an amount"),
+    "no verb": ({"verb": "mint"}, "verb=mint is not known; choose one of add, list, set, revoke, rotate, grant, usage"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_be_passed_over_is_refused_before_anything_is_done(gateway: Gateway, case: str) -> None:
+    variables, told = REFUSED[case]
+    gateway.answer.write_text("done")
+    run = gateway.run(**variables)
+    assert run.code != 0
+    assert told in run.output
+    assert gateway.calls() == []
+
+
+def test_what_an_inventory_or_ansible_knows_may_be_given_as_well(gateway: Gateway, ansible: Ansible) -> None:
+    gateway.answer.write_text("done")
+    secrets = ansible.write("secrets.yml", {"vault_operator_token": "operator-CANARY"})
+    token = "gateway_operator_token={{ vault_operator_token }}"
+    run = gateway.run("-e", f"@{secrets}", "-e", token, "-e", "ansible_become_password=x", verb="list")
+    assert (run.code, gateway.calls()) == (0, ["key list"]), run.output
+
+
+@pytest.mark.parametrize(
+    ("verb", "given", "told"),
+    [
+        ("add", ["account", "credit", "id", "json", "verb", "nginx_memory_limit", "docker_users"], []),
+        ("add", ["name"], ["name is not known; did you mean key_name?"]),
+        ("add", ["upsteam"], ["upsteam is not known; did you mean upstream?"]),
+        ("add", ["expire", "limit"], ["expire is not known; did you mean expires?"]),
+        (
+            "grant",
+            ["limt"],
+            ["limt is not known; verb=grant: it takes account, credit, id, force, note"],
+        ),
+        (
+            "list",
+            ["account", "acount", "limit"],
+            ["acount is not known; verb=list: it takes account", "verb=list takes no limit; it takes account"],
+        ),
+    ],
+)
+def test_a_variable_is_refused_with_what_may_have_been_meant(verb: str, given: list[str], told: list[str]) -> None:
+    assert untaken(given, verb, VERBS) == told
+
+
+def test_what_failed_has_changed_nothing(gateway: Gateway) -> None:
+    run = gateway.run(verb="revoke", key="key_01")
+    assert run.code != 0
+    assert "here: 1 failures, changed=0" in run.output
+    assert "changed  Ask the backend" not in run.output
+
+
+def test_an_account_that_is_there_is_as_good_and_has_not_changed(gateway: Gateway) -> None:
+    gateway.answer.write_text("done")
+    gateway.refusal.write_text("there is an account 'dora' already (status 409)")
+    run = gateway.run(account="dora")
+    assert run.code == 0
+    assert "changed=1" in run.output
+
+
+def test_a_note_is_not_dropped_where_the_account_is_there(gateway: Gateway) -> None:
+    gateway.answer.write_text("done")
+    gateway.refusal.write_text("there is an account 'dora' already (status 409)")
+    run = gateway.run(account="dora", note="of the lab")
+    assert run.code != 0
+    assert "there is an account dora already, and its note stays as it is; leave out note" in run.output
+    assert gateway.calls() == ["account add dora --note=of the lab"]
+
+
+def test_a_key_is_shown_though_the_credit_was_not_given(gateway: Gateway) -> None:
+    """It has been made, and is shown this once or never."""
+    gateway.answer.write_text("tg-the-key")
+    gateway.refusal.write_text("already, as another entry (status 409)")
+    run = gateway.run(account="dora", credit="5", id="invoice-1")
+    assert run.code != 0
+    assert "tg-the-key" in run.output
+    assert "already, as another entry" in run.output
+
+
+def test_check_mode_is_refused(gateway: Gateway) -> None:
+    """Nothing could be shown but an empty answer, and the id of a credit that was not given."""
+    gateway.answer.write_text("given")
+    run = gateway.run("--check", account="alice", credit="5")
+    assert run.code != 0
+    assert "run it without --check" in run.output
+    assert gateway.calls() == []

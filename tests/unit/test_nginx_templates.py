@@ -55,6 +55,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "patient": {
         "goproxy_upstreams": [OHMYGPT, OPENHANDS],
         "nginx_timeouts": {"openhands": {"connect": 10, "first_byte": 600, "idle": 130, "total": 9000}},
+        "nginx_timeout_margin": "30",  # as -e gives it
     },
     "many": {"goproxy_upstreams": MANY},
     "debian 12": {"goproxy_upstreams": [OPENHANDS], "__nginx_reg_image": {"rc": 0, "stderr": VERSION_12}},

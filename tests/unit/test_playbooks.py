@@ -27,9 +27,11 @@ def test_a_run_that_finds_no_host_fails_and_says_so(ansible: Ansible, playbook: 
     assert "gatway" in run.output
 
 
-def test_a_second_host_is_refused(ansible: Ansible) -> None:
+@pytest.mark.parametrize("options", [[], ["--limit", "vps"]])
+def test_a_second_host_is_refused(ansible: Ansible, options: list[str]) -> None:
+    """Though a limit leaves one of them, or leaves out the machine that Ansible runs on."""
     ansible.write("hosts.yml", {"gateway": {"hosts": {"vps": None, "second": None}}})
-    run = ansible.playbook(REPOSITORY / "playbooks/keys.yml", callback="ansible.builtin.minimal")
+    run = ansible.playbook(REPOSITORY / "playbooks/keys.yml", *options, callback="ansible.builtin.minimal")
     assert run.code != 0
     assert "The group gateway has 2 hosts" in run.output
 

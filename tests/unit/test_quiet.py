@@ -53,6 +53,15 @@ def test_a_failure_comes_with_its_reason(ansible: Ansible) -> None:
     assert "the reason" in run.output
 
 
+def test_a_failure_that_is_not_to_be_logged_comes_with_its_reason_and_nothing_else(ansible: Ansible) -> None:
+    for content, reason in (("{{ nowhere }}", "'nowhere' is undefined"), ("secret", "/proc/none")):
+        copy = {"content": content, "dest": "/proc/none/file"}
+        run = ansible.play([{"name": "hide", "ansible.builtin.copy": copy, "no_log": True}], callback=QUIET)
+        assert run.code != 0
+        assert reason in run.output
+        assert "secret" not in run.output
+
+
 def test_a_rescued_failure_is_one_line(ansible: Ansible) -> None:
     inner = {"name": "try", "ansible.builtin.fail": {"msg": "told by the rescue"}}
     rescue = {"name": "deal with it", "ansible.builtin.debug": {"msg": "dealt with"}}

@@ -81,7 +81,7 @@ class _Desk:
             await self._ask_honestly(number, family, shown, way)
 
     async def _ask_honestly(self, number: int, family: str, shown: bytes, way: Way) -> None:
-        target = f"/v1/messages?canary={number:012}"
+        target = f"/v1/messages?beta=canary-{number:012}"
         head = (
             f"POST {target} HTTP/1.1\r\nHost: {_HOST}\r\nx-api-key: {self._key}\r\nContent-Type: application/json\r\n"
             f"Connection: close\r\nContent-Length: {len(BODY)}\r\n\r\n"
@@ -93,7 +93,7 @@ class _Desk:
             return
         whole = came.partition(b"\r\n\r\n")[2]
         upstream = [each for each in self._record.asked if target in each.target]
-        alike = (re.sub(rb"canary=\d+", b"canary=", upstream[0].head), upstream[0].body) if upstream else None
+        alike = (re.sub(rb"canary-\d+", b"canary-", upstream[0].head), upstream[0].body) if upstream else None
         self._canary = self._canary or alike
         if status != 200 or b"msg_1" not in whole or len(upstream) != 1 or alike != self._canary:
             self.found.note(
@@ -104,7 +104,7 @@ class _Desk:
         """Find every request at the provider that no payload was meant to be."""
         outer: Counter[int] = Counter()
         for each in self._record.asked:
-            number = re.search(r"(outer|inner|canary)=(\d+)", each.target)
+            number = re.search(r"(outer|inner|canary)-(\d+)", each.target)
             family, shown = self._numbers.get(int(number[2]), ("?", "?")) if number else ("?", "?")
             if number and number[1] == "outer":
                 outer[int(number[2])] += 1

@@ -47,10 +47,10 @@ def _size(data: bytes) -> int:
 
 
 INNER = (
-    b"POST /v1/chat/completions?inner=@ID@ HTTP/1.1\r\nHost: @HOST@\r\nx-api-key: @KEY@\r\n"
+    b"POST /v1/chat/completions?beta=inner-@ID@ HTTP/1.1\r\nHost: @HOST@\r\nx-api-key: @KEY@\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 )
-_OUTER = b"POST /v1/messages?outer=@ID@ HTTP/1.1"
+_OUTER = b"POST /v1/messages?beta=outer-@ID@ HTTP/1.1"
 _USUAL = (b"Host: @HOST@", b"x-api-key: @KEY@", b"Content-Type: application/json")
 
 
@@ -153,7 +153,7 @@ def _unlooked_for_bodies() -> Iterator[bytes]:
     """0.CL and CL.0: a body where a method or a path has none; who does not read it takes it for a request."""
     for method in (b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"PUT", b"TRACE", b"POST"):
         for path in (b"/v1/messages", b"/v1/models", b"/v1/nothing", b"/metrics", b"/v1/messages/"):
-            line = b"%b %b?outer=@ID@ HTTP/1.1" % (method, path)
+            line = b"%b %b?beta=outer-@ID@ HTTP/1.1" % (method, path)
             yield _head(_length(INNER), line=line) + INNER
             if method in (b"GET", b"HEAD"):
                 yield _head(_CHUNKED, line=line) + _chunk(INNER) + _END
@@ -338,8 +338,8 @@ def _oversized() -> Iterator[bytes]:
     yield _head(*(b"X-%d: y" % number for number in range(2000)), _length(INNER)) + INNER
     yield _head(b"X: " + b"y" * 100_000, _length(INNER)) + INNER
     yield _head(b"X" * 70_000 + b": y", _length(INNER)) + INNER
-    yield _head(_length(INNER), line=b"POST /v1/messages?outer=@ID@&x=%b HTTP/1.1" % (b"y" * 100_000)) + INNER
-    yield _head(_length(INNER), line=b"P" * 50_000 + b" /v1/messages?outer=@ID@ HTTP/1.1") + INNER
+    yield _head(_length(INNER), line=b"POST /v1/messages?beta=outer-@ID@&x=%b HTTP/1.1" % (b"y" * 100_000)) + INNER
+    yield _head(_length(INNER), line=b"P" * 50_000 + b" /v1/messages?beta=outer-@ID@ HTTP/1.1") + INNER
 
 
 def _line_ends() -> Iterator[bytes]:
@@ -418,7 +418,7 @@ def _versions() -> Iterator[bytes]:
         b"HTTP/1.10",
         b"HTTP/01.1",
     ):
-        line = b"POST /v1/messages?outer=@ID@ " + version
+        line = b"POST /v1/messages?beta=outer-@ID@ " + version
         if version not in (b"HTTP/1.2", b"HTTP/1.10"):  # these may be read as 1.1, and what follows as the next request
             yield _head(_CHUNKED, line=line) + _WHOLE + INNER
             yield _head(_CHUNKED, b"Connection: keep-alive", line=line) + _WHOLE + INNER
@@ -442,7 +442,7 @@ def _versions() -> Iterator[bytes]:
         b" ICE/1.0",
         b" RTSP/1.0",
     ):
-        yield _head(_length(INNER), line=b"POST /v1/messages?outer=@ID@" + version) + INNER
+        yield _head(_length(INNER), line=b"POST /v1/messages?beta=outer-@ID@" + version) + INNER
 
 
 def _upgrades() -> Iterator[bytes]:
@@ -464,11 +464,11 @@ def _upgrades() -> Iterator[bytes]:
     ):
         yield _head(*headers, _length(INNER)) + INNER
         yield _head(*headers, _CHUNKED) + _chunk(INNER) + _END
-        yield _head(*headers, _length(INNER), line=b"GET /v1/models?outer=@ID@ HTTP/1.1") + INNER
+        yield _head(*headers, _length(INNER), line=b"GET /v1/models?beta=outer-@ID@ HTTP/1.1") + INNER
     yield b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + INNER
     yield b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00" + INNER
     yield _head(_length(INNER), line=b"CONNECT @HOST@:443 HTTP/1.1") + INNER
-    yield _head(_length(INNER), line=b"CONNECT /v1/messages?outer=@ID@ HTTP/1.1") + INNER
+    yield _head(_length(INNER), line=b"CONNECT /v1/messages?beta=outer-@ID@ HTTP/1.1") + INNER
 
 
 def _nominations() -> Iterator[bytes]:
@@ -500,46 +500,46 @@ def _nominations() -> Iterator[bytes]:
 def _targets() -> Iterator[bytes]:
     """Absolute and odd targets, controls and line ends in them, encoded or not."""
     for target in (
-        b"http://@HOST@/v1/messages?outer=@ID@",
-        b"https://@HOST@/v1/messages?outer=@ID@",
-        b"HTTP://@HOST@/v1/messages?outer=@ID@",
-        b"http://other.example.org/v1/messages?outer=@ID@",
-        b"http://chat2.example.org/v1/messages?outer=@ID@",
-        b"http://@HOST@:1/v1/messages?outer=@ID@",
-        b"http://x@@HOST@/v1/messages?outer=@ID@",
-        b"http:///v1/messages?outer=@ID@",
-        b"http:/v1/messages?outer=@ID@",
-        b"ftp://@HOST@/v1/messages?outer=@ID@",
-        b"//@HOST@/v1/messages?outer=@ID@",
-        b"//v1/messages?outer=@ID@",
-        b"/\\@HOST@/v1/messages?outer=@ID@",
+        b"http://@HOST@/v1/messages?beta=outer-@ID@",
+        b"https://@HOST@/v1/messages?beta=outer-@ID@",
+        b"HTTP://@HOST@/v1/messages?beta=outer-@ID@",
+        b"http://other.example.org/v1/messages?beta=outer-@ID@",
+        b"http://chat2.example.org/v1/messages?beta=outer-@ID@",
+        b"http://@HOST@:1/v1/messages?beta=outer-@ID@",
+        b"http://x@@HOST@/v1/messages?beta=outer-@ID@",
+        b"http:///v1/messages?beta=outer-@ID@",
+        b"http:/v1/messages?beta=outer-@ID@",
+        b"ftp://@HOST@/v1/messages?beta=outer-@ID@",
+        b"//@HOST@/v1/messages?beta=outer-@ID@",
+        b"//v1/messages?beta=outer-@ID@",
+        b"/\\@HOST@/v1/messages?beta=outer-@ID@",
         b"*",
         b"@HOST@:443",
-        b"v1/messages?outer=@ID@",
-        b"?outer=@ID@",
-        b"#outer=@ID@",
-        b"/v1/messages?outer=@ID@#x",
-        b"/v1/messages?outer=@ID@ x",
-        b"/v1/messages?outer=@ID@\tx",
-        b"/v1/messages?outer=@ID@\x00",
-        b"/v1/messages?outer=@ID@\rX",
-        b"/v1/messages?outer=@ID@\x7f",
-        b"/v1/messages?outer=@ID@\xff\xfe",
-        b"/v1/messages?outer=@ID@%0d%0a%0d%0aPOST%20/v1/messages",
-        b"/v1/messages?outer=@ID@%00",
-        b"/v1/messages%0d%0aX:%20y?outer=@ID@",
-        b"/v1/messages%20HTTP/1.1%0d%0aX:y?outer=@ID@",
-        b"/v1/messages%00?outer=@ID@",
-        b"/v1/messages%2f?outer=@ID@",
-        b"/v1%2fmessages?outer=@ID@",
-        b"/v1/./messages?outer=@ID@",
-        b"/v1/x/../messages?outer=@ID@",
-        b"/v1/../metrics?outer=@ID@",
-        b"/v1/%2e%2e/metrics?outer=@ID@",
-        b"/v1/..;/metrics?outer=@ID@",
-        b"/v1//messages?outer=@ID@",
-        b"/v1/messages;x=y?outer=@ID@",
-        b"/V1/Messages?outer=@ID@",
+        b"v1/messages?beta=outer-@ID@",
+        b"?beta=outer-@ID@",
+        b"#beta=outer-@ID@",
+        b"/v1/messages?beta=outer-@ID@#x",
+        b"/v1/messages?beta=outer-@ID@ x",
+        b"/v1/messages?beta=outer-@ID@\tx",
+        b"/v1/messages?beta=outer-@ID@\x00",
+        b"/v1/messages?beta=outer-@ID@\rX",
+        b"/v1/messages?beta=outer-@ID@\x7f",
+        b"/v1/messages?beta=outer-@ID@\xff\xfe",
+        b"/v1/messages?beta=outer-@ID@%0d%0a%0d%0aPOST%20/v1/messages",
+        b"/v1/messages?beta=outer-@ID@%00",
+        b"/v1/messages%0d%0aX:%20y?beta=outer-@ID@",
+        b"/v1/messages%20HTTP/1.1%0d%0aX:y?beta=outer-@ID@",
+        b"/v1/messages%00?beta=outer-@ID@",
+        b"/v1/messages%2f?beta=outer-@ID@",
+        b"/v1%2fmessages?beta=outer-@ID@",
+        b"/v1/./messages?beta=outer-@ID@",
+        b"/v1/x/../messages?beta=outer-@ID@",
+        b"/v1/../metrics?beta=outer-@ID@",
+        b"/v1/%2e%2e/metrics?beta=outer-@ID@",
+        b"/v1/..;/metrics?beta=outer-@ID@",
+        b"/v1//messages?beta=outer-@ID@",
+        b"/v1/messages;x=y?beta=outer-@ID@",
+        b"/V1/Messages?beta=outer-@ID@",
     ):
         yield _head(_length(INNER), line=b"POST %b HTTP/1.1" % target) + INNER
         yield _head(_length(BODY), line=b"POST %b HTTP/1.1" % target) + BODY
@@ -557,7 +557,7 @@ def _targets() -> Iterator[bytes]:
         b"POSTPOST",
         b"GE\tT",
     ):
-        yield _head(_length(INNER), line=b"%b /v1/messages?outer=@ID@ HTTP/1.1" % method) + INNER
+        yield _head(_length(INNER), line=b"%b /v1/messages?beta=outer-@ID@ HTTP/1.1" % method) + INNER
 
 
 def _hosts() -> Iterator[bytes]:
@@ -597,8 +597,8 @@ def _hosts() -> Iterator[bytes]:
         yield _head(_length(INNER), usual=(*hosts, *key)) + INNER
         yield _head(_length(BODY), usual=(*hosts, *key)) + BODY
     for line in (
-        b"POST http://other.example.org/v1/messages?outer=@ID@ HTTP/1.1",
-        b"POST http://@HOST@/v1/messages?outer=@ID@ HTTP/1.1",
+        b"POST http://other.example.org/v1/messages?beta=outer-@ID@ HTTP/1.1",
+        b"POST http://@HOST@/v1/messages?beta=outer-@ID@ HTTP/1.1",
     ):
         yield _head(_length(BODY), b"Host: chat2.example.org", usual=key, line=line) + BODY
 

@@ -15,7 +15,7 @@ _PSEUDO: tuple[Header, ...] = (
     (b":method", b"POST"),
     (b":scheme", b"https"),
     (b":authority", b"@HOST@"),
-    (b":path", b"/v1/messages?outer=@ID@"),
+    (b":path", b"/v1/messages?beta=outer-@ID@"),
 )
 _USUAL: tuple[Header, ...] = ((b"x-api-key", b"@KEY@"), (b"content-type", b"application/json"))
 
@@ -112,11 +112,11 @@ def _injections() -> Iterator[Stream]:
         yield Stream("h2 injection", _with((b"anthropic-beta", b"y" + text)))
         yield Stream("h2 injection", _with((b"x" + text, b"y")))
         yield Stream("h2 injection", _with((b"x: y" + text, b"z")))
-        yield Stream("h2 injection", _with(pseudo=_replaced(b":path", b"/v1/messages?outer=@ID@" + text)))
-        yield Stream("h2 injection", _with(pseudo=_replaced(b":path", b"/v1/messages?outer=@ID@ HTTP/1.1" + text)))
+        yield Stream("h2 injection", _with(pseudo=_replaced(b":path", b"/v1/messages?beta=outer-@ID@" + text)))
+        yield Stream("h2 injection", _with(pseudo=_replaced(b":path", b"/v1/messages?beta=outer-@ID@ HTTP/1.1" + text)))
         yield Stream("h2 injection", _with(pseudo=_replaced(b":authority", b"@HOST@" + text)))
         yield Stream(
-            "h2 injection", _with(pseudo=_replaced(b":method", b"POST /v1/messages?outer=@ID@ HTTP/1.1" + text))
+            "h2 injection", _with(pseudo=_replaced(b":method", b"POST /v1/messages?beta=outer-@ID@ HTTP/1.1" + text))
         )
         yield Stream("h2 injection", _with(pseudo=_replaced(b":scheme", b"https" + text)))
         yield Stream("h2 injection", _with((b"content-type", b"a" + text), (b"host", b"@HOST@" + text)))
@@ -127,13 +127,13 @@ def _pseudo_headers() -> Iterator[Stream]:
     """Pseudo-headers twice, missing, late, unknown, or at odds with Host."""
     other = b"other.example.org"
     for name, values in (
-        (b":path", (b"/v1/messages?outer=@ID@", b"/v1/chat/completions?inner=@ID@")),
+        (b":path", (b"/v1/messages?beta=outer-@ID@", b"/v1/chat/completions?beta=inner-@ID@")),
         (b":path", (b"",)),
         (b":path", (b"*",)),
-        (b":path", (b"v1/messages?outer=@ID@",)),
-        (b":path", (b"http://other.example.org/v1/messages?outer=@ID@",)),
-        (b":path", (b"//other.example.org/v1/messages?outer=@ID@",)),
-        (b":path", (b"/v1/messages?outer=@ID@#x",)),
+        (b":path", (b"v1/messages?beta=outer-@ID@",)),
+        (b":path", (b"http://other.example.org/v1/messages?beta=outer-@ID@",)),
+        (b":path", (b"//other.example.org/v1/messages?beta=outer-@ID@",)),
+        (b":path", (b"/v1/messages?beta=outer-@ID@#x",)),
         (b":path", (b"/v1/../metrics",)),
         (b":path", ()),
         (b":method", (b"POST", b"GET")),
@@ -157,7 +157,7 @@ def _pseudo_headers() -> Iterator[Stream]:
         yield Stream("h2 pseudo", _with((b"host", b"@HOST@"), pseudo=_replaced(name, *values)), (BODY,))
         yield Stream("h2 pseudo", _with((b"host", other), pseudo=_replaced(name, *values)), (BODY,))
     for late in (
-        (b":path", b"/v1/chat/completions?inner=@ID@"),
+        (b":path", b"/v1/chat/completions?beta=inner-@ID@"),
         (b":authority", other),
         (b":status", b"200"),
         (b":x", b"y"),

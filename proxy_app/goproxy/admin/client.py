@@ -19,6 +19,11 @@ _SECONDS = 600.0
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 """A host that has gone without a word is given up after a minute and a half, however long its answer may take."""
 
+_NO_OPERATOR = (
+    "what was shown is not the operator's, which is gateway_operator_token in the inventory; "
+    "one that was changed there holds after site.yml"
+)
+
 
 class AdminError(Exception):
     """What was asked was not done; the text says why."""
@@ -126,6 +131,8 @@ class AdminClient:
         connection.close()
         if 300 <= answer.status < 400:
             raise AdminError(f"{self._url.geturl()}: {_redirection(answer)}")
+        if answer.status == 401:
+            raise AdminError(f"{_told(answer.status, refusal)}: {_NO_OPERATOR}")
         if answer.status >= 500:  # from the backend, or from what stands before it and did not hear its answer
             raise AnswerLost(_told(answer.status, refusal))
         raise AdminError(_told(answer.status, refusal))

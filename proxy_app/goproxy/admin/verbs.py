@@ -10,6 +10,7 @@ import argparse
 import getpass
 import json
 import os
+import re
 import secrets
 import sys
 from collections.abc import Callable, Mapping
@@ -36,10 +37,24 @@ _LEASE = ("wallet", "upstream", "instance", "held_nanodollars", "spent_total_nan
 _ADDENDS = tuple(kind for kind in KINDS if kind != "reasoning")
 """The kinds of tokens that add up to all of a request's: reasoning is a part of its output."""
 
+_LIMITS = {
+    "expires": "expires_at",
+    "upstream": "upstreams",
+    "model": "models",
+    "requests_per_minute": "requests_per_minute",
+    "tokens_per_minute": "tokens_per_minute",
+    "limit": "limit_nanodollars",
+}
+"""What a key may do: options, and what the API calls them."""
+
 _KEY_HELP = "its id, or the first characters that `key list` shows of it"
 
-Verb = Callable[[AdminClient, argparse.Namespace], tuple[Any, str]]
-"""The answer as a document, and as people read it."""
+_OF_THE_EDGE = re.compile(r"[0-9a-f]{32}")
+
+Answer = tuple[Any, str] | tuple[Any, str, str]
+"""The answer as a document, and as people read it; and what of it a job must not pass over, if there is anything."""
+
+Verb = Callable[[AdminClient, argparse.Namespace], Answer]
 
 
 def add_verbs(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +89,12 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_choice(rerate)
     rerate.add_argument("--multiplier", default="as_billed", help="a number, `current`, or `as_billed` (default)")
     rerate.add_argument("--apply", action="store_true", help="settle the differences; else only show them")
-    reconcile = _verb(nouns, "reconcile", _reconcile, "hold the ledger against a provider's usage export")
+    reconcile = _verb(
+        nouns,
+        "reconcile",
+        _reconcile,
+        "hold the ledger against a provider's usage export; exit code 1: requests differ or are missing",
+    )
     reconcile.add_argument("file", type=Path, help="CSV or JSON")
     reconcile.add_argument("--upstream", required=True)
     reconcile.add_argument("--since", metavar="DAY")
@@ -91,15 +111,17 @@ def run(chosen: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Run one verb and print its answer.
 
     Raises:
-        AdminError: it was not done.
+        AdminError: it was not done, or something was found that ends with exit code 1.
     """
     for name, value in vars(chosen).items():
         texts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
         if any("\ud800" <= each <= "\udfff" for each in "".join(texts)):  # how Python writes what is no UTF-8
             raise AdminError(f"{name}: {value!r} is not UTF-8")
     url = chosen.url or environment.get("BACKEND_URL") or _URL
-    document, text = chosen.admin_verb(AdminClient(url, _token(environment)), chosen)
-    print(json.dumps(document, indent=2) if chosen.json else text)
+    document, text, *found = chosen.admin_verb(AdminClient(url, _token(environment)), chosen)
+    print(json.dumps(document, indent=2) if chosen.json else text, flush=True)
+    if found:
+        raise AdminError(found[0])
     return 0
 
 
@@ -143,17 +165,25 @@ def _add_keys(verbs: Any) -> None:
     add = _verb(verbs, "add", _key_add, "make a key, and show it once")
     add.add_argument("account")
     add.add_argument("--name", default="")
-    add.add_argument("--expires", metavar="TIME", help="such as 2027-01-31T00:00:00Z")
-    add.add_argument("--upstream", action="append", help="the only one it may use; may be repeated")
-    add.add_argument("--model", action="append", help="the only one it may use; may be repeated")
-    add.add_argument("--requests-per-minute", type=int)
-    add.add_argument("--tokens-per-minute", type=int)
-    add.add_argument("--limit", type=_dollars, metavar="USD", help="what it may spend in all")
+    _add_limits(add)
     _verb(verbs, "list", _key_list, "keys, without the keys themselves").add_argument("account", nargs="?")
     _verb(verbs, "revoke", _key_revoke, "let a key in no more").add_argument("key", metavar="KEY", help=_KEY_HELP)
+    change = _verb(verbs, "set", _key_set, "change what a key may do; what is not named stays")
+    change.add_argument("key", metavar="KEY", help=_KEY_HELP)
+    _add_limits(change)
+    change.add_argument("--without", default="", metavar="LIMITS", help=f"that it has no more: {','.join(_LIMITS)}")
     rotate = _verb(verbs, "rotate", _key_rotate, "make a second key like it, and show that once")
     rotate.add_argument("key", metavar="KEY", help=_KEY_HELP)
     rotate.add_argument("--old-expires", metavar="TIME", help="when the first one ends, unless it ends before")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--expires", metavar="TIME", help="such as 2027-01-31T00:00:00Z")
+    parser.add_argument("--upstream", action="append", help="the only one it may use; may be repeated")
+    parser.add_argument("--model", action="append", help="the only one it may use; may be repeated")
+    parser.add_argument("--requests-per-minute", type=int)
+    parser.add_argument("--tokens-per-minute", type=int)
+    parser.add_argument("--limit", type=_dollars, metavar="USD", help="what it may spend in all")
 
 
 def _add_credits(verbs: Any) -> None:
@@ -169,8 +199,9 @@ def _add_credits(verbs: Any) -> None:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    for name in ("account", "key", "upstream", "model", "settlement"):
+    for name in ("account", "key", "upstream", "settlement"):
         parser.add_argument(f"--{name}")
+    parser.add_argument("--model", help="its id, or an alias")
     for name in ("since", "until"):
         parser.add_argument(f"--{name}", metavar="DAY", help="such as 2026-11-23, in UTC")
 
@@ -216,15 +247,7 @@ def _account_enable(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, 
 
 
 def _key_add(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
-    new = {
-        "name": chosen.name,
-        "expires_at": chosen.expires,
-        "upstreams": chosen.upstream,
-        "models": chosen.model,
-        "requests_per_minute": chosen.requests_per_minute,
-        "tokens_per_minute": chosen.tokens_per_minute,
-        "limit_nanodollars": chosen.limit,
-    }
+    new = {"name": chosen.name} | {field: getattr(chosen, option) for option, field in _LIMITS.items()}
     return _once(api.post(f"/accounts/{_path(chosen.account)}/keys", new))
 
 
@@ -236,6 +259,21 @@ def _key_list(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 def _key_revoke(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     key = api.post(f"/keys/{_path(_key_id(api, chosen.key))}/revoke")
     return key, table([key], _KEY)
+
+
+def _key_set(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    given = {option: value for option in _LIMITS if (value := getattr(chosen, option)) is not None}
+    without = [each.replace("-", "_") for each in chosen.without.split(",") if each]
+    for each in without:
+        if each not in _LIMITS:
+            raise AdminError(f"--without: {each!r} is not one of {', '.join(_LIMITS)}")
+        if each in given:
+            raise AdminError(f"{each}: it cannot be set and taken away at once")
+    if not given and not without:
+        raise AdminError(f"nothing would change: give one of {', '.join(_LIMITS)}, or --without")
+    changes = {_LIMITS[option]: value for option, value in (dict.fromkeys(without) | given).items()}
+    key = api.post(f"/keys/{_path(_key_id(api, chosen.key))}/set", changes)
+    return key, table([key], (*_KEY, *_KEY_LIMITS))
 
 
 def _key_rotate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
@@ -291,12 +329,23 @@ def _usage(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     return found, text if found["complete"] else f"{text}\nThere are more lines: choose fewer days."
 
 
-def _rows(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+def _rows(api: AdminClient, chosen: argparse.Namespace) -> Answer:
     names = ("id", "upstream_request_id", "kind", "limit", "before")
     found = api.get("/rows", {**_choice(chosen), **{name: getattr(chosen, name) for name in names}})
     is_of_one = chosen.id or chosen.upstream_request_id
     text = table([_line(row) for row in found["rows"]], (*_ROW, "terms", "outcome", "flags") if is_of_one else _ROW)
+    if is_of_one and not found["rows"]:
+        return found, text, _unfound(chosen.id, chosen.upstream_request_id)
     return found, text if found["next"] is None else f"{text}\nOlder ones: --before {found['next']}"
+
+
+def _unfound(row_id: str | None, upstream_request_id: str | None) -> str:
+    if row_id is None:
+        return f"no row that is so chosen has the provider's id {upstream_request_id!r}"
+    told = f"no row that is so chosen has the id {row_id!r}"
+    if _OF_THE_EDGE.fullmatch(row_id):
+        return f"{told}: one of 32 hexadecimal digits is the edge's own; look for it in `docker logs trollllm-edge`"
+    return f"{told}: what was refused has no row, nor what goes on; look for it in `docker logs goproxy-<name>`"
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
@@ -329,7 +378,7 @@ def _rerate(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     return done, f"{text}\n{sums}{unpriced}; {applied}"
 
 
-def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> Answer:
     query = {"upstream": chosen.upstream, "since": chosen.since, "until": chosen.until}
     media_type = "application/json" if chosen.file.suffix == ".json" else "text/csv"
     with _opened(chosen.file) as file:
@@ -344,7 +393,11 @@ def _reconcile(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     ):
         lines += [f"{name:<11} {len(found[name]) + left_out[name]}  ({meaning})", *map(_difference, found[name])]
         lines += [f"  and {left_out[name]} more: choose fewer days to see them"] if left_out[name] else []
-    return found, "\n".join(lines)
+    wrong = {name: len(found[name]) + left_out[name] for name in ("differing", "missing")}
+    if not any(wrong.values()):
+        return found, "\n".join(lines)
+    told = ", ".join(f"{count} {name}" for name, count in wrong.items())
+    return found, "\n".join(lines), f"ledger and export do not agree: {told}"
 
 
 def _difference(each: Any) -> str:

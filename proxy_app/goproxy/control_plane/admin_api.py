@@ -66,6 +66,7 @@ class AdminApi:
             Operation("GET", "/keys", self.list_keys, query=doc.OfAccount, answer=doc.Keys),
             Operation("GET", "/keys/{key}", self.show_key, answer=doc.Key),
             Operation("POST", "/keys/{key}/revoke", self.revoke_key, answer=doc.Key),
+            Operation("POST", "/keys/{key}/set", self.set_key, body=doc.KeyChanges, answer=doc.Key, conflicts=True),
             Operation(
                 "POST",
                 "/keys/{key}/rotate",
@@ -158,8 +159,7 @@ class AdminApi:
         new: schemas.NewKey = call.body
         key, account, ends = new_key(), call.path["account"], schemas.stored(new.expires_at)
         names.check_key(self._plane.catalogue.configs, new.upstreams, new.models)
-        if ends is not None and ends <= now():
-            raise NotServed(400, f"expires_at: {ends} is past, and the key would never be let in")
+        _check_end(ends)
         limits = keys.Limits(
             expires_at=ends,
             upstreams=new.upstreams,
@@ -190,6 +190,23 @@ class AdminApi:
         """Let a key in no more, on any proxy, within a second; for good."""
         key = call.path["key"]
         return schemas.Key(**await self._plane.change_keys("revoke key", lambda store: keys.revoke(store, key)))
+
+    async def set_key(self, call: Call) -> schemas.Key:
+        """Change what a living key may do: on any proxy, within a second.
+
+        What is left out stays; null takes a limit away. Its upstreams may become more, and not fewer. A spending limit
+        may be less than what was spent or is held: running requests go on, what is free is asked back from the proxies,
+        and nothing more is lent.
+        """
+        key, changes = call.path["key"], call.body.changes
+        _check_end(changes.get("expires_at"))
+        if {"upstreams", "models"} & changes.keys():
+            known = await self._store.read("look for names", lambda store: keys.get(store, key))
+            names.check_change(self._plane.catalogue.configs, known, changes)
+        done = await self._plane.change_keys("change key", lambda store: keys.change(store, key, changes))
+        for instance in done.holders:
+            self._plane.feed.recall(instance, [wallets.of_key(key)])
+        return schemas.Key(**done.key)
 
     async def rotate_key(self, call: Call) -> schemas.KeyShownOnce:
         """Make a second key that may do what the first one may.
@@ -235,8 +252,7 @@ class AdminApi:
         asked: schemas.UsageAsked = call.query
         by = list(dict.fromkeys(asked.by))
         summary = usage.Summary(by, schemas.LINES)
-        chosen = asked.chosen
-        await names.check_choice(self._plane, account=chosen.account, upstream=chosen.upstream)
+        chosen = await names.resolved(self._plane, asked.chosen)
         async for lines in self._store.read_in_steps("sum usage", lambda s, after: usage.step(s, by, chosen, after)):
             summary.add(lines)
         found = summary.lines()
@@ -247,7 +263,7 @@ class AdminApi:
     async def list_rows(self, call: Call) -> schemas.Rows:
         """The ledger: requests and credits, the newest first."""
         asked: schemas.RowsAsked = call.query
-        await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
+        chosen = await names.resolved(self._plane, asked.chosen)
         position = None
         if asked.before is not None:
             moment, _, row_id = asked.before.partition("~")
@@ -256,14 +272,14 @@ class AdminApi:
 
         def page(store: Connection, before: Position | None) -> tuple[list[Any], Position | None]:
             left = asked.limit - len(records)
-            return rows.page(store, asked.chosen, kind=asked.kind, before=before, limit=left)
+            return rows.page(store, chosen, kind=asked.kind, before=before, limit=left)
 
         async for found_now in self._store.read_in_steps("list rows", page, position):
             records += found_now
             if len(records) == asked.limit:
                 break
         if not records and asked.before is None:
-            await names.check_nothing_found(self._plane, asked.chosen)
+            await names.check_nothing_found(self._plane, chosen)
         found = await asyncio.to_thread(rows.documents, records)
         last = found[-1] if len(found) == asked.limit else None
         return schemas.Rows(
@@ -305,6 +321,11 @@ class AdminApi:
             raise NotServed(503, "the admin API is off: there is no operator token (OPERATOR_TOKEN_PATH)")
         if owner(request_reading.bearer(request), {known: "operator"}) is None:
             raise request_reading.unauthorized()
+
+
+def _check_end(ends: str | None) -> None:
+    if ends is not None and ends <= now():
+        raise NotServed(400, f"expires_at: {ends} is past, and the key would never be let in")
 
 
 def _of_ledger(found: Mapping[str, Any]) -> schemas.Row | schemas.Credit:

@@ -6,7 +6,9 @@ account or an upstream that is gone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -29,6 +31,20 @@ def check_key(configs: Sequence[Config], upstreams: Collection[str] | None, mode
     _check("model", models or (), [name for config in chosen for name in config.models_by_name])
 
 
+def check_change(configs: Sequence[Config], key: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """The same of what changes; what the key has already stays usable.
+
+    Raises:
+        NotFound: there is no such upstream, or none of those that the key may use has such a model.
+    """
+    had = key["upstreams"]
+    upstreams = changes.get("upstreams", had)
+    gone = {*(had or ())} - {config.upstream for config in configs}
+    still = None if upstreams is None else [each for each in upstreams if each not in gone]
+    new_models = [each for each in changes.get("models") or () if each not in (key["models"] or ())]
+    check_key(configs, still, new_models)
+
+
 async def check_choice(plane: ControlPlane, *, account: str | None = None, upstream: str | None = None) -> None:
     """What is asked about an account or an upstream has an answer.
 
@@ -48,6 +64,32 @@ async def check_choice(plane: ControlPlane, *, account: str | None = None, upstr
 
     if account is not None or upstream is not None:
         await plane.database.read("look for names", work)
+
+
+async def resolved(plane: ControlPlane, chosen: rows.Chosen) -> rows.Chosen:
+    """A choice of rows with a model by whatever name clients call it: rows have its id.
+
+    An alias may stand for different ids at different upstreams. Where an upstream has neither the alias (any more) nor
+    an id that it stands for elsewhere, the rows of that id are meant as well.
+
+    Raises:
+        NotFound: neither the catalogue nor the store has such an account or upstream.
+    """
+    await check_choice(plane, account=chosen.account, upstream=chosen.upstream)
+    model = chosen.model
+    if model is None:
+        return chosen
+    by_upstream = {
+        config.upstream: {name: each.id for name, each in config.models_by_name.items()}
+        for config in plane.catalogue.configs
+    }
+    ids = {names[model] for names in by_upstream.values() if model in names}
+    aliased = []
+    for upstream in sorted({*by_upstream, *await plane.database.read("look for names", leases.upstreams)}):
+        names = by_upstream.get(upstream, {})
+        meant = {names[model]} if model in names else ids - names.keys()
+        aliased += [(upstream, each) for each in sorted(meant - {model})]
+    return replace(chosen, aliased=tuple(aliased))
 
 
 async def check_nothing_found(plane: ControlPlane, chosen: rows.Chosen) -> None:

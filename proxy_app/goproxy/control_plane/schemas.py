@@ -134,6 +134,32 @@ class NewKey(Taken):
     """What it may spend in all."""
 
 
+class KeyChanges(Taken):
+    """What a key may do from now on. What is left out stays; null: as much as its account."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+
+    expires_at: Moment | None = None
+    upstreams: Annotated[list[Upstream], Field(min_length=1, max_length=100)] | None = None
+    models: Annotated[list[ModelId], Field(min_length=1, max_length=100)] | None = None
+    requests_per_minute: PerMinute | None = None
+    tokens_per_minute: PerMinute | None = None
+    limit_nanodollars: Nanodollars | None = None
+    """What it may spend in all: what it has spent under a limit counts, and what was granted to its wallet is in it."""
+
+    @model_validator(mode="after")
+    def _not_nothing(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"nothing would change: expected one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """As they are stored, by name."""
+        named = {name: getattr(self, name) for name in self.model_fields_set}
+        return named | ({"expires_at": stored(self.expires_at)} if "expires_at" in named else {})
+
+
 class Key(Given):
     id: str
     account: str
@@ -234,6 +260,7 @@ class Chosen(Days):
     key: KeyId | None = None
     upstream: Upstream | None = None
     model: ModelId | None = None
+    """By its id, or by an alias that it has now; rows have the id."""
     settlement: Settlement | None = None
 
     @property

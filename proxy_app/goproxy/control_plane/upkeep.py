@@ -59,7 +59,7 @@ class Upkeep:
         row's own, or that of its last correction; a row that was `unpriced` had none, and gets today's.
         """
         asked: schemas.RerateAsked = call.body
-        await names.check_choice(self._plane, account=asked.account, upstream=asked.upstream)
+        chosen = await names.resolved(self._plane, asked.chosen)
 
         def rated(row: ledger.Row) -> ledger.Row | None:
             return self._rated(row, asked.multiplier)
@@ -67,7 +67,6 @@ class Upkeep:
         told = schemas.Rerated(
             rows=0, differing=0, unpriced=0, difference_nanodollars=0, applied=asked.apply, differences=[]
         )
-        chosen = asked.chosen
         async for records in self._store.read_in_steps("rerate", lambda s, after: rows.step(s, chosen, after)):
             corrections, unpriced = await asyncio.to_thread(rows.corrections_of, records, rated)
             if asked.apply:
@@ -93,8 +92,8 @@ class Upkeep:
     async def reconcile(self, call: Call) -> schemas.Reconciled:
         """Hold the rows of an upstream against the provider's own record, by request id and kind of token.
 
-        The body is the provider's export: CSV with a header line, or JSON, a list of objects; a column `request_id`,
-        and columns that count tokens.
+        The body is the provider's export: CSV with a header line, or JSON, a list of objects; a column `request_id`
+        (or `upstream_request_id`, or `id`), and columns that count tokens.
         """
         asked: schemas.ReconcileAsked = call.query
         await names.check_choice(self._plane, upstream=asked.upstream)

@@ -5,7 +5,8 @@ Sources: docs.anthropic.com "Streaming messages"; `types/usage.py`, `types/messa
 
 - `input_tokens` has no cache tokens in it, `output_tokens` has the thinking in it;
 - the counts of `message_delta` are cumulative, so that they replace those of `message_start`. The split of cache writes
-  by lifetime stands in `message_start` only: what the total grows above it is priced at five minutes;
+  by lifetime stands in `message_start` only, and in `iterations` where a server's tools made several: what the total
+  grows above what those tell is priced at five minutes;
 - what a compaction used stands in `iterations` only and is billed too: it is added here. So is what an advisor used, if
   it is the same model; another one's tokens are flagged.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from goproxy.core.meter import Meter, content_of
@@ -58,6 +60,8 @@ class AnthropicMeter(Meter):
         self._output_was_told = False
         self._has_stop_reason = False
         self._apart = _NOTHING
+        self._iterated: Usage | None = None
+        """The sum of the iterations that made up the answer; None: there were none, or they leave something open."""
 
     def _on_event(self, name: bytes, data: bytes) -> None:
         if b'"content_block_' in data and not _says_more(data):
@@ -127,28 +131,22 @@ class AnthropicMeter(Meter):
             return
         self._take_terms(usage)
         if isinstance(iterations := usage.get("iterations"), list):
-            self._apart = Usage()
-            for iteration in iterations:
-                self._on_iteration(iteration)
+            self._take_iterations(iterations)
 
-    def _on_iteration(self, iteration: object) -> None:
-        match iteration:
-            case {"type": "compaction"}:
-                self._add_apart(iteration)
-            case {"type": "advisor_message", "model": str() as model} if model == self._model:
-                self._add_apart(iteration)
-            case {"type": "advisor_message" | "fallback_message"}:
-                self._flags.add("other_model_usage")
-
-    def _add_apart(self, iteration: object) -> None:
-        """What was used beside the answer, at its price."""
-        told = RawUsage(COUNTS)
-        told.merge(iteration)
-        total = _sum(self._apart, _usage(told, self._flags))
-        if told.was_invalid or max(total.to_json().values()) > MAX_TOKENS:
-            self._flags.add("invalid_usage")
-        else:
-            self._apart = total
+    def _take_iterations(self, iterations: list[object]) -> None:
+        self._apart = answer = Usage()
+        left_open: set[str] = set()
+        for iteration in iterations:
+            match iteration:
+                case {"type": "message"}:
+                    answer = _with(answer, iteration, left_open)
+                case {"type": "compaction"}:
+                    self._apart = _with(self._apart, iteration, self._flags)
+                case {"type": "advisor_message", "model": str() as model} if model == self._model:
+                    self._apart = _with(self._apart, iteration, self._flags)
+                case {"type": "advisor_message" | "fallback_message"}:
+                    self._flags.add("other_model_usage")
+        self._iterated = None if left_open else answer
 
     def _usage(self, flags: set[str]) -> Usage:
         told = self._told
@@ -157,7 +155,9 @@ class AnthropicMeter(Meter):
         tools = told.document.get("server_tool_use")
         if tools and not (isinstance(tools, dict) and all(uses == 0 for uses in tools.values())):
             flags.add("server_tool_use")
-        return _sum(_usage(told, flags), self._apart)
+        if self._iterated is None:
+            return _sum(_usage(told, flags), self._apart)
+        return _sum(_split_as(self._iterated, told, flags), self._apart)
 
 
 def _says_more(data: bytes) -> bool:
@@ -190,6 +190,29 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
         flags.add("total_mismatch")
         thinking = output
     return Usage(count(INPUT, 0), for_5m, for_1h, count(CACHE_READ, 0), output, thinking)
+
+
+def _split_as(iterated: Usage, told: RawUsage, flags: set[str]) -> Usage:
+    """The usage that was told; for how long caches were written as its iterations tell, if they come to the same."""
+    assumed: set[str] = set()
+    usage = _usage(told, assumed)
+    for_5m, for_1h = iterated.cache_write_5m, iterated.cache_write_1h
+    if for_5m + for_1h == usage.cache_write_5m + usage.cache_write_1h:
+        usage = replace(usage, cache_write_5m=for_5m, cache_write_1h=for_1h)
+        assumed.discard("cache_write_split_assumed")
+    flags |= assumed
+    return usage
+
+
+def _with(usage: Usage, iteration: object, flags: set[str]) -> Usage:
+    """This usage, and an iteration's on top of it."""
+    told = RawUsage(COUNTS)
+    told.merge(iteration)
+    total = _sum(usage, _usage(told, flags))
+    if told.was_invalid or max(total.to_json().values()) > MAX_TOKENS:
+        flags.add("invalid_usage")
+        return usage
+    return total
 
 
 def _sum(one: Usage, other: Usage) -> Usage:

@@ -50,12 +50,19 @@ _PACKING = frozenset({"source", "file", "input_audio"})
 _MOST_BLOCKS = 25_000
 """No more are looked at: everybody waits meanwhile, and a conversation of 2,000 messages has a third of it."""
 
-_OWN_TOOLS = (None, "custom", "function")
-_BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
-_OPENING = ("mcp_servers", "container", "web_search_options", "plugins")
-"""Fields by which a request asks for something that the provider gets from elsewhere."""
+_OWN_TOOLS = ("custom", "function")
+_OWN_TOOLS_HAVE = frozenset({"name", "function", "input_schema"})
+"""What tells a tool of the client's that has no type."""
 
-OPENING_FIELDS = frozenset({*_OPENING, "context_management", "thread"})
+_BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
+_OPENING = (
+    *("mcp_servers", "container", "web_search_options", "plugins", "cached_content"),
+    *("enable_search", "vl_high_resolution_images"),  # DashScope's
+    "data_sources",  # Azure's
+)
+"""Fields by which a request asks for something that the provider gets from elsewhere, or sees in more tokens."""
+
+OPENING_FIELDS = frozenset({*_OPENING, "context_management", "thread", "extra_body"})
 """Without any of these there is nothing to look for; nearly every request has none."""
 
 
@@ -70,7 +77,12 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     """The estimate for a request of `size` bytes with these fields at its top level. Takes any JSON."""
     tokens, remote, is_open = size, 0, False
     if not OPENING_FIELDS.isdisjoint(request):
-        remote = sum(map(bool, map(request.get, _OPENING))) + _compacts(request) + _continues(request)
+        remote = (
+            sum(map(bool, map(request.get, _OPENING)))
+            + _compacts(request)
+            + _continues(request)
+            + _refers_to_cache(request)
+        )
     for number, block in enumerate(_blocks(request.get("messages"))):
         if number == _MOST_BLOCKS:  # what is not looked at may be anything
             is_open = True
@@ -87,10 +99,12 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     if tools and isinstance(tools, list):
         tokens += TOOLS_TOKENS
         for tool in tools:
-            kind = tool.get("type") if isinstance(tool, dict) else None
+            if not isinstance(tool, dict):
+                continue
+            kind = tool.get("type")
             if isinstance(kind, str) and kind.startswith(_BUILT_IN_TOOLS):
                 tokens += TOOL_TOKENS
-            elif kind not in _OWN_TOOLS:
+            elif kind not in _OWN_TOOLS and (kind is not None or _OWN_TOOLS_HAVE.isdisjoint(tool)):
                 remote += 1
     return InputEstimate(tokens + remote * REMOTE_TOKENS, is_open or remote > 0)
 
@@ -98,20 +112,20 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
 def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
     """The blocks that the messages consist of, and those within results of tools and documents."""
     waiting: list[object] = []
-    for message in _objects(messages):
+    for message in objects(messages):
         if message.get("audio"):  # a reference to what the model said before
             yield {"type": "audio"}
         if (content := message.get("content")).__class__ is not str:
             waiting.append(content)
     while waiting:
-        for block in _objects(waiting.pop()):
+        for block in objects(waiting.pop()):
             yield block
             waiting.append(block.get("content"))
             if isinstance(source := block.get("source"), dict):
                 waiting.append(source.get("content"))
 
 
-def _objects(items: object) -> list[dict[str, Any]]:
+def objects(items: object) -> list[dict[str, Any]]:
     """Of a list, or the one that stands alone."""
     if isinstance(items, dict):
         return [items]
@@ -154,7 +168,7 @@ def _compacts(request: Mapping[str, Any]) -> bool:
     """Whether the provider may read the input once more, to compact it."""
     match request.get("context_management"):
         case {"edits": list() as edits}:
-            return any(str(edit.get("type")).startswith("compact") for edit in _objects(edits))
+            return any(str(edit.get("type")).startswith("compact") for edit in objects(edits))
     return False
 
 
@@ -164,3 +178,11 @@ def _continues(request: Mapping[str, Any]) -> bool:
         case None | {"type": "create"}:
             return False
     return True
+
+
+def _refers_to_cache(request: Mapping[str, Any]) -> bool:
+    """Whether a prompt is added that Google holds, as its OpenAI endpoint is told of it."""
+    match request.get("extra_body"):
+        case {"google": {"cached_content": cached}}:
+            return bool(cached)
+    return False

@@ -304,6 +304,8 @@ def _row(
 ) -> Row:
     priced = price(usage, versions, multiplier, day_of(hold.opened_at), terms)
     cost, flag = _bounded(priced.cost, settlement, hold.amount)
+    if _SPLIT in flags and priced.prices["cache_write_5m"] == priced.prices["cache_write_1h"]:
+        flags.remove(_SPLIT)  # it makes no difference
     return Row(
         id=hold.id,
         opened_at=hold.opened_at,
@@ -346,6 +348,7 @@ def _unpriced(priced: Priced) -> set[str]:
 
 
 _BOUNDS = {"capped_at_hold", "above_hold"}
+_SPLIT = "cache_write_split_assumed"
 
 
 def _bounded(cost: int, settlement: Settlement, hold: int) -> tuple[int, set[str]]:

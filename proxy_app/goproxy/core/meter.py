@@ -48,9 +48,11 @@ The last piece is kept however long it is: it is read when its bytes have gone t
 
 FLAGS: Mapping[str, str] = {
     "audio_tokens": "Some of the tokens are audio, which the provider prices differently; priced as text.",
-    "cache_write_split_assumed": "Cache writes whose lifetime (5 minutes or 1 hour) was not told; priced at 5 minutes.",
+    "cache_write_split_assumed": "Cache writes whose lifetime was not told, though an hour has another price than 5 "
+    "minutes; priced at 5 minutes.",
     "content_after_usage": "Content came after the last usage and no usage after it: that was not the final one.",
     "final_usage_missing": "The answer came to its end without its final usage.",
+    "image_tokens": "Some of the output is images, which the provider prices differently; priced as text.",
     "incomplete_usage": "Prompt or output tokens were never told (or never validly).",
     "invalid_usage": "A count was no integer from 0 to 20,000,000; the last valid one stands.",
     "no_event": "The body of an event stream held no event.",

@@ -8,9 +8,9 @@ rule and say so by their own `total_tokens`; those are read by it, and flagged. 
 `completion_tokens` have no thinking in them, and which tells of that nowhere else, whether a cache was read or not.
 
 The usage is final when it comes in a chunk without choices (the one that `include_usage` asks for), or when `[DONE]`
-comes and no content came in between: some upstreams send usage with the last choice, and some with every chunk. One of
-them (Perplexity) sends no `[DONE]`: there the end of the HTTP body stands for it, if the usage came with a
-`finish_reason` or after one. A whole JSON body is final.
+comes and no content came in between: some upstreams send usage with the last choice (Groq, unasked, within
+`x_groq`), and some with every chunk. One of them (Perplexity) sends no `[DONE]`: there the end of the HTTP body stands
+for it, if the usage came with a `finish_reason` or after one. A whole JSON body is final.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ WRITTEN = ("prompt_tokens_details", "cache_write_tokens")
 REASONING = ("completion_tokens_details", "reasoning_tokens")
 AUDIO_IN = ("prompt_tokens_details", "audio_tokens")
 AUDIO_OUT = ("completion_tokens_details", "audio_tokens")
+IMAGES_OUT = ("completion_tokens_details", "image_tokens")
 
 # LiteLLM's names for Anthropic's counts; the split by lifetime in either place.
 CREATED = ("prompt_tokens_details", "cache_creation_tokens")
@@ -54,7 +55,7 @@ _WRITTEN_1H = (CREATED_1H, CREATED_OF_DASHSCOPE_1H, CACHE_WRITE_1H)
 
 COUNTS = Counts(
     (
-        *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT),
+        *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT, IMAGES_OUT),
         *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H),
     ),
     prompt=(PROMPT,),
@@ -148,7 +149,11 @@ class OpenAIMeter(Meter):
         self._take_error(document)
 
     def _take_usage(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
-        if isinstance(usage := self._merge(document.get("usage"), data, ("usage",)), dict) and usage:
+        path: Path = ("usage",)
+        if (told := document.get("usage")) is None and "x_groq" in document:
+            path = ("x_groq", "usage")
+            told = value_at(document, path)
+        if isinstance(usage := self._merge(told, data, path), dict) and usage:
             self._is_usage_chunk = not document.get("choices")
             self._has_content_after_usage = False
             self._is_usage_of_finished = self._has_finish_reason
@@ -185,6 +190,8 @@ class OpenAIMeter(Meter):
             flags.add("content_after_usage")
         if told.get(AUDIO_IN) or told.get(AUDIO_OUT):
             flags.add("audio_tokens")
+        if told.get(IMAGES_OUT):
+            flags.add("image_tokens")
         tools = value_at(told.document, ("server_tool_use",))
         if isinstance(tools, dict) and any(uses != 0 for uses in tools.values()):
             flags.add("server_tool_use")
@@ -242,12 +249,10 @@ def _parts(told: RawUsage, flags: set[str]) -> tuple[int, int, int]:
 
 
 def _writes(told: RawUsage, flags: set[str]) -> tuple[int, int]:
-    """Tokens written for five minutes and for an hour. OpenAI's own count knows no lifetimes: nothing is assumed."""
+    """Tokens written for five minutes and for an hour. OpenAI's own count knows no lifetimes, OpenRouter's neither."""
     total = _one(told, flags, *_WRITTEN)
     for_5m = _one(told, flags, *_WRITTEN_5M)
     for_1h = _one(told, flags, *_WRITTEN_1H)
-    if WRITTEN in told.tokens and for_5m is None and for_1h is None:
-        return total or 0, 0
     return cache_writes(total, for_5m, for_1h, flags)
 
 

@@ -164,6 +164,7 @@ _USUAL: Mapping[str, Any] = {
     "completion_tokens_details": {
         "reasoning_tokens": int,
         "audio_tokens": int,
+        "image_tokens": int,
         "accepted_prediction_tokens": int,
         "rejected_prediction_tokens": int,
     },

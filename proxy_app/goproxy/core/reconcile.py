@@ -147,8 +147,8 @@ def read_export(data: bytes) -> list[ExportLine]:
     """Read a provider's export.
 
     CSV with a header line, or JSON: a list of objects, or an object with that list as `data`. A column (or field)
-    `request_id`, and at least one that counts tokens: by our own names (`input`, `cache_write_5m`, ...), or by those
-    that Anthropic and OpenAI give them. Other columns are passed over.
+    `request_id` (or `upstream_request_id`, or `id`), and at least one that counts tokens: by our own names (`input`,
+    `cache_write_5m`, ...), or by those that Anthropic and OpenAI give them. Other columns are passed over.
 
     Raises:
         InvalidExport: it is neither, it has no lines, or one has no request id or something that is no count of tokens.

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from goproxy.core.input_estimate import OPENING_FIELDS, estimate_input
+from goproxy.core.input_estimate import OPENING_FIELDS, estimate_input, objects
 from goproxy.core.terms import STANDARD
 
 _DECODER = json.JSONDecoder()
@@ -65,11 +65,20 @@ _OTHER_CHOICES = ("candidate_count", "candidateCount")
 _OTHER_MODELS = (
     *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
     *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "router_settings_override"),
-    "user_config",
+    *("user_config", "preset", "deployment_id", "custom_llm_provider"),
 )
 """By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
 
-_PAID_BY_ITS_MODEL = "a request is paid by its model here, and no other may answer. Leave this field out."
+_OPENROUTERS = "openrouter:"
+_OPENROUTERS_ALONE = frozenset(
+    _OPENROUTERS + name
+    for name in ("web_search", "web_fetch", "datetime", "apply_patch", "bash", "files", "memory", "mcp")
+)
+_PLUGINS = "plugins"
+_PLUGINS_ALONE = frozenset({"web", "web-fetch", "file-parser", "response-healing", "context-compression", "moderation"})
+"""OpenRouter's tools and plugins that ask no other model. What the others use is billed with the request."""
+
+_PAID_BY_ITS_MODEL = "a request is paid by its model here, and no other may answer."
 
 _DROPPING = "additional_drop_params"
 """With it LiteLLM keeps fields from the provider: `max_tokens` that were held for, too."""
@@ -77,7 +86,7 @@ _DROPPING = "additional_drop_params"
 _SPREAD = ("extra_body", "generationConfig", "generation_config")
 """Objects that LiteLLM spreads over the request."""
 
-_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, _DROPPING, *_SPREAD, *STANDARD})
+_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, _PLUGINS, _DROPPING, *_SPREAD, *STANDARD})
 READ_FIELDS = _RARE.union(
     ("model", "stream", "stream_options", "messages", "tools", "max_tokens", "max_completion_tokens", "n")
 )
@@ -95,6 +104,7 @@ Places = dict[str, tuple[int, int]]
 """Where values stand in a body, by name: their first byte, and the one behind their last."""
 
 _REPLACED = frozenset({"model", "stream_options"})
+_USAGE = "include_usage"
 
 
 class InvalidBody(Exception):
@@ -265,7 +275,11 @@ def _check_case(fields: Mapping[str, Any]) -> None:
         return
     for name in fields:
         if (meant := _FOLDED.get(name.casefold(), name)) != name:
-            raise InvalidBody(f"{meant}: this field must be written like this, upper and lower case too.")
+            raise _in_another_case(meant)
+
+
+def _in_another_case(name: str) -> InvalidBody:
+    return InvalidBody(f"{name}: this field must be written like this, upper and lower case too.")
 
 
 def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) -> RequestBody:
@@ -285,6 +299,9 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) 
     options = fields.get("stream_options")
     if not isinstance(options, dict | None):
         raise InvalidBody("stream_options: this field must be an object.")
+    for name in options or ():
+        if name != _USAGE and name.casefold() == _USAGE:
+            raise _in_another_case(f"stream_options.{_USAGE}")
     if tools := fields.get("tools"):
         _check_tools(tools, model)
     estimate = estimate_input(fields, len(body))
@@ -294,7 +311,7 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) 
         _flag(fields, "stream"),
         limit,
         choices,
-        options is not None and _flag(options, "include_usage", within="stream_options."),
+        options is not None and _flag(options, _USAGE, within="stream_options."),
         estimate.tokens,
         estimate.is_open,
         terms,
@@ -311,7 +328,10 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
     """
     for name in _OTHER_MODELS:
         if fields.get(name):
-            raise InvalidBody(f"{name}: {_PAID_BY_ITS_MODEL}")
+            raise InvalidBody(f"{name}: {_PAID_BY_ITS_MODEL} Leave this field out.")
+    for plugin in objects(fields.get(_PLUGINS)):
+        if str(plugin.get("id")) not in _PLUGINS_ALONE:
+            raise InvalidBody(f"{_PLUGINS}.id: {_PAID_BY_ITS_MODEL} Leave this plugin out.")
     if fields.get(_DROPPING):
         raise InvalidBody(
             f"{_DROPPING}: a request is held for as it stands, and must be sent so. Leave this field out."
@@ -328,14 +348,17 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
 
 
 def _check_tools(tools: object, model: str) -> None:
-    """See that no tool brings a model of its own, as Anthropic's advisor does.
+    """See that no tool brings a model of its own, as Anthropic's advisor and some of OpenRouter's do.
 
     Raises:
         InvalidBody: one does.
     """
-    for tool in tools if isinstance(tools, list) else ():
-        if isinstance(tool, dict) and tool.get("model", model) not in (model, None):
-            raise InvalidBody(f"tools.model: {_PAID_BY_ITS_MODEL}")
+    for tool in objects(tools):
+        if tool.get("model", model) not in (model, None):
+            raise InvalidBody(f"tools.model: {_PAID_BY_ITS_MODEL} Leave this field out.")
+        kind = tool.get("type")
+        if isinstance(kind, str) and kind.startswith(_OPENROUTERS) and kind not in _OPENROUTERS_ALONE:
+            raise InvalidBody(f"tools.type: {_PAID_BY_ITS_MODEL} Leave this tool out.")
 
 
 def _flag(fields: Mapping[str, Any], name: str, within: str = "") -> bool:

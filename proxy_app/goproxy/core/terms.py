@@ -5,7 +5,8 @@ request it is empty. A value that no price could be written for is `?` there. Op
 all three; a gateway that speaks OpenAI's protocol passes the others on to Anthropic, so that no protocol is told apart.
 
 Sources: `types/chat/completion_create_params.py` of openai-python, `types/beta/message_create_params.py` and
-`types/beta/beta_usage.py` of anthropic-sdk-python.
+`types/beta/beta_usage.py` of anthropic-sdk-python; "Service Tiers" of Groq's documentation, whose standard tier is
+`on_demand`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 
 STANDARD: Mapping[str, frozenset[str]] = {
     "inference_geo": frozenset({"global", "not_available", ""}),
-    "service_tier": frozenset({"auto", "default", "standard", "standard_only"}),
+    "service_tier": frozenset({"auto", "default", "standard", "standard_only", "on_demand"}),
     "speed": frozenset({"standard"}),
 }
 """The fields, in order, and what the prices of a model are for where nothing else is said."""

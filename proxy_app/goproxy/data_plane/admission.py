@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from goproxy.data_plane.request_head import RequestHead
 from goproxy.timestamps import now
 
 _SHOWN = 100  # characters of a client's word in a message
+
+_QUERY = re.compile(r"\?(?:(?:beta|api-version)=[A-Za-z0-9._-]*(?:&(?!$)|$))*")
+"""What may stand behind the path: the switch of Anthropic's clients, and of Azure's."""
 
 
 @dataclass(slots=True)
@@ -67,8 +71,13 @@ def check_permission(key: LimitedKey, upstream: str, model: Model) -> None:
     """
     if key.upstreams is not None and upstream not in key.upstreams:  # an older control plane tells such keys, too
         raise Refusal(Fault.PERMISSION, f"This key may not use the upstream {upstream}.")
-    if key.models is not None and not {model.id, *model.id_aliases} & {*key.models}:
+    if not may_use(key, model):
         raise Refusal(Fault.PERMISSION, f"This key may not use the model {model.id}.")
+
+
+def may_use(key: LimitedKey, model: Model) -> bool:
+    """Whether a key is for this model, by whichever of its names."""
+    return key.models is None or not {model.id, *model.id_aliases}.isdisjoint(key.models)
 
 
 def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endpoint, request_id: str) -> Hold:
@@ -192,6 +201,20 @@ def admit(body: Body, config: Config, *, asks_for_usage: bool = False) -> Admitt
     body.data = asked.sent_as(model.upstream_model_id, asking_for_usage=asks_for_usage)
     asked.body = b""
     return Admitted(model, asked, usage_was_asked_for=asks_for_usage and asked.lacks_usage)
+
+
+def check_query(head: RequestHead) -> None:
+    """Let a query say nothing that an upstream might take for the body's: LiteLLM runs the model of `?model=`.
+
+    Raises:
+        Refusal: it says more than clients need.
+    """
+    if head.query and not _QUERY.fullmatch(head.query):
+        raise Refusal(
+            Fault.INVALID_REQUEST,
+            "The URL may end in ?beta=... or ?api-version=...; an upstream could read more than that in place of the "
+            "body. Leave the rest out.",
+        )
 
 
 def check_encoding(head: RequestHead) -> None:

@@ -69,8 +69,11 @@ class Client:
     def begin(self, status: int, headers: Headers) -> None:
         """Write the head.
 
-        A body without a length is chunked, or for HTTP/1.0 ended by the connection's end.
+        A body without a length is chunked, or for HTTP/1.0 ended by the connection's end. Where there can be no body,
+        there is no length (RFC 9110, 8.6).
         """
+        if status == http.HTTPStatus.NO_CONTENT:
+            headers = [pair for pair in headers if pair[0].lower() != "content-length"]
         head = f"HTTP/1.1 {status} {_REASONS.get(status, '')}"
         for name, value in headers:
             head += f"\r\n{name}: {value}"

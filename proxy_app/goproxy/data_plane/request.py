@@ -21,9 +21,11 @@ from goproxy.data_plane.admission import (
     authenticate,
     check_encoding,
     check_permission,
+    check_query,
     check_size,
     endpoint_for,
     hold_for,
+    may_use,
     model_for,
     read_body,
     refusal_of,
@@ -122,6 +124,7 @@ class Gateway:
             record.account = key.account
             endpoint = endpoint_for(protocol, config)
             self.limits.admit(key)
+            check_query(head)
             check_encoding(head)
             if isinstance(came, bytes):
                 record.bytes_in = len(came)
@@ -201,20 +204,22 @@ class Gateway:
         return self.upstream.send(request.endpoint, request.target, request.fields, request.body, deadlines, record)
 
     async def models(self, request: web.Request) -> web.StreamResponse:
-        """GET /v1/models: the models of the configuration, in the shape that the client knows."""
-        self._identify(request)
-        offered = [model.offered for model in self.config.models]
+        """GET /v1/models: the models that the key may use, in the shape that the client knows."""
+        key = self._identify(request)
+        offered = [model.offered for model in self.config.models if may_use(key, model)]
         return web.json_response(shape_for(request).models(offered))
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/models/{id}: one of them, by id or alias."""
-        self._identify(request)
+        key = self._identify(request)
         model = model_for(request.match_info["id"], self.config)
+        check_permission(key, self.config.upstream, model)
         return web.json_response(shape_for(request).model(model.offered))
 
-    def _identify(self, request: web.Request) -> None:
+    def _identify(self, request: web.Request) -> LimitedKey:
         key = authenticate(RequestHead.of("", list(request.headers.items())), self.books, self.config.staleness_seconds)
         request[ACCOUNT] = key.account
+        return key
 
 
 @dataclass(slots=True)

@@ -57,15 +57,17 @@ class Sending:
         elif not self._is_over:
             self._is_over = True
             if self._stop is not None:
-                self._stop()
+                stop, self._stop = self._stop, None  # what is cancelled remembers its frames, and they know this
+                stop()
 
     # From whoever carries it.
 
     def carried_by(self, stop: Callable[[], object]) -> None:
         """`stop`: carry it no further; nothing needs to be told then."""
-        self._stop = stop
         if self._is_over:
             stop()
+        else:
+            self._stop = stop
 
     def came(self, answer: Answer) -> None:
         """The head of the answer is there."""

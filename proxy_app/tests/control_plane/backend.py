@@ -149,8 +149,12 @@ class Backend:
 
     def offer(self, **prices: Any) -> None:
         """Change the prices of the only model, as a new configuration does."""
-        document = config_document(models=[OPUS | {"prices": [OPUS["prices"][0] | prices]}])
-        (self.directory / "config-openhands-prod.json").write_text(json.dumps(document))
+        self.configure("openhands", OPUS | {"prices": [OPUS["prices"][0] | prices]})
+
+    def configure(self, upstream: str, *models: Any) -> None:
+        """Give an upstream these models."""
+        document = config_document(upstream=upstream, models=list(models))
+        (self.directory / f"config-{upstream}-prod.json").write_text(json.dumps(document))
         self.plane.catalogue.look()
 
     def declare(self, **document: Any) -> None:

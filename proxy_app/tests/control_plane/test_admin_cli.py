@@ -125,9 +125,25 @@ async def test_a_row_is_found_by_either_id(backend: Backend, admin: Admin) -> No
         assert found.cells()[-2:] == ["ok", "final_usage_missing,other_prices,unknown_key"]
         assert len(found.out.splitlines()) == 2
     assert (await admin("rows", "--id", "grant-alice")).cells()[1] == "grant"
-    assert len((await admin("rows", "--id", row(2).id, "--account", "alice", "--kind", "grant")).out.splitlines()) == 1
-    assert (await admin("--json", "rows", "--id", "req_none")).json["rows"] == []
-    assert (await admin("--json", "rows", "--upstream-request-id", "none")).json["rows"] == []
+
+
+async def test_a_row_that_there_is_not_is_said_to_be_none(backend: Backend, admin: Admin) -> None:
+    """An empty table looks like an answer."""
+    await backend.account(dollars=10)
+    await backend.post("i1", row(1))
+    for arguments, told in (
+        (["--id", "req_none"], "has the id 'req_none': what was refused has no row"),
+        (["--id", "0f" * 16], "is the edge's own; look for it in `docker logs trollllm-edge`"),
+        (
+            ["--id", row(1).id, "--account", "alice", "--kind", "grant"],
+            f"no row that is so chosen has the id '{row(1).id}'",
+        ),
+        (["--upstream-request-id", "none"], "no row that is so chosen has the provider's id 'none'"),
+    ):
+        said = await admin("--json", "rows", *arguments)
+        assert (said.code, said.json["rows"], said.err.count("\n")) == (1, [], 1)
+        assert told in said.err
+    assert (await admin("rows", "--kind", "withdrawal")).code == 0
 
 
 async def test_rerating_and_reconciling(backend: Backend, admin: Admin, tmp_path: Path) -> None:
@@ -139,12 +155,40 @@ async def test_rerating_and_reconciling(backend: Backend, admin: Admin, tmp_path
     assert "; settled" in (await admin("rerate", "--apply", "--multiplier", "current")).out
     export = tmp_path / "export.csv"
     export.write_text("request_id,input,output\nup_1,9,8\nup_2,1,1\n")
-    found = (await admin("reconcile", str(export), "--upstream", "openhands")).out
-    assert "matched     0" in found
-    assert "up_1: ledger {'output': 7}, export {'output': 8}" in found
-    assert "missing     1" in found
+    found = await admin("reconcile", str(export), "--upstream", "openhands")
+    assert "matched     0" in found.out
+    assert "up_1: ledger {'output': 7}, export {'output': 8}" in found.out
+    assert "missing     1" in found.out
     missing = await admin("reconcile", str(tmp_path / "no.csv"), "--upstream", "openhands")
     assert (missing.code, missing.out) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["up_1,9,7", "up_2,9,7"], ""),
+        (["up_1,9,7"], ""),
+        (
+            ["up_1,9,8", "up_2,9,8"],
+            "ledger and export do not agree: 2 differing, 0 missing\n",
+        ),
+        (
+            ["up_1,9,7", "up_3,1,1"],
+            "ledger and export do not agree: 0 differing, 1 missing\n",
+        ),
+    ],
+    ids=["they agree", "more in the ledger", "differing", "missing"],
+)
+async def test_a_job_hears_of_requests_that_differ_or_are_missing(
+    backend: Backend, admin: Admin, tmp_path: Path, lines: list[str], told: str
+) -> None:
+    await backend.account()
+    await backend.post("i1", row(1), row(2))
+    export = tmp_path / "export.csv"
+    export.write_text("\n".join(["request_id,input,output", *lines]))
+    said = await admin("--json", "reconcile", str(export), "--upstream", "openhands")
+    assert (said.code, said.err) == (1 if told else 0, told)
+    assert said.json["export_tokens"]
 
 
 async def test_of_many_differences_the_first_are_told_and_the_rest_counted(
@@ -304,7 +348,8 @@ async def test_the_token_comes_from_standard_input_where_there_is_no_file(
     assert (await admin("--json", "account", "list")).json == {"accounts": []}
     monkeypatch.setattr(sys, "stdin", io.StringIO("wrong-CANARY\n"))
     refused = await admin("account", "list")
-    assert "status 401" in refused.err
+    assert "(status 401): what was shown is not the operator's, which is gateway_operator_token" in refused.err
+    assert "holds after site.yml" in refused.err
     assert "CANARY" not in refused.err
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert "no operator token came on standard input" in (without := (await admin("account", "list")).err)
@@ -333,7 +378,27 @@ async def test_a_key_is_called_by_its_id_or_by_what_is_shown_of_it(backend: Back
     assert "several keys are shown so" in (await admin("key", "revoke", "tg-same")).err
 
 
+async def test_a_key_is_changed_in_place(backend: Backend, admin: Admin) -> None:
+    await backend.account()
+    made = (await admin("--json", "key", "add", "alice", "--limit", "5", "--model", "claude-opus-4-5")).json
+    changed = ["--limit", "2.5", "--requests-per-minute", "60", "--without", "model,tokens-per-minute"]
+    key = (await admin("--json", "key", "set", made["prefix"], *changed)).json
+    expected = {"limit_nanodollars": 25 * DOLLAR // 10, "requests_per_minute": 60, "models": None}
+    assert key == {name: value for name, value in made.items() if name != "key"} | expected
+    assert (await admin("key", "set", made["id"], "--expires", "2099-01-01T00:00:00Z")).cells()[0] == made["id"]
+    assert (await backend.admin("GET", f"/keys/{made['id']}"))["expires_at"] == "2099-01-01T00:00:00.000Z"
+
+
 TYPED_WRONG = {
+    "a limit that is none": (
+        ["key", "set", "key_0123456789abcdef", "--without", "rpm"],
+        "--without: 'rpm' is not one of",
+    ),
+    "a limit set and taken away": (
+        ["key", "set", "key_0123456789abcdef", "--limit", "5", "--without", "limit"],
+        "limit: it cannot be set and taken away at once",
+    ),
+    "a change that is none": (["key", "set", "key_0123456789abcdef"], "nothing would change: give one of expires, "),
     "a name with a space": (["account", "add", "Alice Smith"], "name: 'Alice Smith' is not an account's name: up to"),
     "the same in a path": (["account", "show", "Alice Smith"], "'Alice Smith' is not an account's name: up to"),
     "a day in words": (["rows", "--since", "yesterday"], "since: 'yesterday' is not a day, such as 2026-11-23"),

@@ -115,6 +115,23 @@ async def test_an_operators_key_that_is_put_into_the_file_ends_when_it_leaves_it
     assert (await backend.admin("GET", f"/keys/{second['id']}"))["revoked_by"] == "declaration"
 
 
+async def test_limits_that_an_operator_gave_stay(often: None, backend: Backend) -> None:
+    """To a key of the file, and to one that is put into it."""
+    backend.declare(keys=[entry("alice", "a")])
+    await until(backend, ("alice", "a"))
+    (declared,) = (await backend.admin("GET", "/keys"))["keys"]
+    made = await backend.key(requests_per_minute=7)
+    taken_over = entry("alice", "") | {"sha256": hashlib.sha256(made["key"].encode()).hexdigest()}
+    await backend.admin("POST", f"/keys/{declared['id']}/set", {"tokens_per_minute": 9})
+    backend.declare(keys=[entry("alice", "a"), taken_over])
+    async with asyncio.timeout(30):
+        while (await backend.admin("GET", f"/keys/{made['id']}"))["origin"] != "declared":
+            await asyncio.sleep(0.02)
+    told = {each["id"]: each for each in (await backend.poll()).json["keys"]}
+    assert told[made["id"]]["requests_per_minute"] == 7
+    assert told[declared["id"]]["tokens_per_minute"] == 9
+
+
 async def test_an_opening_credit_is_granted_once(often: None, backend: Backend, lines: Lines) -> None:
     backend.declare(keys=[entry("alice", "a")], opening_credits={"alice": 5})
     await until(backend, ("alice", "a"))

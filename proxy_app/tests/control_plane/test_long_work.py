@@ -423,6 +423,7 @@ CHOICES: dict[str, Chosen] = {
     "upstream": Chosen(upstream="openhands"),
     "account and upstream": Chosen(account="bob", upstream="openhands"),
     "model": Chosen(model="none"),
+    "alias": Chosen(model="none", aliased=(("openhands", "neither"), ("ohmygpt", "neither"))),
     "key": Chosen(key="key_ffffffffffffffff"),
     "settlement": Chosen(settlement="interrupted"),
     "days": Chosen(since="2026-11-23", until="2026-11-23"),

@@ -19,6 +19,7 @@ from goproxy.core.usage import Usage
 from tests.conftest import Lines
 from tests.control_plane.backend import AS_LISTED, DOLLAR, OPERATOR, PROXY, Backend, row
 from tests.control_plane.conftest import on_sqlite
+from tests.gateway import OPUS
 
 
 async def listed(backend: Backend, query: str = "") -> list[Any]:
@@ -272,6 +273,43 @@ async def test_rows_are_chosen(backend: Backend) -> None:
     day = granted["rows"][0]["received_at"][:10]
     assert await backend.admin("GET", f"/rows?kind=grant&account=bob&since={day}&until={day}") == granted
     assert (await backend.admin("GET", "/rows?kind=grant&model=other"))["rows"] == []
+
+
+async def found_by_model(backend: Backend, query: str) -> set[str]:
+    """The requests that are chosen: as rows, and as many of them in usage and in a rerating."""
+    found = {each["id"] for each in await listed(backend, query)}
+    (line,) = (await backend.admin("GET", f"/usage?{query}"))["usage"]
+    asked = dict(part.split("=") for part in query.split("&"))
+    assert (line["requests"], (await rerate(backend, **asked))["rows"]) == (len(found), len(found))
+    return found
+
+
+async def test_a_model_is_called_by_its_alias_as_well(backend: Backend) -> None:
+    """Rows have its id: asked for the alias, a rerating said that there was nothing to correct."""
+    await backend.account(dollars=10)
+    await backend.post("i1", row(1, cost=54 * DOLLAR // 10, usage=Usage(input=1_000_000)), row(2, model="other"))
+    assert await found_by_model(backend, "model=claude-opus-4-5") == {row(1).id}
+    assert await found_by_model(backend, "model=claude-opus-4-5&upstream=openhands") == {row(1).id}
+    done = await rerate(backend, model="claude-opus-4-5", multiplier="2", apply=True)
+    assert done["difference_nanodollars"] == 10 * DOLLAR - 54 * DOLLAR // 10
+
+
+async def test_an_alias_stands_at_each_upstream_for_what_it_is_there(backend: Backend) -> None:
+    """Or a rerating by it would correct rows of a model that it is no name of."""
+    await backend.account()
+    newer = OPUS | {"name": "newer", "id": "opus-next", "upstream": "ohmygpt"}
+    older = OPUS | {"name": "older", "id_aliases": [], "upstream": "ohmygpt"}
+    backend.configure("ohmygpt", newer, older)
+    backend.configure("second", OPUS | {"id": "another", "id_aliases": [], "upstream": "second"})
+    await backend.post("i1", row(1))
+    await backend.post(
+        "i2", row(2, upstream="ohmygpt"), row(3, upstream="ohmygpt", model="opus-next"), upstream="ohmygpt"
+    )
+    of_before = row(4, upstream="second")
+    await backend.post("i3", of_before, row(5, upstream="second", model="claude-opus-4-5"), upstream="second")
+    assert await found_by_model(backend, "model=claude-opus-4-5") == {row(each).id for each in (1, 3, 4, 5)}
+    assert await found_by_model(backend, "model=claude-opus-4-5&upstream=ohmygpt") == {row(3).id}
+    assert await found_by_model(backend, "model=claude-opus-4-5-20251101") == {row(each).id for each in (1, 2, 4)}
 
 
 async def test_usage_is_summed_up_by_any_axis(backend: Backend) -> None:

@@ -3,7 +3,7 @@
 Only what no honest proxy says is refused, and configurations change: one with the former wallet still runs while the
 new one is rolled out, and a journal of then may be posted long after. Such a proxy was lent the wallet before it spent
 anything of it, and the leases are kept. So a wallet that an upstream's proxies were lent is theirs for good, unless the
-instance that was lent it is retired. What a key is limited to never changes, and keys are never deleted.
+instance that was lent it is retired. The upstreams of a key never become fewer, and keys are never deleted.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,11 +156,7 @@ def rotate(
         NotFound: there is none of this id.
         Conflict: it is revoked, or has expired: the second one would be just as dead.
     """
-    old = get(connection, key_id)
-    if old["revoked_at"] is not None:
-        raise Conflict(f"{key_id} is revoked; add a key instead")
-    if old["expires_at"] is not None and old["expires_at"] <= now():
-        raise Conflict(f"{key_id} has expired ({old['expires_at']}); add a key instead")
+    old = _living(connection, key_id)
     limit = old["limit_nanodollars"]
     if limit is not None:
         wallet = wallets.load(connection, wallets.of_key(key_id))
@@ -177,6 +173,51 @@ def rotate(
         ends = min(old_expires_at, old["expires_at"] or old_expires_at)  # as texts they sort by time
         connection.execute(update(keys).where(keys.c.id == key_id).values(expires_at=ends))
     return create(connection, old["account"], sha256, shown, limits, name=old["name"], rotated_from=key_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A key after its change."""
+
+    key: dict[str, Any]
+    holders: list[str]
+    """The instances that hold more of its spending limit than there is by now."""
+
+
+def change(connection: Connection, key_id: str, changes: Mapping[str, Any]) -> Changed:
+    """Change what a living key may do, and what it may spend in all; by the names of `get`. What is not named stays.
+
+    Its upstreams may become more, and not fewer: what it was served at another one may be in no ledger yet, and a row
+    of a key that may not be used there is not taken (see `authorization`).
+
+    Raises:
+        NotFound: there is none of this id.
+        Conflict: it is revoked, or has expired; or upstreams would be taken from it.
+    """
+    old = _living(connection, key_id)
+    if "upstreams" in changes and (wanted := changes["upstreams"]) is not None:
+        lost = sorted({*(old["upstreams"] or ())} - {*wanted})
+        if lost or old["upstreams"] is None:
+            told = f"upstreams would be taken from {key_id}: {', '.join(lost) or 'it may use all of them'}"
+            raise Conflict(f"{told}. What it was served there may not be in the ledger yet; add a key instead")
+    holders: list[str] = []
+    if (limit := changes.get("limit_nanodollars")) is not None:
+        wallets.ensure(connection, wallets.of_key(key_id), account=old["account"], key_id=key_id)
+        holders = wallets.limit(connection, key_id, limit)
+    values = {name: json.dumps(list(value)) if isinstance(value, list) else value for name, value in changes.items()}
+    connection.execute(update(keys).where(keys.c.id == key_id).values(**values))
+    return Changed(get(connection, key_id), holders)
+
+
+def _living(connection: Connection, key_id: str) -> dict[str, Any]:
+    """A key that is neither revoked nor over, locked until the transaction ends."""
+    connection.execute(select(keys.c.id).where(keys.c.id == key_id).with_for_update())
+    found = get(connection, key_id)
+    if found["revoked_at"] is not None:
+        raise Conflict(f"{key_id} is revoked; add a key instead")
+    if found["expires_at"] is not None and found["expires_at"] <= now():
+        raise Conflict(f"{key_id} has expired ({found['expires_at']}); add a key instead")
+    return found
 
 
 def changed(connection: Connection) -> Snapshot:

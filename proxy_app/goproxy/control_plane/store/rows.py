@@ -8,7 +8,20 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Subquery, Table, bindparam, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Subquery,
+    Table,
+    and_,
+    bindparam,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from goproxy.control_plane.store import leases, walk, wallets
 from goproxy.control_plane.store.refusals import Conflict
@@ -35,6 +48,8 @@ class Chosen:
     key: str | None = None
     upstream: str | None = None
     model: str | None = None
+    aliased: tuple[tuple[str, str], ...] = ()
+    """Where `model` is no id but an alias: upstreams, and the ids that it stands for there. Rows have those."""
     settlement: str | None = None
     id: str | None = None
     upstream_request_id: str | None = None
@@ -57,11 +72,11 @@ class Chosen:
         if self.until is not None:
             begin.append(rows.c.day <= self.until)
         looked_at, end = walk.step(connection, rows, _BY_DAY, begin)
-        return looked_at, [looked_at.c[name] == value for name, value in self._equal()], end
+        return looked_at, self._conditions(looked_at.c.__getitem__), end
 
     def in_order_of_arrival(self) -> list[ColumnElement[bool]]:
         """As conditions on the requests, of which those that arrived at some time are chosen by their own index."""
-        conditions: list[ColumnElement[bool]] = [walk.aside(rows.c[name]) == value for name, value in self._equal()]
+        conditions = self._conditions(lambda name: walk.aside(rows.c[name]))
         conditions += [] if self.since is None else [walk.aside(rows.c.day) >= self.since]
         conditions += [] if self.until is None else [walk.aside(rows.c.day) <= self.until]
         return conditions
@@ -77,18 +92,21 @@ class Chosen:
         conditions += [] if self.until is None else [credit_entries.c.received_at <= self.until + "T99"]
         return conditions
 
-    def _equal(self) -> list[tuple[str, str]]:
-        """Columns of the requests, and what must stand there."""
+    def _conditions(self, column: Callable[[str], Any]) -> list[ColumnElement[bool]]:
+        """What must stand in the columns of the requests."""
         named = (
             ("account", self.account),
             ("key_id", self.key),
             ("upstream", self.upstream),
-            ("model", self.model),
             ("settlement", self.settlement),
             ("id", self.id),
             ("upstream_request_id", self.upstream_request_id),
         )
-        return [(name, value) for name, value in named if value is not None]
+        conditions: list[ColumnElement[bool]] = [column(name) == value for name, value in named if value is not None]
+        if self.model is not None:
+            there = [and_(column("upstream") == upstream, column("model") == id_) for upstream, id_ in self.aliased]
+            conditions.append(or_(column("model") == self.model, *there))
+        return conditions
 
 
 def problem_of(row: Row, upstream: str) -> str | None:

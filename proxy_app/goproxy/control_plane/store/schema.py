@@ -49,7 +49,7 @@ keys = Table(
     Column("models", _TEXT),  # a list; NULL: all
     Column("requests_per_minute", BigInteger),
     Column("tokens_per_minute", BigInteger),
-    Column("limit_nanodollars", BigInteger),  # the first credit of the wallet key:<id>
+    Column("limit_nanodollars", BigInteger),  # in all, of the wallet key:<id>
 )
 
 wallets = Table(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, insert, select, update
 from goproxy.control_plane.store.database import keep_or_insert
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts, credit_entries, leases, wallets
+from goproxy.control_plane.store.wide_sum import sum_of, summed
 from goproxy.core.lease import Loan, Wallet
 from goproxy.core.pricing import dollars
 from goproxy.timestamps import now
@@ -146,6 +147,40 @@ def credit(
         raise Conflict(f"wallet {wallet}: {told}") from None
     _store_credits(connection, wallet, loaded.credits)
     return _entry(connection, entry_id)
+
+
+def limit(connection: Connection, key_id: str, amount: int) -> list[str]:
+    """Let a key spend this much in all, whatever its wallet was credited until now.
+
+    Corrections of prices are no credit, for they belong to what was spent. What proxies were lent stays theirs, or a
+    running request would have nothing to settle with: the balance may fall below 0, and nothing is lent then.
+
+    Returns:
+        The instances that hold what the balance lacks.
+
+    Raises:
+        NotFound: the key has no wallet.
+    """
+    wallet = of_key(key_id)
+    loaded, account = load(connection, wallet), _account(connection, wallet)
+    entries = select(*sum_of(credit_entries.c.amount, "amount"))
+    corrections = entries.where(credit_entries.c.wallet == wallet, credit_entries.c.kind == "rerate")
+    corrected = summed(connection.execute(corrections).mappings().one(), "amount")
+    if difference := amount + corrected - loaded.credits:
+        connection.execute(
+            insert(credit_entries).values(
+                id=f"limit:{key_id}:{secrets.token_hex(8)}",
+                wallet=wallet,
+                account=account,
+                kind="limit",
+                amount=difference,
+                note="",
+                received_at=now(),
+            )
+        )
+        loaded.credits += difference
+        _store_credits(connection, wallet, loaded.credits)
+    return [name for name, loan in loaded.loans.items() if loan.held > 0] if loaded.balance < 0 else []
 
 
 @dataclass(frozen=True, slots=True)

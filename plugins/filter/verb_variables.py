@@ -1,0 +1,40 @@
+"""What keys.yml says of variables that a verb does not take: passed over in silence, a limit would be none."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from ansible_collections.trollllm.gateway.plugins.module_utils.field import nearest
+
+_WITH_EACH = ("json", "verb")
+
+_PASSED = ("ansible_", "certbot_", "dns_", "docker_", "gateway_", "goproxy_", "nginx_", "vault_")
+"""What begins like this is an inventory's, or Ansible's."""
+
+
+def untaken(given: Collection[str], verb: str, verbs: Mapping[str, Mapping[str, Collection[str]]]) -> list[str]:
+    """A sentence for each extra variable that this verb does not take; ``verbs`` has the variables of every verb."""
+    takes = {each: [name for part in parts.values() for name in part] for each, parts in verbs.items()}
+    own, of_any = [*takes[verb], *_WITH_EACH], {name for names in takes.values() for name in names}
+    told = f"it takes {', '.join(takes[verb]) or 'none'}"
+    return [
+        f"verb={verb} takes no {name}; {told}"
+        if name in of_any
+        else f"{name} is not known; {_meant(name, own, given) or f'verb={verb}: {told}'}"
+        for name in given
+        if name not in own and not name.startswith(_PASSED)
+    ]
+
+
+def _meant(name: str, own: Iterable[str], given: Collection[str]) -> str | None:
+    near = nearest(name, own)
+    return None if near is None or near in given else f"did you mean {near}?"
+
+
+class FilterModule:
+    """Filters of playbooks/keys.yml."""
+
+    def filters(self) -> dict[str, Any]:
+        """By name."""
+        return {"untaken": untaken}
