@@ -103,6 +103,7 @@ async def test_headers_pass_and_the_clients_credentials_do_not(
         ("anthropic-beta", "b-1,b-2"),
         ("anthropic-beta", "b-3"),
         ("User-Agent", "claude-cli/2.0"),
+        ("Content-Type", "application/json"),
         ("Accept-Encoding", "identity"),
         ("x-api-key", UPSTREAM_SECRET),
         ("Content-Length", str(len(BODY))),

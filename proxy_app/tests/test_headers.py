@@ -6,6 +6,8 @@ import pytest
 
 from goproxy.core.headers import UnsendableHeader, to_client, to_upstream
 
+OURS = [("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
+
 
 def test_what_the_client_says_to_the_model_passes_in_order() -> None:
     said = [
@@ -14,10 +16,9 @@ def test_what_the_client_says_to_the_model_passes_in_order() -> None:
         ("anthropic-beta", "c"),
         ("User-Agent", "claude-cli/2.0"),
         ("X-Stainless-Lang", "python"),
-        ("Content-Type", "application/json"),
         ("X-Unknown", "grüße\twelt"),
     ]
-    assert to_upstream(said) == [*said, ("Accept-Encoding", "identity")]
+    assert to_upstream(said) == [*said, *OURS]
 
 
 @pytest.mark.parametrize(
@@ -27,10 +28,13 @@ def test_what_the_client_says_to_the_model_passes_in_order() -> None:
         *("Transfer-Encoding", "Upgrade", "Host", "Content-Length", "Expect", "Cookie", "Authorization", "X-API-Key"),
         *("X-Forwarded-For", "X-Forwarded-Proto", "X-FORWARDED-HOST", "X-Real-IP", "Forwarded", "Accept-Encoding"),
         *("api-key", "x-goog-api-key", "x-litellm-api-key", "OpenAI-Organization", "OpenAI-Project"),
+        *("Content-Type", "Range", "X-HTTP-Method-Override", "X-LiteLLM-Timeout", "x-litellm-num-retries"),
+        *("X-Goog-FieldMask", "X-Vertex-AI-LLM-Shared-Request-Type", "X-Amzn-Bedrock-Service-Tier"),
+        *("azureml-model-deployment", "x-portkey-config"),
     ],
 )
 def test_what_stays_on_this_side(name: str) -> None:
-    assert to_upstream([(name, "v")]) == [("Accept-Encoding", "identity")]
+    assert to_upstream([(name, "v")]) == OURS
 
 
 def test_what_connection_names_is_hop_by_hop_too() -> None:

@@ -43,6 +43,15 @@ def test_a_certificate_is_trusted_whatever_its_file_is_called(ansible: Ansible) 
     assert [path.name for path in paths if path.read_text() not in bundle] == []
 
 
+@pytest.mark.parametrize("lacks", ["", "os_family", "service_mgr", "distribution_version"])
+def test_facts_are_gathered_where_one_is_missing(ansible: Ansible, lacks: str) -> None:
+    (gather, *_) = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    facts = dict.fromkeys({"os_family", "service_mgr", "distribution_version", "python_version"} - {lacks}, "x")
+    run = ansible.play([{"ansible.builtin.debug": {}, "when": gather["when"], "vars": {"ansible_facts": facts}}])
+    assert run.code == 0, run.output
+    assert run.result.get("skipped", False) is (lacks == "")
+
+
 @pytest.mark.parametrize(
     ("family", "service_manager", "python", "is_refused"),
     [

@@ -38,19 +38,24 @@ _NOT_UP = frozenset(
         "api-key",  # the client's keys, wherever it shows them, are no business of the upstream's
         "authorization",
         "content-length",
+        "content-type",  # the body was read as JSON, and is to be read as that
         "cookie",
         "expect",
         "forwarded",
         "host",
         "openai-organization",  # the client's own account with the provider, beside the operator's key
         "openai-project",
+        "range",
         "x-api-key",
-        "x-goog-api-key",
-        "x-litellm-api-key",
+        "x-http-method-override",
         "x-real-ip",
     }
 )
-_NOT_UP_PREFIXES = ("x-forwarded-",)
+_NOT_UP_PREFIXES = (
+    "x-forwarded-",
+    *("x-litellm-", "x-goog-", "x-vertex-ai-", "x-amzn-", "azureml-", "x-portkey-"),
+)
+"""By these the client of a gateway or a cloud chooses dearer terms, another model, retries, or less than the usage."""
 
 _NOT_DOWN = frozenset(
     {
@@ -88,7 +93,7 @@ def to_upstream(headers: Iterable[tuple[str, str]]) -> Headers:
     for name, value in passed:
         if _UNSENDABLE.search(name + value):
             raise UnsendableHeader(_UNSENDABLE.sub("?", name))
-    return [*passed, ("Accept-Encoding", "identity")]
+    return [*passed, ("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
 
 
 def to_client(headers: Iterable[tuple[str, str]]) -> Headers:

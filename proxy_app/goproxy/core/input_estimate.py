@@ -44,6 +44,7 @@ _TEXT_ENDINGS = (
 """So do those of what tools of the provider's gave, which a client sends again with the conversation."""
 
 _IMAGES = ("image", "image_url")
+_NAMED_TYPE = frozenset({"format", "mime_type", "content_type"})
 _PACKING = frozenset({"source", "file", "input_audio"})
 """Where a block has what comes with the request, if it is no image."""
 
@@ -58,7 +59,7 @@ _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 _OPENING = (
     *("mcp_servers", "container", "web_search_options", "plugins", "cached_content"),
     *("enable_search", "vl_high_resolution_images"),  # DashScope's
-    "data_sources",  # Azure's
+    *("data_sources", "search_parameters", "mm_processor_kwargs"),  # Azure's, xAI's, vLLM's
 )
 """Fields by which a request asks for something that the provider gets from elsewhere, or sees in more tokens."""
 
@@ -78,10 +79,7 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     tokens, remote, is_open = size, 0, False
     if not OPENING_FIELDS.isdisjoint(request):
         remote = (
-            sum(map(bool, map(request.get, _OPENING)))
-            + _compacts(request)
-            + _continues(request)
-            + _refers_to_cache(request)
+            sum(map(bool, map(request.get, _OPENING))) + _compacts(request) + _continues(request) + _hides_more(request)
         )
     for number, block in enumerate(_blocks(request.get("messages"))):
         if number == _MOST_BLOCKS:  # what is not looked at may be anything
@@ -113,7 +111,7 @@ def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
     """The blocks that the messages consist of, and those within results of tools and documents."""
     waiting: list[object] = []
     for message in objects(messages):
-        if message.get("audio"):  # a reference to what the model said before
+        if message.get("audio") or message.get("images"):  # what the model said before, and what LiteLLM takes so
             yield {"type": "audio"}
         if (content := message.get("content")).__class__ is not str:
             waiting.append(content)
@@ -143,8 +141,12 @@ def _is_text(block: Mapping[str, Any]) -> bool:
 def _image(block: Mapping[str, Any]) -> str | None:
     """The base64 of an image that comes with the request."""
     match block:
-        case {"type": "image", "source": {"type": "base64", "data": str() as data}}:
+        case {"type": "image", "source": {"type": "base64", "data": str() as data, "media_type": str() as kind}} if (
+            kind.startswith("image/")
+        ):
             return data
+        case {"type": "image_url", "image_url": dict() as image} if not _NAMED_TYPE.isdisjoint(image):
+            return None  # LiteLLM believes that before the URL, be it a video
         case {"type": "image_url", "image_url": {"url": str() as url} | (str() as url)} if url.startswith(
             "data:image/"
         ):
@@ -180,9 +182,11 @@ def _continues(request: Mapping[str, Any]) -> bool:
     return True
 
 
-def _refers_to_cache(request: Mapping[str, Any]) -> bool:
-    """Whether a prompt is added that Google holds, as its OpenAI endpoint is told of it."""
+def _hides_more(request: Mapping[str, Any]) -> bool:
+    """Whether a prompt is added that Google holds, as its OpenAI endpoint is told of it; or what LiteLLM spreads."""
     match request.get("extra_body"):
-        case {"google": {"cached_content": cached}}:
-            return bool(cached)
+        case {"google": {"cached_content": cached}} if cached:
+            return True
+        case dict() as spread:
+            return any(map(spread.get, _OPENING))
     return False

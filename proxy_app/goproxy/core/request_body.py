@@ -58,14 +58,15 @@ _MANY_ESCAPES = 4
 _MOST_CHOICES = 1024
 """OpenAI takes 128."""
 
-_OTHER_LIMITS = ("max_output_tokens", "maxOutputTokens")
+_OTHER_LIMITS = ("max_output_tokens", "maxOutputTokens", "maxTokens", "max_new_tokens", "max_tokens_to_sample")
 _OTHER_CHOICES = ("candidate_count", "candidateCount")
-"""What LiteLLM also takes for `max_tokens` and `n`, and before them, where the provider is Google."""
+"""What LiteLLM also takes for `max_tokens` and `n`, and before them, where the provider is Google or Amazon."""
 
 _OTHER_MODELS = (
     *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
     *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "router_settings_override"),
-    *("user_config", "preset", "deployment_id", "custom_llm_provider"),
+    *("user_config", "preset", "deployment_id", "custom_llm_provider", "model_id", "prompt_id"),
+    "litellm_credential_name",
 )
 """By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
 
@@ -80,13 +81,35 @@ _PLUGINS_ALONE = frozenset({"web", "web-fetch", "file-parser", "response-healing
 
 _PAID_BY_ITS_MODEL = "a request is paid by its model here, and no other may answer."
 
+_WAYS_OF_SENDING = (
+    *("num_retries", "timeout", "stream_timeout", "extra_headers", "extra_query", "aws_region_name"),
+    *("vertex_location", "vertex_project", "serviceTier", "performanceConfig", "enable_json_schema_validation"),
+)
+"""By these LiteLLM sends a request several times, elsewhere or on dearer terms, or breaks it off; or it tells the whole
+answer in an error, which costs nothing."""
+
+_FORMAT, _VALIDATING = "response_format", "enforce_validation"
+"""So does this one in that one."""
+
 _DROPPING = "additional_drop_params"
 """With it LiteLLM keeps fields from the provider: `max_tokens` that were held for, too."""
 
 _SPREAD = ("extra_body", "generationConfig", "generation_config")
 """Objects that LiteLLM spreads over the request."""
 
-_RARE = frozenset({*_OTHER_LIMITS, *_OTHER_CHOICES, *_OTHER_MODELS, _PLUGINS, _DROPPING, *_SPREAD, *STANDARD})
+_RARE = frozenset(
+    {
+        *_OTHER_LIMITS,
+        *_OTHER_CHOICES,
+        *_OTHER_MODELS,
+        *_WAYS_OF_SENDING,
+        _PLUGINS,
+        _FORMAT,
+        _DROPPING,
+        *_SPREAD,
+        *STANDARD,
+    }
+)
 READ_FIELDS = _RARE.union(
     ("model", "stream", "stream_options", "messages", "tools", "max_tokens", "max_completion_tokens", "n")
 )
@@ -332,6 +355,11 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
     for plugin in objects(fields.get(_PLUGINS)):
         if str(plugin.get("id")) not in _PLUGINS_ALONE:
             raise InvalidBody(f"{_PLUGINS}.id: {_PAID_BY_ITS_MODEL} Leave this plugin out.")
+    for name in _WAYS_OF_SENDING:
+        if fields.get(name) is not None:
+            raise _not_for_clients(name)
+    if isinstance(form := fields.get(_FORMAT), dict) and form.get(_VALIDATING):
+        raise _not_for_clients(f"{_FORMAT}.{_VALIDATING}")
     if fields.get(_DROPPING):
         raise InvalidBody(
             f"{_DROPPING}: a request is held for as it stands, and must be sent so. Leave this field out."
@@ -345,6 +373,10 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
     for name in _OTHER_CHOICES:
         choices = max(choices, _integer(fields, name, at_least=1, at_most=_MOST_CHOICES) or 1)
     return limit, choices
+
+
+def _not_for_clients(name: str) -> InvalidBody:
+    return InvalidBody(f"{name}: how a request is sent is not for the client to say here. Leave this field out.")
 
 
 def _check_tools(tools: object, model: str) -> None:
