@@ -13,7 +13,7 @@ AMOUNTS_REQUIRED = {"input": "give USD per million tokens", "output": "give USD 
 AMOUNTS_OPTIONAL = ("cache_write_5m", "cache_write_1h", "cache_read", "reasoning")
 STANDARD_TERMS = {  # by which a request can ask for a service at another price, and what the usual price is for
     "inference_geo": ("global", "not_available"),
-    "service_tier": ("auto", "default", "standard", "standard_only"),
+    "service_tier": ("auto", "default", "standard", "standard_only", "on_demand"),
     "speed": ("standard",),
 }
 DEFAULT_CONTEXT_TOKENS = 200_000
