@@ -19,6 +19,10 @@ _RECALL_EVERY = 0.25
 _RECALL_FOR = 5.0
 """Seconds after which nobody waits for the money any more."""
 
+_HEARD = 1000
+"""So many instances of one upstream, those that asked last, are remembered until they are noted. It has a few; but a
+proxy's token may ask by any name."""
+
 
 @dataclass(frozen=True, slots=True)
 class News:
@@ -44,7 +48,8 @@ class KeyFeed:
         """Of these keys, those that may be used there; made when somebody asks."""
         self._recalls: defaultdict[str, dict[str, _Recall]] = defaultdict(dict)
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._heard: set[str] = set()
+        self._heard: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        """By upstream; who asked last stands last."""
         self._closed = False
 
     @property
@@ -55,11 +60,13 @@ class KeyFeed:
     @property
     def heard(self) -> frozenset[str]:
         """The instances that live: they are waiting for news, or have asked since they were noted."""
-        return frozenset(self._heard | self._waiting.keys())
+        return frozenset(self._waiting).union(*self._heard.values())
 
     def noted(self, instances: Iterable[str]) -> None:
         """That these live is written down."""
-        self._heard.difference_update(instances)
+        for instance in instances:
+            for heard in self._heard.values():
+                heard.pop(instance, None)
 
     def publish(self, keys: Snapshot) -> None:
         """Tell everyone these keys, if they are not told already."""
@@ -91,7 +98,7 @@ class KeyFeed:
         None: there are none after so many seconds. (A version above ours is of a time before a restored backup.)
         """
         woken = asyncio.Event()
-        self._heard.add(instance)
+        self._hear(instance, self._heard[upstream])
         self._waiting[instance].add(woken)
         try:
             with suppress(TimeoutError):
@@ -106,6 +113,13 @@ class KeyFeed:
             self._waiting[instance].discard(woken)
             if not self._waiting[instance]:
                 del self._waiting[instance]
+
+    @staticmethod
+    def _hear(instance: str, heard: dict[str, None]) -> None:
+        heard.pop(instance, None)
+        heard[instance] = None
+        if len(heard) > _HEARD:
+            del heard[next(iter(heard))]
 
     def _news(self, instance: str, upstream: str, after: int) -> News | None:
         now = asyncio.get_running_loop().time()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from goproxy.control_plane import key_feed
 from goproxy.control_plane.credentials import ProxyTokens, owner
 from goproxy.core.key_snapshot import KeySnapshot
 from tests.control_plane.backend import DOLLAR, OPERATOR, PROXY, Answer, Backend
@@ -227,3 +228,14 @@ async def test_nothing_is_kept_of_who_polls_once(backend: Backend) -> None:
     for number in range(20):
         await backend.poll(f"i{number}")
     assert len(backend.plane.feed._recalls) == 0
+
+
+@on_sqlite
+async def test_of_an_upstream_that_asks_by_ever_new_names_the_last_ones_are_remembered(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_feed, "_HEARD", 3)
+    await backend.poll("other", upstream="ohmygpt")
+    for number in (0, 1, 2, 0, 3):
+        await backend.poll(f"i{number}")
+    assert backend.plane.feed.heard == {"other", "i2", "i0", "i3"}

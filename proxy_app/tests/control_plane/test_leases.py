@@ -188,6 +188,16 @@ def test_an_instance_that_is_heard_of_while_it_is_retired_is_not(url: str, postg
     other.close()
 
 
+def test_more_names_are_noted_than_a_statement_takes(url: str, database: Database) -> None:
+    """65,535 on PostgreSQL, 250,000 on SQLite."""
+    database.transact("meet", lambda store: leases.met(store, "i1", "openhands"))
+    database.transact("age", lambda store: store.execute(update(instances).values(last_seen=LONG_AGO)))
+    names = [f"h{number}" for number in range(66_000 if url.startswith("postgresql") else 251_000)]
+    database.transact("note", lambda store: leases.heard(store, [*names, "i1"]))
+    seen = database.transact("look", lambda store: store.execute(select(instances.c.last_seen)).scalar_one())
+    assert seen > LONG_AGO
+
+
 async def test_that_an_instance_lives_is_noted_for_many_polls_at_once(backend: Backend) -> None:
     await backend.lend("i1", 1)
     await backend.plane.database.run("age", lambda store: store.execute(update(instances).values(last_seen=LONG_AGO)))

@@ -23,6 +23,8 @@ from goproxy.timestamps import now, text_of
 CHUNK = 1_000_000_000
 """Nano-dollars that a proxy is lent beyond what it asks for, at most: a dollar, so that it need not ask each time."""
 
+_NAMED_AT_ONCE = 500
+"""Instances in one statement."""
 
 SILENT_FOR = timedelta(minutes=5)
 """For so long nothing must have been heard of an instance that is taken for gone. One that lives polls for keys twice a
@@ -75,8 +77,11 @@ def met(connection: Connection, instance: str, upstream: str) -> int:
 
 
 def heard(connection: Connection, ids: Collection[str]) -> None:
-    """Note that these instances live, as far as they are known."""
-    connection.execute(update(instances).where(instances.c.id.in_(ids)).values(last_seen=now()))
+    """Note that these instances live, as far as they are known. A statement can name some ten thousands, no more."""
+    named = sorted(ids)
+    for begin in range(0, len(named), _NAMED_AT_ONCE):
+        some = instances.c.id.in_(named[begin : begin + _NAMED_AT_ONCE])
+        connection.execute(update(instances).where(some).values(last_seen=now()))
 
 
 def lend(
