@@ -195,5 +195,7 @@ class ControlPlane:
 
 
 def _tell_of_failure(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
+    if task.cancelled() or isinstance(error := task.exception(), StoreUnavailable):
+        return  # that the store is away is told once, and not by each post that its proxy gave up
+    if error is not None:
         log("what nobody waited for any more failed", level=logging.ERROR, **told(error))

@@ -151,6 +151,18 @@ async def test_who_goes_while_waiting_for_a_turn_leaves_nothing(backend: Backend
     await hanging
 
 
+async def test_posts_that_their_proxies_gave_up_are_not_told_one_by_one(backend: Backend, lines: Lines) -> None:
+    async def away() -> None:
+        await asyncio.sleep(0.05)
+        raise StoreUnavailable("the store is busy")
+
+    asked = asyncio.create_task(backend.plane.see_through(away()))
+    await asyncio.sleep(0.01)
+    asked.cancel()
+    await asyncio.sleep(0.1)
+    assert lines.all("what nobody waited for any more failed") == []
+
+
 async def test_what_is_long_by_its_nature_does_not_hang(
     backend: Backend, own_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
