@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from goproxy.control_plane.store import accounts, rows, totals, walk, wallets
+from goproxy.control_plane.store.schema import rows as table
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.conftest import Lines
@@ -468,6 +469,16 @@ async def test_rerating_goes_through_all_pages(backend: Backend, monkeypatch: py
     done = await rerate(backend, apply=True)
     assert (done["rows"], done["differing"], len(done["differences"])) == (130, 130, 100)
     assert done["difference_nanodollars"] == 130 * 4999
+
+
+async def test_rerating_does_not_read_what_the_provider_said(backend: Backend) -> None:
+    """It is up to 256 KiB of each row, of some thousand at a time."""
+    await backend.account()
+    await backend.post("i1", row(1))
+    ruin = update(table).values(raw_usage="{no JSON")
+    await backend.plane.database.run("ruin", lambda store: store.execute(ruin))
+    assert (await rerate(backend, apply=True))["differing"] == 1
+    assert (await rerate(backend, apply=True))["differing"] == 0
 
 
 async def test_a_ledger_is_held_against_the_providers_record(backend: Backend) -> None:

@@ -65,6 +65,9 @@ _MOST_TOKENS = 10**12
 """Of one kind. A provider is believed up to 20 million; but a client that names a great many images in a body of a
 gigabyte, and leaves, can come to an estimate of some 10**11."""
 
+_WITHOUT_RAW = [column for column in rows.c if column.name != "raw_usage"]
+"""For those that read many: two thousand raw usages at the bound are half a gigabyte."""
+
 _BY_DAY = (rows.c.day, rows.c.id)
 
 
@@ -242,9 +245,10 @@ def page(
 def step(
     connection: Connection, chosen: Chosen, after: Position | None
 ) -> tuple[Sequence[RowMapping], Position | None]:
-    """The records of the requests that a step of a walk comes by, and where it ends."""
+    """The records of the requests that a step of a walk comes by, without `raw_usage`, and where it ends."""
     looked_at, conditions, end = chosen.step(connection, after)
-    return connection.execute(select(looked_at).where(*conditions)).mappings().all(), end
+    columns = [looked_at.c[column.name] for column in _WITHOUT_RAW]
+    return connection.execute(select(*columns).where(*conditions)).mappings().all(), end
 
 
 def booked(
@@ -297,7 +301,7 @@ def corrections_of(records: Iterable[RowMapping], rated: Rate) -> tuple[list[Cor
 
 def correct(connection: Connection, ids: Iterable[str], rated: Rate) -> list[Correction]:
     """Price rows again as they are now, write the differences down, and settle them with the wallets."""
-    query = select(rows).where(rows.c.id.in_(list(ids))).order_by(rows.c.id).with_for_update()
+    query = select(*_WITHOUT_RAW).where(rows.c.id.in_(list(ids))).order_by(rows.c.id).with_for_update()
     corrections, _ = corrections_of(connection.execute(query).mappings().all(), rated)
     if corrections:
         _correct(connection, corrections)
@@ -337,8 +341,11 @@ def read(record: Any) -> Row:
 
 
 def _as_it_stands(record: Any) -> Row:
-    """A row with the multiplier of its last correction: that is what it is billed at, whatever it was posted with."""
-    row, multiplier = read(record), record["adjusted_multiplier"]
+    """A row with the multiplier of its last correction: that is what it is billed at, whatever it was posted with.
+
+    It comes without its raw usage, which bills nothing.
+    """
+    row, multiplier = read({**record, "raw_usage": None}), record["adjusted_multiplier"]
     if multiplier is None:
         return row
     return replace(row, multiplier=multiplier, flags=tuple(flag for flag in row.flags if flag != "unpriced"))
