@@ -153,7 +153,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _CONTEXT_TOKENS = 200_000
 _MAX_OUTPUT_TOKENS = 64_000
 _DISCONNECT = Disconnect(policy="drain", seconds=600, bytes=16 * 1024 * 1024, concurrent=256)
-_STALENESS_SECONDS = 3600
+STALENESS_SECONDS = 3600
 _PROCESSES = 1
 """What holds where the file says nothing."""
 
@@ -180,7 +180,7 @@ def _config(fields: Fields) -> Config:
         wallet=fields.text("wallet", _NAME, "lower-case letters, digits and hyphens") if fields.has("wallet") else None,
         include_usage=fields.truth("include_usage") if fields.has("include_usage") else True,
         disconnect=_disconnect(fields.object("disconnect")) if fields.has("disconnect") else _DISCONNECT,
-        staleness_seconds=_whole_or(fields, "staleness_seconds", 1, 7 * 86400, _STALENESS_SECONDS),
+        staleness_seconds=_whole_or(fields, "staleness_seconds", 1, 7 * 86400, STALENESS_SECONDS),
         processes=_whole_or(fields, "processes", 1, 16, _PROCESSES),
     )
     for index, endpoint in enumerate(endpoints):

@@ -82,7 +82,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     retire = _verb(leases, "retire", _retire, "take back what an instance that is gone for good did not spend")
     retire.add_argument("instance")
     retire.add_argument(
-        "--force", action="store_true", help="though it was heard of lately: if it lives, what it holds is lent twice"
+        "--force", action="store_true", help="though it may live, be it cut off: if so, what it holds is lent twice"
     )
 
     rerate = _verb(nouns, "rerate", _rerate, "price rows again by today's price book")

@@ -296,13 +296,15 @@ class AdminApi:
         """Take back what a proxy instance was lent and did not spend.
 
         For an instance that is gone for good with its journal: what it spent and never reported is then lost. Refused
-        while it may live, which is for some minutes after it was heard of, unless `force` is true.
+        while it may live, unless `force` is true: a proxy that is cut off from here spends what it was lent for as long
+        as it believes its keys (`staleness_seconds` of its upstream) and its requests take.
         """
         asked: schemas.RetireAsked = call.query
         instance = call.path["instance"]
-        since = None if asked.force else self._plane.listening_since
+        plane = self._plane
+        hearing = None if asked.force else leases.Hearing(plane.listening_since, plane.catalogue.serves_on)
         await self._plane.note_heard()
-        returned = await self._store.run("retire instance", lambda store: leases.retire(store, instance, since))
+        returned = await self._store.run("retire instance", lambda store: leases.retire(store, instance, hearing))
         self._plane.feed.forget(instance)
         amounts = [schemas.Returned(wallet=each, amount_nanodollars=amount) for each, amount in returned.items()]
         return schemas.Retired(instance=instance, returned=amounts)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from goproxy.config import Config, ConfigError, Model, parse_config
+from goproxy.config import STALENESS_SECONDS, Config, ConfigError, Model, parse_config
 from goproxy.control_plane.store.authorization import Listed, Scope, listed
 from goproxy.core.pricing import PriceVersion, Tier, written_number
 from goproxy.core.usage import KINDS
@@ -29,6 +29,8 @@ class Catalogue:
         self._configs: dict[str, Config] = {}
         self._scopes: dict[str, tuple[Config, Scope]] = {}
         """With the configuration that each follows from."""
+        self._serve_on: dict[str, timedelta] = {}
+        """By variable, the longest: a proxy that is cut off may run with a configuration of before."""
         self.problems: dict[str, str] = {}
         """By environment variable: what is wrong with its file as it stands now."""
 
@@ -51,6 +53,8 @@ class Catalogue:
                 if config != self._configs.get(variable) or variable in self.problems:
                     log("configuration read", path=str(file.path), upstream=config.upstream)
                 self._configs[variable] = config
+                serves_on = timedelta(seconds=config.staleness_seconds + config.timeouts.total)
+                self._serve_on[variable] = max(serves_on, self._serve_on.get(variable, serves_on))
                 self.problems.pop(variable, None)
 
     @property
@@ -66,6 +70,13 @@ class Catalogue:
     def config_of(self, upstream: str) -> Config | None:
         """The configuration of an upstream as it stands now, if there is one."""
         return self._configs.get(_variable(upstream))
+
+    def serves_on(self, upstream: str) -> timedelta:
+        """How long a proxy of this upstream that is cut off from here serves on: what it was configured to, at most.
+
+        That is for as long as it believes its keys, and then for as long as its longest request takes.
+        """
+        return self._serve_on.get(_variable(upstream), timedelta(seconds=STALENESS_SECONDS))
 
     def scope_of(self, upstream: str) -> Scope:
         """How far the configuration of an upstream lets its proxies go, as it stands now."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from goproxy.control_plane.store.keys import Snapshot
+from goproxy.core.compact_json import compact
 
 _RECALL_EVERY = 0.25
 """Seconds between two recalls of one wallet from one instance: it needs some time to give back, or has nothing."""
@@ -19,14 +20,22 @@ _RECALL_EVERY = 0.25
 _RECALL_FOR = 5.0
 """Seconds after which nobody waits for the money any more."""
 
+_HEARD = 1000
+"""So many instances of one upstream, those that asked last, are remembered until they are noted. It has a few; but a
+proxy's token may ask by any name."""
+
 
 @dataclass(frozen=True, slots=True)
 class News:
     """The answer to a poll."""
 
-    keys: Snapshot
-    """Those that may be used at the upstream of who asked, by the version of all of them."""
+    keys: bytes
+    """See `_written`: the same object for all who ask at one upstream."""
     recall: list[str]
+
+    def to_json(self) -> bytes:
+        """`version` of all keys, the `keys` that may be used at the upstream of who asked, and wallets to `recall`."""
+        return self.keys.removesuffix(b"[]}") + compact(self.recall) + b"}" if self.recall else self.keys
 
 
 @dataclass(slots=True)
@@ -40,11 +49,13 @@ class KeyFeed:
 
     def __init__(self, keys: Snapshot) -> None:
         self._keys = keys
-        self._by_upstream: dict[str, Snapshot] = {}
-        """Of these keys, those that may be used there; made when somebody asks."""
+        self._by_upstream: dict[str, bytes] = {}
+        """Of these keys, those that may be used there; written when somebody asks, and once for all who do: 50,000 keys
+        are 13 MB."""
         self._recalls: defaultdict[str, dict[str, _Recall]] = defaultdict(dict)
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
-        self._heard: set[str] = set()
+        self._heard: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        """By upstream; who asked last stands last."""
         self._closed = False
 
     @property
@@ -55,11 +66,13 @@ class KeyFeed:
     @property
     def heard(self) -> frozenset[str]:
         """The instances that live: they are waiting for news, or have asked since they were noted."""
-        return frozenset(self._heard | self._waiting.keys())
+        return frozenset(self._waiting).union(*self._heard.values())
 
     def noted(self, instances: Iterable[str]) -> None:
         """That these live is written down."""
-        self._heard.difference_update(instances)
+        for instance in instances:
+            for heard in self._heard.values():
+                heard.pop(instance, None)
 
     def publish(self, keys: Snapshot) -> None:
         """Tell everyone these keys, if they are not told already."""
@@ -91,7 +104,7 @@ class KeyFeed:
         None: there are none after so many seconds. (A version above ours is of a time before a restored backup.)
         """
         woken = asyncio.Event()
-        self._heard.add(instance)
+        self._hear(instance, self._heard[upstream])
         self._waiting[instance].add(woken)
         try:
             with suppress(TimeoutError):
@@ -107,6 +120,13 @@ class KeyFeed:
             if not self._waiting[instance]:
                 del self._waiting[instance]
 
+    @staticmethod
+    def _hear(instance: str, heard: dict[str, None]) -> None:
+        heard.pop(instance, None)
+        heard[instance] = None
+        if len(heard) > _HEARD:
+            del heard[next(iter(heard))]
+
     def _news(self, instance: str, upstream: str, after: int) -> News | None:
         now = asyncio.get_running_loop().time()
         recalls = self._recalls.get(instance, {})
@@ -118,12 +138,14 @@ class KeyFeed:
         if not recalls:
             self._recalls.pop(instance, None)
         if wanted or self._keys.version != after:
-            return News(self._keys_at(upstream), wanted)
+            return News(self._written(upstream), wanted)
         return None
 
-    def _keys_at(self, upstream: str) -> Snapshot:
+    def _written(self, upstream: str) -> bytes:
+        """The answer to who has nothing to give back; it ends with that, so that something else can stand there."""
         if upstream not in self._by_upstream:
-            self._by_upstream[upstream] = self._keys.at(upstream)
+            keys = self._keys.at(upstream)
+            self._by_upstream[upstream] = compact({"version": keys.version, "keys": keys.entries, "recall": []})
         return self._by_upstream[upstream]
 
     def _wake(self, *instances: str) -> None:

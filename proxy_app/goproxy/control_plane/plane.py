@@ -79,7 +79,7 @@ class ControlPlane:
             raise
         return task.result()
 
-    async def change_keys(self, name: str, change: Callable[[Connection], T]) -> T:
+    async def change_keys(self, name: str, change: Callable[[Connection], T], *, is_long: bool = False) -> T:
         """Change something that the set of live keys depends on, and tell every proxy; to the end (`see_through`).
 
         Raises:
@@ -90,7 +90,7 @@ class ControlPlane:
             return change(connection), keys.changed(connection)
 
         async def both() -> T:
-            result, snapshot = await self.database.run(name, work)
+            result, snapshot = await self.database.run(name, work, is_long=is_long)
             self.feed.publish(snapshot)
             return result
 
@@ -108,7 +108,7 @@ class ControlPlane:
             if self._declared.last is not None:  # whatever is declared later waits behind this
                 apply(connection, self._declared.last)
 
-        await self.change_keys("restore", change)
+        await self.change_keys("restore", change, is_long=True)
 
     async def look(self) -> None:
         """Take in what is declared, if it has changed."""
@@ -195,5 +195,7 @@ class ControlPlane:
 
 
 def _tell_of_failure(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
+    if task.cancelled() or isinstance(error := task.exception(), StoreUnavailable):
+        return  # that the store is away is told once, and not by each post that its proxy gave up
+    if error is not None:
         log("what nobody waited for any more failed", level=logging.ERROR, **told(error))

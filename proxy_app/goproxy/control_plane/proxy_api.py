@@ -142,7 +142,7 @@ class ProxyApi:
         news = await self._plane.feed.wait(asked.instance, upstream, asked.after, min(asked.wait, _LONGEST_POLL))
         if news is None:
             return web.Response(status=204)
-        return web.json_response({"version": news.keys.version, "keys": news.keys.entries, "recall": news.recall})
+        return web.Response(body=news.to_json(), content_type="application/json", charset="utf-8")
 
     def _tell_of_rejected(self, upstream: str, rejected: Sequence[Mapping[str, Any]]) -> None:
         """Each row once: its proxy posts it again and again."""

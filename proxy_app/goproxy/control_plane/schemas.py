@@ -394,7 +394,7 @@ class Returned(Given):
 
 class RetireAsked(Taken):
     force: bool = False
-    """Although it was heard of lately. If it lives, what it holds for running requests is lent a second time."""
+    """Although it may live. If it does, what it holds is lent a second time, and its wallets may fall below 0."""
 
 
 class Retired(Given):

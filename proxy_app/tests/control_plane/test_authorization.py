@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from goproxy.control_plane.store import authorization
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.conftest import Lines
@@ -49,6 +51,21 @@ async def test_a_wallet_that_an_upstream_never_pays_from_is_not_lent_to_it(backe
     assert (line["upstream"], line["wallets"]) == ("second", ["alice"])
     shown = (await backend.ask("GET", "/metrics", None)).text
     assert 'goproxy_leases_refused_total{upstream="second"} 3.0' in shown
+
+
+async def test_a_loan_does_not_read_every_key_that_the_account_ever_had(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.account(dollars=100)
+    for upstreams in (["ohmygpt"], ["ohmygpt", "openhands"]) * 5:
+        await backend.key(upstreams=upstreams)
+    read = Mock(wraps=json)
+    monkeypatch.setattr(authorization, "json", read)
+    assert (await backend.lend("i1", 1, ("alice", 0, DOLLAR)))["alice"]["granted_total"] >= DOLLAR
+    assert read.loads.call_count == 2
+    await backend.key()
+    assert (await backend.lend("i1", 2, ("alice", 0, DOLLAR)))["alice"]["granted_total"] >= DOLLAR
+    assert read.loads.call_count == 2
 
 
 async def test_no_wallet_of_an_account_is_lent_whose_keys_are_for_other_upstreams(backend: Backend) -> None:

@@ -6,10 +6,13 @@ import asyncio
 import hashlib
 import time
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from goproxy.control_plane import key_feed
 from goproxy.control_plane.credentials import ProxyTokens, owner
+from goproxy.core.compact_json import compact
 from goproxy.core.key_snapshot import KeySnapshot
 from tests.control_plane.backend import DOLLAR, OPERATOR, PROXY, Answer, Backend
 from tests.control_plane.conftest import on_sqlite
@@ -121,6 +124,30 @@ async def test_idle_money_is_recalled_when_another_instance_wants_it(backend: Ba
     other.cancel()
 
 
+@on_sqlite
+async def test_the_keys_are_written_once_for_all_who_ask_at_an_upstream(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written for each, many keys held the event loop for seconds."""
+    await backend.account()
+    first = await backend.key(name="ü", upstreams=["openhands"])
+    polls = [await waiting(backend, f"i{n}", await version(backend), n) for n in ("openhands", "second")]
+    polls += [await waiting(backend, f"more{n}", await version(backend)) for n in range(5)]
+    writing = Mock(side_effect=compact)
+    monkeypatch.setattr(key_feed, "compact", writing)
+    second = await backend.key()
+    told_to = {
+        upstream: (await told(poll)).json for upstream, poll in zip(("openhands", "second"), polls, strict=False)
+    }
+    assert [len(each["keys"]) for each in told_to.values()] == [2, 1]
+    assert {each["id"] for each in told_to["openhands"]["keys"]} == {first["id"], second["id"]}
+    assert all([(await told(poll)).json == told_to["openhands"] for poll in polls[2:]])
+    assert writing.call_count == 2
+    backend.plane.feed.recall("i", ["alice", "bob"])
+    assert (await backend.poll()).json == told_to["openhands"] | {"recall": ["alice", "bob"]}
+    assert (await backend.poll()).json == told_to["openhands"]
+
+
 async def test_a_recall_waits_for_the_next_poll(backend: Backend) -> None:
     await backend.account(dollars=1)
     await backend.lend("i1", 1, ("alice", 0, DOLLAR))
@@ -227,3 +254,14 @@ async def test_nothing_is_kept_of_who_polls_once(backend: Backend) -> None:
     for number in range(20):
         await backend.poll(f"i{number}")
     assert len(backend.plane.feed._recalls) == 0
+
+
+@on_sqlite
+async def test_of_an_upstream_that_asks_by_ever_new_names_the_last_ones_are_remembered(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_feed, "_HEARD", 3)
+    await backend.poll("other", upstream="ohmygpt")
+    for number in (0, 1, 2, 0, 3):
+        await backend.poll(f"i{number}")
+    assert backend.plane.feed.heard == {"other", "i2", "i0", "i3"}

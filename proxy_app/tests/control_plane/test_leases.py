@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,13 @@ from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import instances
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Row
-from goproxy.timestamps import now
-from tests.control_plane.backend import DOLLAR, Backend, row, running_backend
+from goproxy.timestamps import now, text_of
+from tests.control_plane.backend import DOLLAR, Backend, config_of, row, running_backend
 from tests.control_plane.conftest import POSTGRESQL, SQLITE, on_postgresql, on_sqlite
 from tests.control_plane.postgres import Postgres, name_of
 
 LONG_AGO = "2026-01-01T00:00:00.000Z"
+HEARING = leases.Hearing(LONG_AGO, lambda _: timedelta(hours=1))
 
 
 async def test_what_is_wanted_is_lent_and_something_on_top(backend: Backend) -> None:
@@ -164,6 +167,30 @@ async def test_an_instance_that_may_live_is_retired_by_force_alone(
     assert again["returned"] == [{"wallet": "alice", "amount_nanodollars": 0}]
 
 
+async def test_an_instance_that_may_be_cut_off_is_not_retired(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It serves on by the keys that it believes, and spends what it was lent."""
+    monkeypatch.setattr(backend.plane, "listening_since", LONG_AGO)
+    await backend.account(dollars=10)
+    document = config_of("openhands")
+    for staleness in (7200, 60):  # it may not have heard of the shorter one
+        text = json.dumps(document | {"staleness_seconds": staleness})
+        (backend.directory / "config-openhands-prod.json").write_text(text)
+        backend.plane.catalogue.look()
+    cut_off = timedelta(seconds=7200 + document["timeouts"]["total"]) + leases.SILENT_FOR
+    assert backend.plane.catalogue.serves_on("gone") == timedelta(hours=1)
+    await backend.lend("i1", 1, ("alice", 0, 4 * DOLLAR))
+    for more, status in ((-60, 409), (1, 200)):
+        seen = datetime.now(UTC) - cut_off - timedelta(seconds=more)
+        values = update(instances).values(last_seen=text_of(seen))
+        await backend.plane.database.run("age", lambda store, values=values: store.execute(values))  # type: ignore[misc]
+        answer = await backend.ask("POST", "/admin/v1/leases/i1/retire")
+        assert answer.status == status, answer.text
+        if status == 409:
+            assert f"may live until {text_of(seen + cut_off)}" in answer.error
+
+
 @on_postgresql
 def test_an_instance_that_is_heard_of_while_it_is_retired_is_not(url: str, postgres: Postgres) -> None:
     one, other = Database(url), Database(url)
@@ -174,7 +201,7 @@ def test_an_instance_that_is_heard_of_while_it_is_retired_is_not(url: str, postg
 
     def hear(store: Connection) -> Future[Any]:
         leases.met(store, "i1", "openhands")
-        retiring = thread.submit(other.transact, "retire", lambda store: leases.retire(store, "i1", LONG_AGO))
+        retiring = thread.submit(other.transact, "retire", lambda store: leases.retire(store, "i1", HEARING))
         with postgres.connect() as looking:
             while looking.execute(waiting, [name_of(url)]).fetchone() != (1,):
                 assert not retiring.done()
@@ -186,6 +213,16 @@ def test_an_instance_that_is_heard_of_while_it_is_retired_is_not(url: str, postg
             retiring.result()
     one.close()
     other.close()
+
+
+def test_more_names_are_noted_than_a_statement_takes(url: str, database: Database) -> None:
+    """65,535 on PostgreSQL, 250,000 on SQLite."""
+    database.transact("meet", lambda store: leases.met(store, "i1", "openhands"))
+    database.transact("age", lambda store: store.execute(update(instances).values(last_seen=LONG_AGO)))
+    names = [f"h{number}" for number in range(66_000 if url.startswith("postgresql") else 251_000)]
+    database.transact("note", lambda store: leases.heard(store, [*names, "i1"]))
+    seen = database.transact("look", lambda store: store.execute(select(instances.c.last_seen)).scalar_one())
+    assert seen > LONG_AGO
 
 
 async def test_that_an_instance_lives_is_noted_for_many_polls_at_once(backend: Backend) -> None:

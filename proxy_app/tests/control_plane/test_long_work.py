@@ -11,8 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +27,7 @@ from goproxy.core.ledger import Row, Settlement
 from tests.conftest import Lines
 from tests.control_plane.backend import DOLLAR, OPERATOR, Answer, Backend, row
 from tests.control_plane.conftest import on_sqlite
-
-
-class Gate:
-    """Where somebody waits until the test has seen what it wants to see."""
-
-    def __init__(self) -> None:
-        self._reached = threading.Event()
-        self._open = threading.Event()
-
-    def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        self._reached.set()
-        until = time.monotonic() + 10
-        while not self._open.wait(0.001) and time.monotonic() < until:
-            meanwhile()
-
-    @asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """From when somebody waits here until the end of the block."""
-        assert await asyncio.to_thread(self._reached.wait, 10)
-        try:
-            yield
-        finally:
-            self._open.set()
+from tests.control_plane.gate import Gate
 
 
 async def go_on_as_ever(backend: Backend, number: int) -> None:

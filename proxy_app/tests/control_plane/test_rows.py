@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from goproxy.control_plane.store import accounts, rows, totals, walk, wallets
+from goproxy.control_plane.store.schema import rows as table
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.conftest import Lines
@@ -113,6 +114,31 @@ async def test_what_an_upstream_calls_things_is_kept_as_far_as_it_can_be(backend
     assert len(await listed(backend, "limit=1")) == 1
 
 
+def nested(depth: int) -> Any:
+    return {"in": nested(depth - 1)} if depth else {}
+
+
+async def test_the_largest_row_of_a_proxy_is_kept_and_shown(backend: Backend) -> None:
+    """And more, for other versions of goproxy may trim otherwise."""
+    await backend.account()
+    free = dict.fromkeys(row(1).prices, "0")
+    posted = row(
+        1,
+        cost=0,
+        prices=free,
+        usage=Usage(input=10**12),
+        model="m" * 200,
+        raw_usage={"x": "x" * 250 * 1024, "deep": nested(30)},
+        flags=tuple(f"{'f' * 40}_{number}" for number in range(100)),
+        upstream_request_id="r" * 60_000,
+        upstream_model="m" * 60_000,
+    )
+    assert (await backend.post("i1", posted))["accepted"] == [posted.id]
+    (kept,) = await listed(backend)
+    assert kept["raw_usage"] == posted.raw_usage
+    assert (kept["upstream_request_id"], kept["upstream_model"]) == ("r" * 1000, "m" * 1000)
+
+
 def broken(**changes: Any) -> Any:
     return row(9).to_json() | changes
 
@@ -140,6 +166,13 @@ BAD_ROWS: list[Any] = [
     broken(opened_at="yesterday"),
     broken(multiplier="NaN"),
     broken(usage={"input": 10**30}),
+    broken(usage={"input": 10**12 + 1}, prices={"input": "0", "output": "0"}, cost_nanodollars=0),
+    broken(raw_usage=nested(32)),
+    broken(raw_usage={"x": "x" * 256 * 1024}),
+    broken(model="m" * 1001),
+    broken(settled_at="x" * 1001),
+    broken(flags=["f" * 90] * 120),
+    broken(prices={**row(9).prices, "x": "x" * 10_000}),
     {name: value for name, value in row(9).to_json().items() if name != "cost_nanodollars"},
 ]
 
@@ -385,6 +418,15 @@ async def test_rerating_with_another_multiplier(backend: Backend, multiplier: st
     assert (await backend.wallet("alice"))["balance_nanodollars"] == 10 * DOLLAR - 54 * DOLLAR // 10
 
 
+async def test_a_row_that_cannot_be_priced_does_not_stop_the_others(backend: Backend) -> None:
+    """Somebody with a proxy's token may have posted it."""
+    await backend.account(dollars=100)
+    free = dict.fromkeys(row(1).prices, "0")
+    await backend.post("i1", row(1, cost=0, prices=free, usage=Usage(input=10**12)), row(2))
+    done = await backend.admin("POST", "/rerate", {"multiplier": "100", "apply": True})
+    assert (done["rows"], done["unpriced"], [each["id"] for each in done["differences"]]) == (2, 1, [row(2).id])
+
+
 async def test_rerating_keeps_the_multiplier_of_the_last_correction(backend: Backend) -> None:
     """Prices that are put right later do not undo it; nor is it lost where it makes no difference yet."""
     await backend.account()
@@ -427,6 +469,16 @@ async def test_rerating_goes_through_all_pages(backend: Backend, monkeypatch: py
     done = await rerate(backend, apply=True)
     assert (done["rows"], done["differing"], len(done["differences"])) == (130, 130, 100)
     assert done["difference_nanodollars"] == 130 * 4999
+
+
+async def test_rerating_does_not_read_what_the_provider_said(backend: Backend) -> None:
+    """It is up to 256 KiB of each row, of some thousand at a time."""
+    await backend.account()
+    await backend.post("i1", row(1))
+    ruin = update(table).values(raw_usage="{no JSON")
+    await backend.plane.database.run("ruin", lambda store: store.execute(ruin))
+    assert (await rerate(backend, apply=True))["differing"] == 1
+    assert (await rerate(backend, apply=True))["differing"] == 0
 
 
 async def test_a_ledger_is_held_against_the_providers_record(backend: Backend) -> None:
@@ -491,7 +543,7 @@ async def test_sums_may_be_larger_than_what_the_database_adds_up(backend: Backen
         wallets.adjust(store, names[0], [wallets.Adjustment("row", -2 * most - 7, "below 0")])
 
     await backend.plane.database.run("fill", fill)
-    changes: dict[str, Any] = {"cost": most, "usage": Usage(input=most - 1), "key_id": "key"}
+    changes: dict[str, Any] = {"cost": most, "usage": Usage(input=10**12), "key_id": "key"}
     await backend.post("i1", *(row(n, account=name, wallets=(name,), **changes) for n, name in enumerate(names)))
     await backend.plane.count()
     found = await backend.plane.database.read("count", totals.totals)
@@ -499,4 +551,4 @@ async def test_sums_may_be_larger_than_what_the_database_adds_up(backend: Backen
     assert found.held == {"openhands": 0}
     assert "goproxy_store_available 1" in backend.plane.metrics.text()
     (line,) = (await backend.admin("GET", "/usage"))["usage"]
-    assert (line["requests"], line["cost_nanodollars"], line["input"]) == (100, 100 * most, 100 * (most - 1))
+    assert (line["requests"], line["cost_nanodollars"], line["input"]) == (100, 100 * most, 100 * 10**12)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+import weakref
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from goproxy.control_plane.store.engine import UnusableStore
 from tests.conftest import Lines
 from tests.control_plane.backend import DOLLAR, PROXY, Answer, Backend, row, running_backend
 from tests.control_plane.conftest import on_postgresql, on_sqlite
+from tests.control_plane.gate import Gate
 from tests.control_plane.postgres import Postgres, name_of
 
 
@@ -94,6 +98,89 @@ async def test_work_that_has_waited_too_long_for_its_turn_is_given_up(
         answers = await asyncio.gather(*(backend.lend_answer(number) for number in range(5)))
     assert all(map(is_away, answers))
     assert sum("busy" in answer.error for answer in answers) >= 3  # they did not wait for the lock one after the other
+
+
+class Posted:
+    """What somebody wants to be stored."""
+
+
+async def test_nobody_waits_without_end_behind_what_hangs(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, lines: Lines
+) -> None:
+    """As PostgreSQL hangs in a commit whose synchronous standby is gone: it does not fail."""
+    monkeypatch.setattr(module, "QUEUE_SECONDS", 0.1)
+    store, gate = backend.plane.database, Gate()
+    hanging = asyncio.create_task(store.run("hang", lambda _: gate.wait()))
+    async with gate.held():
+        posted = Posted()
+        kept = weakref.ref(posted)
+        with pytest.raises(StoreUnavailable, match="busy"):
+            await store.run("keep", partial(lambda posted, _: posted, posted))
+        del posted
+        gc.collect()
+        assert kept() is None
+        assert store.problem is None
+        monkeypatch.setattr(module, "HANGS_AFTER", 0.01)
+        assert "no answer to 'hang' for more than" in str(store.problem)
+        assert "it hangs" in (await backend.ask("GET", "/readyz", None)).json["detail"]
+        assert "goproxy_store_available 0.0" in backend.plane.metrics.text()
+        monkeypatch.setattr(module, "QUEUE_SECONDS", 60)  # nobody waits at all now
+        assert all(map(is_away, [await backend.lend_answer(number) for number in range(3)]))
+        assert (await backend.ask("GET", "/admin/v1/accounts")).status == 200  # which only reads
+    await hanging
+    assert len(lines.all("store unavailable")) == len(lines.all("store available again")) == 1
+    assert store.problem is None
+    assert (await backend.lend_answer(1)).status == 200
+
+
+async def test_who_goes_while_waiting_for_a_turn_leaves_nothing(backend: Backend) -> None:
+    store, gate = backend.plane.database, Gate()
+    hanging = asyncio.create_task(store.run("hang", lambda _: gate.wait()))
+    async with gate.held():
+        posted = Posted()
+        kept = weakref.ref(posted)
+        waiting = asyncio.create_task(store.run("keep", partial(lambda posted, _: posted, posted)))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        del posted, waiting
+        await asyncio.sleep(0.05)
+        gc.collect()
+        assert kept() is None
+    await hanging
+
+
+async def test_posts_that_their_proxies_gave_up_are_not_told_one_by_one(backend: Backend, lines: Lines) -> None:
+    async def away() -> None:
+        await asyncio.sleep(0.05)
+        raise StoreUnavailable("the store is busy")
+
+    asked = asyncio.create_task(backend.plane.see_through(away()))
+    await asyncio.sleep(0.01)
+    asked.cancel()
+    await asyncio.sleep(0.1)
+    assert lines.all("what nobody waited for any more failed") == []
+
+
+async def test_what_is_long_by_its_nature_does_not_hang(
+    backend: Backend, own_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HANGS_AFTER", 0.05)
+    fresh = Database(own_url)
+    reading, restoring, migrating = Gate(), Gate(), Gate()
+    monkeypatch.setattr(fresh._migration, "work", lambda _: migrating.wait())
+    long_ones: list[tuple[Database, Gate, Coroutine[Any, Any, object]]] = [
+        (backend.plane.database, reading, backend.plane.database.at_one_moment("back up", lambda _: reading.wait())),
+        (backend.plane.database, restoring, backend.plane.restore(lambda _: restoring.wait())),
+        (fresh, migrating, asyncio.to_thread(fresh.migrate)),
+    ]
+    for store, gate, work in long_ones:
+        task = asyncio.create_task(work)
+        async with gate.held():
+            await asyncio.sleep(0.1)
+            assert store.problem is None
+        await task
+    fresh.close()
 
 
 async def test_a_revocation_that_could_not_be_stored_is_not_told(backend: Backend, lock: Callable[[], Any]) -> None:

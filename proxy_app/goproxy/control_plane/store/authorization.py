@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, or_, select
+from sqlalchemy import ColumnElement, Connection, exists, select
 
 from goproxy.control_plane.store import wallets
 from goproxy.control_plane.store.schema import accounts, instances, keys, leases, rows
@@ -70,14 +70,9 @@ def withheld(connection: Connection, scope: Scope, wanted: Set[str]) -> set[str]
     of_accounts = {wallet: wallet.partition("/")[0] for wallet in wanted if wallets.key_of(wallet) is None}
     doubtful = {wallet for wallet in of_accounts if not scope.pays_from(wallet)}
     named = set(of_accounts.values())
-    known = _keys(
-        connection,
-        or_(
-            keys.c.account.in_(named), keys.c.id.in_([wallets.key_of(wallet) for wallet in wanted - of_accounts.keys()])
-        ),
-    )
+    known = _keys(connection, keys.c.id.in_([wallets.key_of(wallet) for wallet in wanted - of_accounts.keys()]))
     doubtful |= {wallets.of_key(id_) for id_, key in known.items() if not key.may_be_used_at(scope.upstream)}
-    without = named - {key.account for key in known.values() if key.may_be_used_at(scope.upstream)}
+    without = named - _with_a_key_for(connection, scope.upstream, named)
     if without:
         without = set(connection.execute(select(accounts.c.name).where(accounts.c.name.in_(without))).scalars())
         doubtful |= {wallet for wallet, account in of_accounts.items() if account in without}
@@ -151,6 +146,24 @@ def _is_strange(payer: _Payer, known: Mapping[str, _Key], scope: Scope) -> bool:
 def _keys(connection: Connection, condition: ColumnElement[bool]) -> dict[str, _Key]:
     found = connection.execute(select(keys.c.id, keys.c.account, keys.c.upstreams).where(condition))
     return {id_: _Key(account, limits and json.loads(limits)) for id_, account, limits in found}
+
+
+def _with_a_key_for(connection: Connection, upstream: str, named: Set[str]) -> set[str]:
+    """Those of the accounts that have, or had, a key that may be used there.
+
+    An account can have had ten thousands of keys. Mostly the first one that is looked at may be used everywhere; else
+    they differ in few sets of upstreams.
+    """
+    if not named:
+        return set()
+    unlimited = exists().where(keys.c.account == accounts.c.name, keys.c.upstreams.is_(None))
+    found = set(connection.execute(select(accounts.c.name).where(accounts.c.name.in_(named), unlimited)).scalars())
+    if rest := named - found:
+        limited = select(keys.c.account, keys.c.upstreams).where(keys.c.account.in_(rest)).distinct()
+        for account, limits in connection.execute(limited):
+            if limits is None or upstream in json.loads(limits):  # None: it was made in this moment
+                found.add(account)
+    return found
 
 
 def _lent_before(connection: Connection, upstream: str, some: Collection[str]) -> set[str]:

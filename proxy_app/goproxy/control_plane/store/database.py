@@ -2,8 +2,10 @@
 
 What changes something runs in one thread, one piece after the other, each in a transaction of its own: it is committed
 when `run` returns, and gone when `run` raises. What only reads (`read`) has threads and connections of its own. A
-database that cannot be had now (locked, away, full) is `StoreUnavailable` after a few seconds and never a wait without
-end; the callers try again, for all that they send is idempotent.
+database that cannot be had now (locked, away, full) is `StoreUnavailable` after a few seconds; the callers try again,
+for all that they send is idempotent. A database may also hang: it takes a commit and says nothing, as PostgreSQL does
+whose synchronous standby is gone. The piece of work that met it waits with it, for whether it is stored is not known;
+all others are refused, and the store is told as away.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, Table, exc
@@ -35,6 +37,9 @@ T = TypeVar("T")
 
 QUEUE_SECONDS = 5.0
 """How long a piece of work waits for its turn before it is given up: whoever asked for it tries again."""
+
+HANGS_AFTER = 10.0
+"""Seconds after which the database is taken to hang in a piece of work that is not long by its nature."""
 
 _OUR_MISTAKES = (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError)
 _COPY = "copy-"
@@ -62,15 +67,15 @@ class Database:
         self.url = engine.known_url(url)
         self._file = engine.sqlite_file(self.url)
         self._worker = Worker("store")
-        self._writing = _Lane(engine.to_write(self.url), self._worker, observe)
+        self._writing = _Lane(engine.to_write(self.url), self._worker, 1, observe)
         readers = ThreadPoolExecutor(engine.READERS, thread_name_prefix="store-read")
-        self._reading = _Lane(engine.to_read(self.url), readers, observe)
+        self._reading = _Lane(engine.to_read(self.url), readers, engine.READERS, observe)
         self._one_copy = asyncio.Lock()
         self._migration = Migration()
 
     @property
     def problem(self) -> str | None:
-        """Why the last piece of work could not be done, if it could not."""
+        """Why the last piece of work could not be done, if it could not, or is not done yet."""
         return self._writing.problem or self._reading.problem
 
     @property
@@ -78,13 +83,16 @@ class Database:
         """Where the database's file is, if it is a file."""
         return None if self._file is None else self._file.parent
 
-    async def run(self, name: str, work: Callable[[Connection], T]) -> T:
+    async def run(self, name: str, work: Callable[[Connection], T], *, is_long: bool = False) -> T:
         """Do a piece of work in a transaction.
+
+        Args:
+            is_long: it takes its time by its nature, and is no sign that the database hangs.
 
         Raises:
             StoreUnavailable: the database cannot be had now.
         """
-        return await self._writing.run(name, work)
+        return await self._writing.run(name, work, is_long=is_long)
 
     async def read(self, name: str, work: Callable[[Connection], T]) -> T:
         """Do a piece of work that changes nothing. It must be short: what may be long is read in steps.
@@ -126,7 +134,7 @@ class Database:
         """
         async with self._one_copy:
             if self._file is None:
-                return await asyncio.to_thread(self._reading.transact, name, work)
+                return await asyncio.to_thread(self._reading.transact, name, work, is_long=True)
             copying.make_sure_of_room(self._file)
             with tempfile.TemporaryDirectory(prefix=_COPY, dir=self._file.parent) as scratch:
                 copied = Path(scratch) / self._file.name
@@ -155,7 +163,7 @@ class Database:
             while True:
                 began = time.monotonic()
                 try:
-                    self.transact("migrate", self._migration.work)
+                    self._writing.transact("migrate", self._migration.work, is_long=True)
                 except Taken:
                     if not is_waiting:
                         log("another backend migrates the store")
@@ -204,44 +212,89 @@ class Database:
         return self.url.set(query={}).render_as_string(hide_password=True)  # a password may stand in its options, too
 
 
+class _Turn(Generic[T]):
+    """A piece of work that waits. It holds what was posted, and stays in the queue when nobody wants it any more."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work: Callable[[], T] | None = work
+
+    def __call__(self) -> T:
+        work, self._work = self._work, None
+        assert work is not None
+        return work()
+
+    def let_go(self) -> None:
+        """It will not be done."""
+        self._work = None
+
+
 class _Lane:
     """A way to the database, to write or to read: connections, threads, and how it stands."""
 
-    def __init__(self, to: Engine, threads: Executor, observe: Observe) -> None:
+    def __init__(self, to: Engine, threads: Executor, width: int, observe: Observe) -> None:
         self.engine = to
-        self.problem: str | None = None
+        self._failure: str | None = None
         self._threads = threads
+        self._width = width
+        self._running: dict[object, tuple[str, float]] = {}
+        """What runs and should be short: its name, and when it began."""
         self._observe = observe
 
-    async def run(self, name: str, work: Callable[[Connection], T]) -> T:
-        asked = time.monotonic()
+    @property
+    def problem(self) -> str | None:
+        return self._failure or next(iter(self._hanging()), None)
 
-        def turn() -> T:
-            if time.monotonic() - asked > QUEUE_SECONDS:
-                raise StoreUnavailable("the store is busy")
-            return self.transact(name, work)
+    async def run(self, name: str, work: Callable[[Connection], T], *, is_long: bool = False) -> T:
+        if len(hanging := self._hanging()) >= self._width:  # its turn would not come: nothing piles up behind them
+            raise self._failed(name, hanging[0])
+        turn = _Turn(partial(self.transact, name, work, is_long=is_long))
+        taken = self._threads.submit(turn)
+        done = asyncio.wrap_future(taken)
+        try:
+            await asyncio.wait([done], timeout=QUEUE_SECONDS)
+        except asyncio.CancelledError:
+            if taken.cancel():
+                turn.let_go()
+            raise
+        if taken.cancel():  # its turn has not begun, and now never will
+            turn.let_go()
+            raise StoreUnavailable("the store is busy")
+        return await done
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, turn)
-
-    def transact(self, name: str, work: Callable[[Connection], T]) -> T:
+    def transact(self, name: str, work: Callable[[Connection], T], *, is_long: bool = False) -> T:
         began = time.monotonic()
+        this = object()
+        if not is_long:
+            self._running[this] = name, began
         try:
             with self.engine.begin() as connection:
                 result = work(connection)
         except _OUR_MISTAKES:
             raise
         except (exc.DBAPIError, exc.TimeoutError) as error:
-            problem = _first_line(error)
-            if self.problem is None:
-                log("store unavailable", level=logging.ERROR, work=name, problem=problem)
-            self.problem = problem
-            raise StoreUnavailable(problem) from None
+            raise self._failed(name, _first_line(error)) from None
         finally:
+            self._running.pop(this, None)
             self._observe(name, time.monotonic() - began)
-        if self.problem is not None:
+        if self._failure is not None:
             log("store available again")
-            self.problem = None
+            self._failure = None
         return result
+
+    def _hanging(self) -> list[str]:
+        """What has run for longer than it should, told."""
+        before = time.monotonic() - HANGS_AFTER
+        return [
+            f"it hangs: no answer to {name!r} for more than {HANGS_AFTER:.0f} s"
+            for name, began in list(self._running.values())
+            if began < before
+        ]
+
+    def _failed(self, name: str, problem: str) -> StoreUnavailable:
+        if self._failure is None:
+            log("store unavailable", level=logging.ERROR, work=name, problem=problem)
+        self._failure = problem
+        return StoreUnavailable(problem)
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -254,7 +307,7 @@ def _on_from(step: Callable[[Connection, Position | None], T], position: Positio
 
 def _read_whole(url: URL, name: str, work: Callable[[Connection], T]) -> T:
     """Read a database that nobody else has."""
-    lane = _Lane(engine.to_read(url), ThreadPoolExecutor(1), lambda _work, _seconds: None)
+    lane = _Lane(engine.to_read(url), ThreadPoolExecutor(1), 1, lambda _work, _seconds: None)
     try:
         return lane.transact(name, work)
     finally:

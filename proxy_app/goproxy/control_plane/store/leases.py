@@ -6,9 +6,9 @@ of their ids: two transactions that want the same money come one after the other
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -23,10 +23,27 @@ from goproxy.timestamps import now, text_of
 CHUNK = 1_000_000_000
 """Nano-dollars that a proxy is lent beyond what it asks for, at most: a dollar, so that it need not ask each time."""
 
+_NAMED_AT_ONCE = 500
+"""Instances in one statement."""
 
 SILENT_FOR = timedelta(minutes=5)
-"""For so long nothing must have been heard of an instance that is taken for gone. One that lives polls for keys twice a
-minute, of which the store is told once a minute."""
+"""For so long nothing must have been heard of an instance that is taken for gone, beyond what it serves on when it is
+cut off. One that reaches this backend polls for keys twice a minute, of which the store is told once a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What is known of instances of which nothing is heard."""
+
+    since: str
+    """When the backend began to hear of whoever lives."""
+    serves_on: Callable[[str], timedelta]
+    """How long a proxy of an upstream that is cut off from here goes on, and spends what it was lent."""
+
+    def may_live_until(self, upstream: str, last_seen: str) -> str:
+        """When an instance of which nothing more is heard can spend nothing more."""
+        cut_off = datetime.fromisoformat(last_seen) + self.serves_on(upstream)
+        return text_of(max(cut_off, datetime.fromisoformat(self.since)) + SILENT_FOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +92,11 @@ def met(connection: Connection, instance: str, upstream: str) -> int:
 
 
 def heard(connection: Connection, ids: Collection[str]) -> None:
-    """Note that these instances live, as far as they are known."""
-    connection.execute(update(instances).where(instances.c.id.in_(ids)).values(last_seen=now()))
+    """Note that these instances live, as far as they are known. A statement can name some ten thousands, no more."""
+    named = sorted(ids)
+    for begin in range(0, len(named), _NAMED_AT_ONCE):
+        some = instances.c.id.in_(named[begin : begin + _NAMED_AT_ONCE])
+        connection.execute(update(instances).where(some).values(last_seen=now()))
 
 
 def lend(
@@ -134,27 +154,29 @@ def spend(connection: Connection, instance: str, costs: Mapping[str, int]) -> No
         _store_loan(connection, wallet_id, instance, wallet.loans[instance])
 
 
-def retire(connection: Connection, instance: str, listening_since: str | None) -> dict[str, int]:
+def retire(connection: Connection, instance: str, hearing: Hearing | None) -> dict[str, int]:
     """Take back what an instance that is gone for good did not spend; by wallet, how much that was.
 
     Args:
-        listening_since: when the backend began to hear of whoever lives; None: it is retired whether it lives or not,
-            and what it holds for requests that are running is lent twice if it does.
+        hearing: None: it is retired whether it lives or not, and what it holds is lent twice if it does.
 
     Raises:
         NotFound: there is no such instance.
-        Conflict: it was heard of lately, or could not have been.
+        Conflict: it may live: it was heard of lately, or could not have been, or goes on without being heard.
     """
     found = connection.execute(select(instances).where(instances.c.id == instance).with_for_update()).one_or_none()
     if found is None:
         raise NotFound(f"there is no instance {instance!r}")
-    silent_since = None if listening_since is None else max(found.last_seen, listening_since)
-    if silent_since is not None and found.retired_at is None and silent_since > text_of(datetime.now(UTC) - SILENT_FOR):
-        raise Conflict(
-            f"instance {instance} may live, and spend what it was lent: it was heard of at {found.last_seen}, and this "
-            f"backend listens since {listening_since}. It can be retired when it has been silent for "
-            f"{SILENT_FOR.seconds // 60} minutes, or at once with `force` (`--force`) by who knows that it is gone"
-        )
+    if hearing is not None and found.retired_at is None:
+        until = hearing.may_live_until(found.upstream, found.last_seen)
+        if until > now():
+            raise Conflict(
+                f"instance {instance} of {found.upstream} may live until {until}, and spend what it was lent: it was "
+                f"heard of at {found.last_seen}, this backend listens since {hearing.since}, and a proxy that is cut "
+                f"off serves on for {hearing.serves_on(found.upstream)} (h:mm:ss). Retire it then, or at once with "
+                f"`force` (`--force`) if you know that it has ended: if it has not, what it holds is lent twice, and "
+                f"its wallets may fall below 0"
+            )
     connection.execute(update(instances).where(instances.c.id == instance).values(retired_at=now()))
     returned = {}
     of_it = select(leases.c.wallet).where(leases.c.instance == instance).order_by(leases.c.wallet)

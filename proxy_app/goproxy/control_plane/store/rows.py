@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -24,7 +24,6 @@ from sqlalchemy import (
 )
 
 from goproxy.control_plane.store import leases, walk, wallets
-from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Position
 from goproxy.core.lease import spent_by_wallet
@@ -36,6 +35,38 @@ from goproxy.timestamps import now
 
 REQUEST = "request"
 """The kind of a row that is a request; the others are credits and have kinds of their own."""
+
+_LONGEST_TEXT = 1000
+"""Characters. A model's id has 200 at most, a price 161; what the upstream calls things is cut instead."""
+
+_OUR_TEXTS = (
+    "opened_at",
+    "account",
+    "key_id",
+    "endpoint",
+    "protocol",
+    "model",
+    "settled_at",
+    "outcome",
+    "price_version",
+)
+"""Of those whose form is not looked at otherwise."""
+
+_LONGEST_LIST = 10_000
+"""The same of all flags, and of all prices: there are some forty flags, and six prices."""
+
+_RAW_USAGE = 256 * 1024
+"""Characters of JSON: four times what a proxy keeps of it (core/raw_usage.py)."""
+
+_RAW_DEPTH = 32
+"""Objects and lists within one another, four times as many as there; far below what can be written out again."""
+
+_MOST_TOKENS = 10**12
+"""Of one kind. A provider is believed up to 20 million; but a client that names a great many images in a body of a
+gigabyte, and leaves, can come to an estimate of some 10**11."""
+
+_WITHOUT_RAW = [column for column in rows.c if column.name != "raw_usage"]
+"""For those that read many: two thousand raw usages at the bound are half a gigabyte."""
 
 _BY_DAY = (rows.c.day, rows.c.id)
 
@@ -131,6 +162,10 @@ def problem_of(row: Row, upstream: str) -> str | None:
         return "a wallet is named twice"
     if max(numbers) > MOST_AT_ONCE or row.status > 999:
         return "a number is too large"
+    if max(row.usage.to_json().values()) > _MOST_TOKENS:
+        return f"usage has a count above {_MOST_TOKENS}"
+    if problem := _too_large(row):
+        return problem
     if not TERMS.fullmatch(row.terms):
         return "terms are no list of fields with values"
     if not _pays_for_itself(row):
@@ -210,9 +245,10 @@ def page(
 def step(
     connection: Connection, chosen: Chosen, after: Position | None
 ) -> tuple[Sequence[RowMapping], Position | None]:
-    """The records of the requests that a step of a walk comes by, and where it ends."""
+    """The records of the requests that a step of a walk comes by, without `raw_usage`, and where it ends."""
     looked_at, conditions, end = chosen.step(connection, after)
-    return connection.execute(select(looked_at).where(*conditions)).mappings().all(), end
+    columns = [looked_at.c[column.name] for column in _WITHOUT_RAW]
+    return connection.execute(select(*columns).where(*conditions)).mappings().all(), end
 
 
 def booked(
@@ -248,18 +284,15 @@ Rate = Callable[[Row], Row | None]
 def corrections_of(records: Iterable[RowMapping], rated: Rate) -> tuple[list[Correction], int]:
     """Those of the rows that other prices or multipliers correct, and how many there are no prices for.
 
-    Raises:
-        Conflict: a price is beyond all measure.
+    One that would cost more than can be has none, too: the others must not wait for it.
     """
     corrections, unpriced = [], 0
     for record in records:
         standing = _as_it_stands(record)
         row = rated(standing)
-        if row is None:
+        if row is None or row.cost_nanodollars > MOST_AT_ONCE:
             unpriced += 1
             continue
-        if row.cost_nanodollars > MOST_AT_ONCE:
-            raise Conflict(f"by these prices row {row.id} costs more than can be")
         before = record["cost_nanodollars"] + record["adjustment_nanodollars"]
         if (row.cost_nanodollars, row.multiplier) != (before, standing.multiplier):
             corrections.append(Correction(row, before, row.cost_nanodollars - record["cost_nanodollars"]))
@@ -267,12 +300,8 @@ def corrections_of(records: Iterable[RowMapping], rated: Rate) -> tuple[list[Cor
 
 
 def correct(connection: Connection, ids: Iterable[str], rated: Rate) -> list[Correction]:
-    """Price rows again as they are now, write the differences down, and settle them with the wallets.
-
-    Raises:
-        Conflict: a price is beyond all measure.
-    """
-    query = select(rows).where(rows.c.id.in_(list(ids))).order_by(rows.c.id).with_for_update()
+    """Price rows again as they are now, write the differences down, and settle them with the wallets."""
+    query = select(*_WITHOUT_RAW).where(rows.c.id.in_(list(ids))).order_by(rows.c.id).with_for_update()
     corrections, _ = corrections_of(connection.execute(query).mappings().all(), rated)
     if corrections:
         _correct(connection, corrections)
@@ -312,8 +341,11 @@ def read(record: Any) -> Row:
 
 
 def _as_it_stands(record: Any) -> Row:
-    """A row with the multiplier of its last correction: that is what it is billed at, whatever it was posted with."""
-    row, multiplier = read(record), record["adjusted_multiplier"]
+    """A row with the multiplier of its last correction: that is what it is billed at, whatever it was posted with.
+
+    It comes without its raw usage, which bills nothing.
+    """
+    row, multiplier = read({**record, "raw_usage": None}), record["adjusted_multiplier"]
     if multiplier is None:
         return row
     return replace(row, multiplier=multiplier, flags=tuple(flag for flag in row.flags if flag != "unpriced"))
@@ -322,9 +354,10 @@ def _as_it_stands(record: Any) -> Row:
 def _values(row: Row, instance: str, received_at: str) -> dict[str, Any]:
     posted = row.to_json()
     values = {name: _storable(value) for name, value in posted.items() if name in rows.c}
+    for name in ("upstream_request_id", "upstream_model"):
+        values[name] = None if values[name] is None else values[name][:_LONGEST_TEXT]
     for name in ("wallets", "flags", "prices", "raw_usage"):
-        written = json.dumps(posted[name], separators=(",", ":"), ensure_ascii=False)
-        values[name] = None if posted[name] is None else _storable(written)
+        values[name] = None if posted[name] is None else _storable(_written(posted[name]))
     return values | {
         **row.usage.to_json(),
         "instance": instance,
@@ -335,11 +368,37 @@ def _values(row: Row, instance: str, received_at: str) -> dict[str, Any]:
     }
 
 
+def _written(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
 def _storable(value: Any) -> Any:
     """What the upstream or a client called something, without what PostgreSQL cannot keep: U+0000, lone surrogates."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
     return value
+
+
+def _too_large(row: Row) -> str | None:
+    """What of a row is larger than any proxy makes it. One such row would be in the way of all that look at others."""
+    for name in _OUR_TEXTS:
+        if (length := len(getattr(row, name))) > _LONGEST_TEXT:
+            return f"{name} has {length} characters, more than {_LONGEST_TEXT}"
+    for name, texts in (("flags", row.flags), ("prices", (*row.prices, *row.prices.values()))):
+        if (length := sum(map(len, texts)) + len(texts)) > _LONGEST_LIST:
+            return f"{name} have {length} characters, more than {_LONGEST_LIST}"
+    if not _is_shallow(row.raw_usage, _RAW_DEPTH):
+        return f"raw_usage has more than {_RAW_DEPTH} objects and lists within one another"
+    if (length := len(_written(row.raw_usage))) > _RAW_USAGE:
+        return f"raw_usage has {length} characters of JSON, more than {_RAW_USAGE}"
+    return None
+
+
+def _is_shallow(value: object, depth: int) -> bool:
+    if not isinstance(value, Mapping | list):
+        return True
+    inner = value.values() if isinstance(value, Mapping) else value
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in inner)
 
 
 def _is_word(text: str) -> bool:
