@@ -121,10 +121,9 @@ class Accounts(Given):
     accounts: list[Account]
 
 
-class NewKey(Taken):
-    """A key and what it may do; null: as much as its account."""
+class KeyLimits(Taken):
+    """What a key may do; null: as much as its account."""
 
-    name: Line = ""
     expires_at: Moment | None = None
     upstreams: Annotated[list[Upstream], Field(min_length=1, max_length=100)] | None = None
     models: Annotated[list[ModelId], Field(min_length=1, max_length=100)] | None = None
@@ -134,18 +133,19 @@ class NewKey(Taken):
     """What it may spend in all."""
 
 
-class KeyChanges(Taken):
-    """What a key may do from now on. What is left out stays; null: as much as its account."""
+class NewKey(KeyLimits):
+    """A key and what it may do; null: as much as its account."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+    name: Line = ""
 
-    expires_at: Moment | None = None
-    upstreams: Annotated[list[Upstream], Field(min_length=1, max_length=100)] | None = None
-    models: Annotated[list[ModelId], Field(min_length=1, max_length=100)] | None = None
-    requests_per_minute: PerMinute | None = None
-    tokens_per_minute: PerMinute | None = None
-    limit_nanodollars: Nanodollars | None = None
-    """What it may spend in all: what it has spent under a limit counts, and what was granted to its wallet is in it."""
+
+class KeyChanges(KeyLimits):
+    """What a key may do from now on. What is left out stays; null: as much as its account.
+
+    Of a spending limit, what was spent under one before counts, and what was granted to the key's wallet is in it.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     @model_validator(mode="after")
     def _not_nothing(self) -> Self:
