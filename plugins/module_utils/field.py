@@ -102,6 +102,12 @@ class Field:
         else:
             self.report(f"is {shown(self.value)}, {kind(self.value)}", right)
 
+    def report_slip(self, known: Iterable[str], given: Collection[str]) -> None:
+        """Of a variable of nobody's: it is the operator's own business, unless it looks like a slip of the pen."""
+        near = nearest(self.subject, known, cutoff=0.9)
+        if near is not None and near not in given:
+            self.report("is not a known variable", f"did you mean {near}?")
+
     def child(self, key: str, value: Any, secret: bool = False) -> Field:
         path = f"{self.path}.{key}" if self.path else key
         return Field(value, self.subject, self.problems, path, self.of_upstream, self.secret or secret)

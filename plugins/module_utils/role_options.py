@@ -27,19 +27,14 @@ SIZES = {
 
 
 def check(given: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
-    """From the variables with one of the PREFIXES, and what may be set of the roles' options, by name.
-
-    Other such variables are the operator's own business, unless one looks like a slip of the pen.
-    """
+    """From the variables with one of the PREFIXES, and what may be set of the roles' options, by name."""
     problems: list[Problem] = []
     for name, value in given.items():
         field = Field(value, name, problems)
         if name in options:
             check_value(field, options[name])
-            continue
-        near = nearest(name, options, cutoff=0.9)
-        if near is not None and near not in given:
-            field.report("is not a known variable", f"did you mean {near}?")
+        else:
+            field.report_slip(options, given)
     return problems
 
 

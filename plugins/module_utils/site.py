@@ -72,11 +72,8 @@ def read(settings: Mapping[str, Any], problems: list[Problem]) -> Site:
     for name, right in REQUIRED.items():
         if name not in fields:
             Field(None, name, problems).report("is missing", right)
-    # Other gateway_* variables are the operator's own business, unless one looks like a slip of the pen.
     for name in settings.keys() - set(VARIABLES):
-        near = nearest(name, VARIABLES, cutoff=0.9)
-        if near is not None and near not in fields:
-            Field(None, name, problems).report("is not a known variable", f"did you mean {near}?")
+        Field(None, name, problems).report_slip(VARIABLES, given=fields)
 
     for name, check in CHECKS.items():
         if name in fields:

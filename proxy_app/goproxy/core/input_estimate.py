@@ -96,9 +96,7 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     tools = request.get("tools")
     if tools and isinstance(tools, list):
         tokens += TOOLS_TOKENS
-        for tool in tools:
-            if not isinstance(tool, dict):
-                continue
+        for tool in objects(tools):
             kind = tool.get("type")
             if isinstance(kind, str) and kind.startswith(_BUILT_IN_TOOLS):
                 tokens += TOOL_TOKENS

@@ -116,7 +116,7 @@ class RawUsage:
 
     def _trim(self) -> None:
         """Keep the counts only of an object that no store would like: very long or deep, or not ASCII."""
-        if _is_shallow(self.document, MAX_DEPTH):
+        if is_shallow(self.document, MAX_DEPTH):
             text = json.dumps(self.document)
             if len(text) <= MAX_BYTES and "\\u" not in text:
                 return
@@ -211,11 +211,12 @@ def _merged(
 _NOTHING: Mapping[str, Any] = {}
 
 
-def _is_shallow(value: object, depth: int) -> bool:
+def is_shallow(value: object, depth: int) -> bool:
+    """Whether no more than `depth` objects and lists of JSON are within one another."""
     if not isinstance(value, dict | list):
         return True
     inner = value.values() if isinstance(value, dict) else value
-    return depth > 0 and all(_is_shallow(each, depth - 1) for each in inner)
+    return depth > 0 and all(is_shallow(each, depth - 1) for each in inner)
 
 
 def _replaced(document: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:

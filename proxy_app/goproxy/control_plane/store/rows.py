@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -29,6 +29,7 @@ from goproxy.control_plane.store.walk import Position
 from goproxy.core.lease import spent_by_wallet
 from goproxy.core.ledger import Row, cost_of
 from goproxy.core.pricing import MOST_AT_ONCE
+from goproxy.core.raw_usage import is_shallow
 from goproxy.core.terms import TERMS
 from goproxy.core.usage import KINDS
 from goproxy.timestamps import now
@@ -387,18 +388,11 @@ def _too_large(row: Row) -> str | None:
     for name, texts in (("flags", row.flags), ("prices", (*row.prices, *row.prices.values()))):
         if (length := sum(map(len, texts)) + len(texts)) > _LONGEST_LIST:
             return f"{name} have {length} characters, more than {_LONGEST_LIST}"
-    if not _is_shallow(row.raw_usage, _RAW_DEPTH):
+    if not is_shallow(row.raw_usage, _RAW_DEPTH):
         return f"raw_usage has more than {_RAW_DEPTH} objects and lists within one another"
     if (length := len(_written(row.raw_usage))) > _RAW_USAGE:
         return f"raw_usage has {length} characters of JSON, more than {_RAW_USAGE}"
     return None
-
-
-def _is_shallow(value: object, depth: int) -> bool:
-    if not isinstance(value, Mapping | list):
-        return True
-    inner = value.values() if isinstance(value, Mapping) else value
-    return depth > 0 and all(_is_shallow(each, depth - 1) for each in inner)
 
 
 def _is_word(text: str) -> bool:
