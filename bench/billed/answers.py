@@ -37,6 +37,7 @@ ERRORS = {
 
 _INPUT, _OUTPUT = ("input",), ("output",)
 _CACHE = ("cache_write_5m", "cache_write_1h", "cache_read")
+_MAGNITUDES = {"output": 4.8, "reasoning": 4.8, "web_search": 1}
 Pieces = tuple[bytes, ...]
 
 
@@ -56,7 +57,7 @@ class Shape:
 
     def draw(self, chance: Random) -> Usage:
         """What is billed for an answer."""
-        counts = {kind: _count(chance, 4.8 if kind in ("output", "reasoning") else 5.2) for kind in self.kinds}
+        counts = {kind: _count(chance, _MAGNITUDES.get(kind, 5.2)) for kind in self.kinds}
         counts["output"] = max(counts["output"], 1)  # there are words in each answer, and no prompt is empty
         if "reasoning" in counts:
             counts["reasoning"] = min(counts["reasoning"], counts["output"])
@@ -119,6 +120,12 @@ def _cumulative(usage: Usage, chance: Random) -> Pieces:
 def _repeated(usage: Usage, _: Random) -> Pieces:
     start = _first(usage, **_cached(usage), cache_creation=_split(usage))
     return anthropic_stream(start, start | {"output_tokens": usage.output, "cache_creation": None}, words=WORDS)
+
+
+def _searching(usage: Usage, _: Random) -> Pieces:
+    start = _first(usage, **_cached(usage), cache_creation=_split(usage), server_tool_use={"web_search_requests": 0})
+    used = {"web_search_requests": usage.web_search, "web_fetch_requests": 3}
+    return anthropic_stream(start, {"output_tokens": usage.output, "server_tool_use": used}, words=WORDS)
 
 
 def _without_split(usage: Usage, _: Random) -> Pieces:
@@ -235,6 +242,11 @@ def _litellm(usage: Usage, _: Random) -> Pieces:
     return openai_stream(told, words=WORDS)
 
 
+def _litellm_searching(usage: Usage, _: Random) -> Pieces:
+    details = {"cached_tokens": usage.cache_read, "web_search_requests": usage.web_search}
+    return openai_stream(openai_usage(_prompt(usage), usage.output, prompt_tokens_details=details), words=WORDS)
+
+
 def _beside_prompt(usage: Usage, _: Random) -> Pieces:
     total = _prompt(usage) + usage.output
     told = openai_usage(usage.input, usage.output, total, **_cached(usage), cache_creation=_split(usage))
@@ -291,6 +303,7 @@ SHAPES: Sequence[Shape] = (
     Shape("all counts repeated", "anthropic", (*_INPUT, *_OUTPUT, *_CACHE), _repeated),
     Shape("cache without a split", "anthropic", (*_INPUT, *_OUTPUT, "cache_write_5m", "cache_read"), _without_split),
     Shape("cache above its split", "anthropic", (*_INPUT, *_OUTPUT, *_CACHE), _above_split),
+    Shape("searches", "anthropic", (*_INPUT, *_OUTPUT, *_CACHE, "web_search"), _searching),
     Shape("zeros and nulls", "anthropic", (*_INPUT, *_OUTPUT, "cache_write_5m"), _zeros_and_nulls),
     Shape("no prompt at the end", "anthropic", (*_INPUT, *_OUTPUT, *_CACHE), _no_prompt_at_the_end),
     Shape("thinking and a tool", "anthropic", (*_INPUT, *_OUTPUT, "reasoning"), _thinking),
@@ -300,6 +313,7 @@ SHAPES: Sequence[Shape] = (
     Shape("usage chunk", "openai", _OPENAI_KINDS, _with_usage_chunk),
     Shape("no details", "openai", (*_INPUT, *_OUTPUT), _without_details),
     Shape("Anthropic's cache within", "openai", (*_INPUT, *_OUTPUT, *_CACHE), _litellm),
+    Shape("LiteLLM's searches", "openai", (*_INPUT, *_OUTPUT, "cache_read", "web_search"), _litellm_searching),
     Shape("cache beside the prompt", "openai", (*_INPUT, *_OUTPUT, *_CACHE), _beside_prompt),
     Shape("reasoning beside the output", "openai", (*_INPUT, *_OUTPUT, "reasoning"), _beside_output),
     Shape("usage with the last choice", "openai", _OPENAI_KINDS, _with_last_choice),

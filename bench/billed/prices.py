@@ -20,6 +20,7 @@ _MODELS: dict[str, dict[str, Any]] = {
         "alias": "claude-opus-4-5",
         "multipliers": {OPENHANDS: "1.08", OHMYGPT: "1.1"},
         "tiers": [{"input": "5", "output": "25", "cache_write_5m": "6.25", "cache_write_1h": "10", "cache_read": ".5"}],
+        "web_search": "10",
     },
     "claude-sonnet-4-5-20250929": {
         "alias": "claude-sonnet-4-5",
@@ -33,6 +34,7 @@ _MODELS: dict[str, dict[str, Any]] = {
             {"up_to": 200_000, "input": "2", "output": "12", "cache_read": "0.2", "reasoning": "12.5"},
             {"input": "4", "output": "18", "cache_read": "0.4", "reasoning": "18.75"},
         ],
+        "web_search": "34.999999",
     },
 }
 _INSTEAD = {"cache_write_1h": "cache_write_5m", "cache_write_5m": "input", "cache_read": "input", "reasoning": "output"}
@@ -53,7 +55,10 @@ def models_of(upstream: str) -> list[dict[str, Any]]:
             "upstream_model_id": f"{upstream}/{model}",
             "billing_multiplier": float(terms["multipliers"][upstream]),
             "context_tokens": CONTEXT_TOKENS,
-            "prices": [{"effective_from": _DAY, "tiers": [_written(tier) for tier in terms["tiers"]]}],
+            "prices": [
+                {"effective_from": _DAY, "tiers": [_written(tier) for tier in terms["tiers"]]}
+                | ({"web_search": float(terms["web_search"])} if "web_search" in terms else {})
+            ],
         }
         for model, terms in _MODELS.items()
     ]
@@ -66,7 +71,9 @@ def cost(model: str, upstream: str, usage: Usage) -> int:
     tier = next(tier for tier in terms["tiers"] if prompt <= tier.get("up_to", prompt))
     counts = usage.to_json()
     counts["output"] -= counts["reasoning"]
+    thousands = counts.pop("web_search") * 1000  # of searches, where the others are per million
     scaled: int = sum(count * _scaled(_price(tier, kind)) for kind, count in counts.items())
+    scaled += thousands * _scaled(terms.get("web_search", "0"))
     scaled *= _scaled(terms["multipliers"][upstream]) * 1000  # of USD per million tokens, a token has 1000 nano-dollars
     whole, rest = divmod(scaled, _ONE)
     return whole + (2 * rest > _ONE or (2 * rest == _ONE and whole % 2 == 1))

@@ -1,4 +1,4 @@
-"""The list prices: goproxy_price_book, read into models with dated and tiered prices (USD per million tokens)."""
+"""The list prices: goproxy_price_book, read into models with dated and tiered prices."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ STANDARD_TERMS = {  # by which a request can ask for a service at another price,
 DEFAULT_CONTEXT_TOKENS = 200_000
 DEFAULT_MAX_OUTPUT_TOKENS = 64_000
 LOWEST_AMOUNT = 0.001  # USD: no million tokens is so cheap, and no single token so dear
+LOWEST_FEE = 0.1  # USD: no thousand searches are so cheap, and no single one so dear
 DATE_EXAMPLE = 'write the day from which it holds, like "2025-11-24"'
 
 
@@ -122,12 +123,13 @@ def read_prices(prices: Field) -> list[dict[str, Any]]:
 
 def read_price(entry: Field) -> dict[str, Any] | None:
     """The prices of a model from a day on, and those of other terms than the standard ones where there are any."""
-    fields, tiers = read_priced(entry, {"effective_from": DATE_EXAMPLE}, optional=("terms",))
+    fields, tiers = read_priced(entry, {"effective_from": DATE_EXAMPLE}, optional=("web_search", "terms"))
     date = read_date(fields["effective_from"]) if "effective_from" in fields else None
+    fees = {"web_search": read_fee(fields["web_search"])} if "web_search" in fields else {}
     terms = read_terms(fields["terms"]) if "terms" in fields else []
     if date is None:
         return None
-    return {"effective_from": date, "tiers": tiers} | ({"terms": terms} if terms else {})
+    return {"effective_from": date, **fees, "tiers": tiers} | ({"terms": terms} if terms else {})
 
 
 def read_priced(
@@ -234,19 +236,29 @@ def read_tiers(field: Field) -> list[dict[str, Any]]:
 
 
 def read_amounts(fields: dict[str, Field]) -> dict[str, int | float | None]:
-    amounts = {}
-    for key, field in fields.items():
-        amount = field.number("give USD per million tokens, like 6.25")
-        if amount is not None and amount < 0:
-            field.report(f"is {amount}", "a price is 0 or more")
-        elif amount is not None and 0 < amount < LOWEST_AMOUNT:
-            written = Decimal(repr(amount))
-            field.report(
-                f"is {written:f}, as if it were USD per token",
-                f"give USD per million tokens: {(written * 1_000_000).normalize():f}",
-            )
-        amounts[key] = amount
-    return amounts
+    return {
+        kind: read_amount(field, 10**6, "token", "million tokens, like 6.25", LOWEST_AMOUNT)
+        for kind, field in fields.items()
+    }
+
+
+def read_fee(field: Field) -> int | float | None:
+    """What a search costs is of no prompt's length, and of no terms."""
+    return read_amount(field, 1000, "search", "thousand searches, like 10", LOWEST_FEE)
+
+
+def read_amount(field: Field, units: int, unit: str, of: str, lowest: float) -> int | float | None:
+    """USD for so many units; one that is as low as the price of a single unit is taken for that."""
+    amount = field.number(f"give USD per {of}")
+    if amount is not None and amount < 0:
+        field.report(f"is {amount}", "a price is 0 or more")
+    elif amount is not None and 0 < amount < lowest:
+        written = Decimal(repr(amount))
+        field.report(
+            f"is {written:f}, as if it were USD per {unit}",
+            f"give USD per {of.partition(',')[0]}: {(written * units).normalize():f}",
+        )
+    return amount
 
 
 def holds_on(prices: list[dict[str, Any]], day: datetime.date) -> bool:

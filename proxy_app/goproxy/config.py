@@ -21,7 +21,7 @@ from goproxy.config_reader import Fields, Problems, parse_json
 from goproxy.core.pricing import MULTIPLIER, REQUIRED_PRICES, PriceVersion, Tier, written_number
 from goproxy.core.protocols import PROTOCOLS
 from goproxy.core.terms import STANDARD, VALUE, written_terms
-from goproxy.core.usage import KINDS
+from goproxy.core.usage import TOKENS
 from goproxy.core.wire import OfferedModel, WireProtocol
 
 
@@ -308,18 +308,19 @@ def _price_version(fields: Fields) -> PriceVersion:
             effective_from = date.fromisoformat(day)
         except ValueError:
             fields.complain("effective_from", f"{day!r} is no day", "a day such as 2025-11-24")
-    tiers = _tiers(fields)
-    terms = _terms(fields) if fields.has("terms") else {}
+    fees = {"web_search": _price(fields, "web_search", "USD per 1,000 searches")} if fields.has("web_search") else {}
+    tiers = _tiers(fields, fees)
+    terms = _terms(fields, fees) if fields.has("terms") else {}
     fields.nothing_else()
     return PriceVersion(effective_from, tiers, terms)
 
 
-def _terms(fields: Fields) -> dict[str, tuple[Tier, ...]]:
+def _terms(fields: Fields, fees: Mapping[str, Decimal]) -> dict[str, tuple[Tier, ...]]:
     """The prices of other terms than the standard ones."""
     found: dict[str, tuple[Tier, ...]] = {}
     for each in fields.objects("terms"):
         values = {name: each.text(name, VALUE, "a value of it, in one word") for name in STANDARD if each.has(name)}
-        terms, tiers = written_terms(values), _tiers(each)
+        terms, tiers = written_terms(values), _tiers(each, fees)
         if all(map(each.is_sound, values)):
             name, right = next(iter(values), "service_tier"), "a value that is not"
             if not values:
@@ -333,8 +334,9 @@ def _terms(fields: Fields) -> dict[str, tuple[Tier, ...]]:
     return found
 
 
-def _tiers(fields: Fields) -> tuple[Tier, ...]:
-    tiers = tuple(_tier(each) for each in fields.objects("tiers"))
+def _tiers(fields: Fields, fees: Mapping[str, Decimal]) -> tuple[Tier, ...]:
+    """The tiers with their own prices, and with what costs the same in all of them."""
+    tiers = tuple(_tier(each, fees) for each in fields.objects("tiers"))
     limits = [tier.up_to_prompt_tokens for tier in tiers]
     bounded = [limit for limit in limits[:-1] if limit is not None]
     ascending = len(bounded) == len(limits) - 1 and sorted(set(bounded)) == bounded
@@ -347,14 +349,19 @@ def _tiers(fields: Fields) -> tuple[Tier, ...]:
     return tiers
 
 
-def _tier(fields: Fields) -> Tier:
+def _tier(fields: Fields, fees: Mapping[str, Decimal]) -> Tier:
     up_to = fields.whole_or_null("up_to_prompt_tokens", 1, 10**9)
-    prices = {kind: fields.number(kind) for kind in KINDS if kind in REQUIRED_PRICES or fields.has(kind)}
-    for name, price in prices.items():
-        if price < 0:
-            fields.complain(name, f"{price} is below 0", "USD per million tokens, 0 or more")
+    named = [kind for kind in TOKENS if kind in REQUIRED_PRICES or fields.has(kind)]
+    prices = {kind: _price(fields, kind, "USD per million tokens") for kind in named}
     fields.nothing_else()
-    return Tier(up_to, prices)
+    return Tier(up_to, {**prices, **fees})
+
+
+def _price(fields: Fields, kind: str, unit: str) -> Decimal:
+    price = fields.number(kind)
+    if price < 0:
+        fields.complain(kind, f"{price} is below 0", f"{unit}, 0 or more")
+    return price
 
 
 def _disconnect(fields: Fields) -> Disconnect:

@@ -266,6 +266,22 @@ ANTHROPIC_STREAMS: tuple[Answer, ...] = (
     _anthropic(
         "server tools",
         anthropic_stream(_START, {"output_tokens": 7, "server_tool_use": {"web_search_requests": 2}}),
+        Usage(input=9, output=7, web_search=2),
+        unpriced=("web_search_unpriced",),
+    ),
+    _anthropic(
+        "searches, each told anew",
+        anthropic_stream(
+            {**_START, "server_tool_use": {"web_search_requests": 0}},
+            {"output_tokens": 3, "server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0}},
+            {"output_tokens": 7, "server_tool_use": {"web_search_requests": 3, "web_fetch_requests": 4}},
+        ),
+        Usage(input=9, output=7, web_search=3),
+        unpriced=("web_search_unpriced",),
+    ),
+    _anthropic(
+        "a tool with a fee",
+        anthropic_stream(_START, {"output_tokens": 7, "server_tool_use": {"code_execution_requests": 2}}),
         Usage(input=9, output=7),
         "server_tool_use",
     ),

@@ -15,6 +15,7 @@ import yaml
 
 from goproxy.control_plane import schemas
 from goproxy.core import ledger, meter, terms
+from goproxy.core.input_estimate import SEARCHES
 from goproxy.core.ledger import Row, Settlement, interrupted, settle
 from goproxy.core.pricing import PriceVersion, Tier, cost, price, version_in_force, worst_case
 from goproxy.core.reconcile import ExportLine, read_export
@@ -144,7 +145,7 @@ def test_the_example_of_the_rounding() -> None:
     offer = offered(text)
     (tier,) = version_in_force(offer.versions, day_of(text)).tiers
     for tokens, exactly, nanodollars in table(text):
-        per_token = Fraction(tier.price("cache_write_5m")) * Fraction(offer.multiplier) * 1000
+        per_token = Fraction(tier.prices["cache_write_5m"]) * Fraction(offer.multiplier) * 1000
         assert number(tokens) * per_token == Fraction(exactly.replace(",", ""))
         assert cost(Usage(cache_write_5m=number(tokens)), tier, offer.multiplier) == number(nanodollars)
     assert f"{tier.price('cache_write_5m')} USD per million, times {offer.multiplier}." in text
@@ -157,9 +158,20 @@ def test_what_holds_where_a_price_is_missing() -> None:
     for kind, _, instead in rows:
         if instead == "always has one":
             assert kind.strip("`") in required
+        elif instead.startswith("none"):
+            assert Tier(None, required).price(kind.strip("`")) is None
         else:
             with_it = Tier(None, required | {instead.strip("`"): Decimal(3)})
             assert with_it.price(kind.strip("`")) == 3
+
+
+def test_the_example_of_the_searches() -> None:
+    text = " ".join(section("Searches of the web").split())
+    told = re.search(r"With `web_search: (\d+)` and a multiplier of ([\d.]+), three searches cost ([\d,]+)", text)
+    assert told is not None
+    tier = Tier(None, {"input": Decimal(1), "output": Decimal(1), "web_search": Decimal(told[1])})
+    assert cost(Usage(web_search=3), tier, Decimal(told[2])) == number(told[3])
+    assert text.count(f" {SEARCHES} ") == 2
 
 
 def test_the_examples_of_what_is_held() -> None:

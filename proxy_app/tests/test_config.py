@@ -173,6 +173,7 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
         (f"{TIER}.input", ..., "models[0].prices[0].tiers[0].input: is missing; expected a number"),
         (f"{TIER}.output", "25", 'models[0].prices[0].tiers[0].output: "25" will not do; expected a number'),
         (f"{TIER}.cache_read", -1, "models[0].prices[0].tiers[0].cache_read: -1 is below 0; expected USD"),
+        ("models.0.prices.0.web_search", -1, "models[0].prices[0].web_search: -1 is below 0; expected USD per 1,000"),
         (f"{TIER}.cached", 1, "models[0].prices[0].tiers[0].cached: is not known; expected only "),
         (f"{TIER}.up_to_prompt_tokens", 200000, "models[0].prices[0].tiers: up_to_prompt_tokens [200000] do not cover"),
         (TERMS, [], f"{IN_TERMS}: [] will not do; expected a list with at least one object"),
@@ -264,6 +265,17 @@ def test_terms_have_prices_of_their_own() -> None:
     (version,) = parse_config(json.dumps(document).encode()).models[0].prices
     found = {terms: [str(tier.prices["input"]) for tier in tiers] for terms, tiers in version.terms.items()}
     assert found == {"inference_geo=us,speed=fast": ["30.5"], "service_tier=flex": ["2"]}
+
+
+def test_a_search_costs_the_same_at_any_length_and_on_any_terms() -> None:
+    document = copy.deepcopy(config_document())
+    long = [{"up_to_prompt_tokens": 100, "input": 1, "output": 6}, *TIERS]
+    change("models.0.prices.0.tiers", long)(document)
+    change(TERMS, [{"service_tier": "flex", "tiers": TIERS}])(document)
+    change("models.0.prices.0.web_search", 10.5)(document)
+    (version,) = parse_config(json.dumps(document).encode()).models[0].prices
+    tiers = [tier for of_terms in (version.tiers, *version.terms.values()) for tier in of_terms]
+    assert [str(tier.prices["web_search"]) for tier in tiers] == ["10.5"] * 3
 
 
 def test_two_prices_of_one_day() -> None:

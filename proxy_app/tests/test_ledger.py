@@ -57,6 +57,9 @@ COST_OF_WHOLE = 2_430_000  # (100 * 5 + 1000 * 0.5 + 50 * 25) * 1.08 * 1000
 COST_OF_PARTIAL = 1_107_000  # one token of output
 
 
+SEARCHED = {"web_search_estimated", "web_search_unpriced"}
+
+
 def settled(reading: Reading, **more: Any) -> Row:
     seen: dict[str, Any] = {
         "drained": False,
@@ -162,6 +165,8 @@ IN, OUT = 5_400, 27_000  # a token's price times 1.08, in nano-dollars
         (NOTHING, {"outcome": "client_gone"}, "estimated", 251 * IN, {"input_estimated"}),
         (NOTHING, {"outcome": "client_stalled"}, "estimated", 251 * IN, {"input_estimated"}),
         (replace(NOTHING, exact=True), {"answered_bytes": 0}, "estimated", 0, set()),  # exact about nothing
+        (replace(WHOLE, exact=False, searches=2), {}, "estimated", COST_OF_WHOLE, SEARCHED),
+        (replace(WHOLE, searches=2), {}, "exact", COST_OF_WHOLE, set()),  # the provider told of none
         # usage that tells of no prompt
         (replace(NOTHING, usage=Usage(output=7)), {}, "estimated", 251 * IN + 7 * OUT, {"input_estimated"}),
         (
@@ -300,6 +305,18 @@ def test_rating_again_finds_the_price_of_the_terms() -> None:
     assert rerate(priced, VERSIONS) == unpriced
     before = replace(settled(WHOLE), flags=("service_tier_priority",))  # by a version that kept no terms
     assert rerate(before, DEAR) == before
+
+
+def test_searches_without_a_price_are_flagged_until_they_have_one() -> None:
+    reading = replace(WHOLE, usage=Usage(input=100, cache_read=1000, output=50, web_search=2))
+    (tier,) = VERSIONS[0].tiers
+    fee = (PriceVersion(VERSIONS[0].effective_from, (Tier(None, {**tier.prices, "web_search": Decimal(10)}),)),)
+    unpriced, priced = settled(reading), settled(reading, versions=fee)
+    assert (unpriced.cost_nanodollars, {*unpriced.flags} - {*WHOLE.flags}) == (COST_OF_WHOLE, {"web_search_unpriced"})
+    assert (priced.cost_nanodollars, priced.flags) == (COST_OF_WHOLE + 2 * 10_800_000, WHOLE.flags)
+    assert rerate(unpriced, fee) == priced
+    assert rerate(priced, VERSIONS) == unpriced
+    assert settled(WHOLE, versions=fee).flags == WHOLE.flags
 
 
 def test_a_document_of_before_has_the_standard_terms() -> None:

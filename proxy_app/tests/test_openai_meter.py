@@ -253,7 +253,15 @@ def test_content_behind_usage_and_a_comment_in_one_piece_is_seen(beside: tuple[d
         ({"completion_tokens_details": {"audio_tokens": 2}}, Usage(input=100, output=7), ("audio_tokens",)),
         ({"completion_tokens_details": {"image_tokens": 2}}, Usage(input=100, output=7), ("image_tokens",)),
         ({"completion_tokens_details": {"image_tokens": 0}}, Usage(input=100, output=7), ()),
-        ({"server_tool_use": {"web_search_requests": 1}}, Usage(input=100, output=7), ("server_tool_use",)),
+        ({"server_tool_use": {"web_search_requests": 1}}, Usage(input=100, output=7, web_search=1), ()),
+        ({"server_tool_use": {"other_requests": 1}}, Usage(input=100, output=7), ("server_tool_use",)),
+        ({"prompt_tokens_details": {"web_search_requests": 2}}, Usage(input=100, output=7, web_search=2), ()),
+        ({"num_search_queries": 3}, Usage(input=100, output=7, web_search=3), ()),
+        (
+            {"num_search_queries": 3, "prompt_tokens_details": {"web_search_requests": 2}},
+            Usage(input=100, output=7, web_search=2),
+            ("total_mismatch",),
+        ),
     ],
 )
 def test_details_are_parts_whatever_they_are_called(

@@ -32,7 +32,7 @@ def tier(up_to: int | None = None, /, **prices: str) -> Tier:
     return Tier(up_to, {kind: Decimal(amount) for kind, amount in prices.items()})
 
 
-OPUS = tier(input="5", output="25", cache_write_5m="6.25", cache_write_1h="10", cache_read="0.5")
+OPUS = tier(input="5", output="25", cache_write_5m="6.25", cache_write_1h="10", cache_read="0.5", web_search="10")
 GEMINI = PriceVersion(
     date(2025, 11, 18),
     (tier(200_000, input="2", output="12", cache_read="0.2"), tier(input="4", output="18", cache_read="0.4")),
@@ -49,7 +49,8 @@ GEMINI = PriceVersion(
         (Usage(cache_read=1), 500),
         (Usage(output=1), 25_000),
         (Usage(output=3, reasoning=2), 75_000),  # a part of the output, not on top of it
-        (Usage(10, 20, 30, 40, 50), 50_000 + 125_000 + 300_000 + 20_000 + 1_250_000),
+        (Usage(web_search=1), 10_000_000),  # of USD per thousand
+        (Usage(10, 20, 30, 40, 50, 0, 2), 50_000 + 125_000 + 300_000 + 20_000 + 1_250_000 + 20_000_000),
     ],
 )
 def test_each_kind_has_its_price(usage: Usage, nanodollars: int) -> None:
@@ -75,6 +76,12 @@ def test_the_multiplier_is_a_factor_on_all_of_it() -> None:
 )
 def test_what_has_no_price_of_its_own_is_not_free(prices: dict[str, str], kind: str, usd_per_million: str) -> None:
     assert tier(input="2", output="7", **prices).price(kind) == Decimal(usd_per_million)
+
+
+def test_searches_without_a_price_cost_nothing_and_that_is_told() -> None:
+    priced = price(Usage(input=1, web_search=3), [GEMINI], ONE, date(2026, 1, 1))
+    assert (priced.cost, "web_search" in priced.prices) == (2_000, False)
+    assert cost_as_written(Usage(input=1, web_search=3), priced.prices, priced.multiplier) == 2_000
 
 
 def test_reasoning_has_its_own_price_where_the_book_has_one() -> None:
@@ -177,7 +184,7 @@ def test_what_is_no_price_is_not_computed_with(prices: dict[str, str], multiplie
 counts = st.integers(0, 2_000_000)
 amounts = st.decimals("0", "1000", allow_nan=False, allow_infinity=False, places=9)
 multipliers = st.decimals("0.01", "10", allow_nan=False, allow_infinity=False, places=6)
-usages = st.builds(Usage, counts, counts, counts, counts, counts, counts)
+usages = st.builds(Usage, counts, counts, counts, counts, counts, counts, counts)
 
 
 @st.composite
@@ -203,6 +210,7 @@ def test_the_cost_is_within_half_a_nanodollar_of_the_truth(
         + usage.cache_read * kept["cache_read"]
         + (usage.output - reasoning) * kept["output"]
         + reasoning * kept["reasoning"]
+        + usage.web_search * 1000 * kept.get("web_search", Fraction(0))
     )
     truth *= Fraction(priced.multiplier) * 1000
     assert type(priced.cost) is int
@@ -216,7 +224,7 @@ def test_no_request_within_its_bounds_costs_more_than_the_worst_case(
     version: PriceVersion, multiplier: Decimal, usage: Usage, more_input: int, more_output: int
 ) -> None:
     usage = replace(usage, reasoning=min(usage.reasoning, usage.output))
-    most = worst_case(version, multiplier, usage.prompt + more_input, usage.output + more_output, {})
+    most = worst_case(version, multiplier, usage.prompt + more_input, usage.output + more_output, {}, usage.web_search)
     assert price(usage, [version], multiplier, date(2026, 1, 1)).cost <= most
 
 
@@ -224,6 +232,8 @@ def test_the_worst_case_is_no_more_than_it_must_be() -> None:
     assert worst_case(PriceVersion(date(2025, 1, 1), (OPUS,)), Decimal("1.08"), 1000, 100, {}) == math.ceil(
         Fraction("1.08") * (1000 * 10_000 + 100 * 25_000)
     )
+    of_two_searches = worst_case(PriceVersion(date(2025, 1, 1), (OPUS,)), ONE, 1000, 100, {}, 2)
+    assert of_two_searches == 1000 * 10_000 + 100 * 25_000 + 2 * 10_000_000
     assert worst_case(GEMINI, ONE, 200_000, 10, {}) == 200_000 * 2_000 + 10 * 12_000  # cannot reach the second tier
     assert worst_case(GEMINI, ONE, 200_001, 10, {}) == 200_001 * 4_000 + 10 * 18_000
     falling = PriceVersion(date(2025, 1, 1), (tier(100, input="9", output="9"), tier(input="1", output="1")))

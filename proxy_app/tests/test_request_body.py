@@ -14,7 +14,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from goproxy.core import request_body
-from goproxy.core.input_estimate import IMAGE_TOKENS, OPENING_FIELDS, REMOTE_TOKENS, TOOL_TOKENS, TOOLS_TOKENS
+from goproxy.core.input_estimate import (
+    IMAGE_TOKENS,
+    OPENING_FIELDS,
+    REMOTE_TOKENS,
+    SEARCHES,
+    TOOL_TOKENS,
+    TOOLS_TOKENS,
+)
 from goproxy.core.request_body import READ_FIELDS, InvalidBody, RequestBody, _scan, read_request_body
 
 FIELDS = {name.casefold() for name in (*READ_FIELDS, *OPENING_FIELDS, "include_usage")}
@@ -507,18 +514,45 @@ def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) 
 
 
 @pytest.mark.parametrize(
+    ("fields", "searches"),
+    [
+        ({}, 0),
+        ({"tools": [{"type": "function", "function": {"name": "web_search"}}]}, 0),
+        ({"tools": [{"type": "web_search_20250305"}]}, SEARCHES),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 3}]}, 3),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 3}, {"googleSearch": {}}]}, 3 + SEARCHES),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 0}]}, 0),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": -5}]}, 0),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": "3"}]}, SEARCHES),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 10**30}]}, 1000),  # JSON as a float
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 2.5}]}, 3),
+        ({"web_search_options": {"search_context_size": "low"}}, SEARCHES),
+        ({"web_search_options": {}}, SEARCHES),
+        ({"web_search_options": None}, 0),
+        ({"plugins": [{"id": "web"}]}, SEARCHES),
+        ({"enable_search": False}, 0),
+        ({"extra_body": {"enable_search": True}}, SEARCHES),
+    ],
+)
+def test_searches_are_counted_as_they_are_allowed(fields: dict[str, Any], searches: int) -> None:
+    assert read(**fields).web_searches == searches
+
+
+@pytest.mark.parametrize(
     ("fields", "is_open"),
     [
         ({"mcp_servers": [{"type": "url"}]}, True),
         ({"mcp_servers": []}, False),
         ({"container": "container_1"}, True),
         ({"web_search_options": {"search_context_size": "low"}}, True),
+        ({"web_search_options": {}}, True),
         ({"plugins": [{"id": "web"}]}, True),
         ({"enable_search": True, "search_options": {}}, True),
         ({"enable_search": False}, False),
         ({"vl_high_resolution_images": True}, True),
         ({"search_parameters": {"mode": "on"}}, True),
         ({"extra_body": {"enable_search": True}}, True),
+        ({"extra_body": {"web_search_options": {}}}, True),
         ({"extra_body": {"enable_search": False, "top_k": 3}}, False),
         ({"messages": [{"role": "assistant", "content": "y", "images": [{"image_url": {"url": "v.mp4"}}]}]}, True),
         ({"data_sources": [{"type": "azure_search"}]}, True),

@@ -661,7 +661,36 @@ PRICE_ROWS: dict[str, Row] = {
     "tiers and amounts": (
         ("price_book", "gemini", "prices", 0, "input"),
         2,
-        ["goproxy_price_book: gemini.prices[0].input: is not a known key; known here: effective_from, tiers, terms"],
+        [
+            "goproxy_price_book: gemini.prices[0].input: is not a known key; "
+            "known here: effective_from, tiers, web_search, terms"
+        ],
+    ),
+    "search below nothing": (
+        (*P, 0, "web_search"),
+        -1,
+        ["goproxy_price_book: opus.prices[0].web_search: is -1; a price is 0 or more"],
+    ),
+    "search as text": (
+        (*P, 0, "web_search"),
+        "ten",
+        ['goproxy_price_book: opus.prices[0].web_search: is "ten", text; give USD per thousand searches, like 10'],
+    ),
+    "price of one search": (
+        (*P, 0, "web_search"),
+        0.035,
+        [
+            "goproxy_price_book: opus.prices[0].web_search: is 0.035, as if it were USD per search; "
+            "give USD per thousand searches: 35"
+        ],
+    ),
+    "search in a tier": (
+        (*T, 0, "web_search"),
+        10,
+        [
+            "goproxy_price_book: gemini.prices[0].tiers[0].web_search: is not a known key; known here: input, output, "
+            "up_to_prompt_tokens, cache_write_5m, cache_write_1h, cache_read, reasoning"
+        ],
     ),
     "terms no list": (
         TERMS,
@@ -1128,6 +1157,8 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((*U, "models", "opus", "multiplier"), 1.0666666666666667),  # as a template may have computed it
         ((*U, "models", "opus", "multiplier"), 1.06),  # the band's ends belong to it
         ((*U, "multiplier_band"), [1, 2]),
+        ((*P, 0, "web_search"), 0),
+        ((*P, 0, "web_search"), 10),
         ((*U, "endpoints", "openai"), "https://192.168.1.1:8443/v1/chat/completions"),
         ((*U, "endpoints", "openai"), "https://a.tld/chat/completions"),  # DeepSeek has no version in it
         ((*U, "endpoints", "anthropic"), "https://a.tld/coding/v1/messages"),

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from goproxy.admin.client import AdminClient, AdminError, AnswerLost, read_token
 from goproxy.admin.tables import amount, nanodollars, table
 from goproxy.core.keys import PREFIX
-from goproxy.core.usage import KINDS
+from goproxy.core.usage import TOKENS
 
 _URL = "http://127.0.0.1:8000"
 
@@ -34,7 +34,7 @@ _CREDIT = ("id", "wallet", "kind", "amount_nanodollars", "note", "received_at")
 _ROW = ("received_at", "kind", "id", "account", "upstream", "model", "settlement", "tokens", "amount_nanodollars")
 _LEASE = ("wallet", "upstream", "instance", "held_nanodollars", "spent_total_nanodollars", "last_seen", "retired_at")
 
-_ADDENDS = tuple(kind for kind in KINDS if kind != "reasoning")
+_ADDENDS = tuple(kind for kind in TOKENS if kind != "reasoning")
 """The kinds of tokens that add up to all of a request's: reasoning is a part of its output."""
 
 _LIMITS = {
@@ -325,7 +325,7 @@ def _wallets(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
 def _usage(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     axes = [axis for axis in chosen.by.split(",") if axis]
     found = api.get("/usage", {"by": ",".join(axes) or None, **_choice(chosen)})
-    text = table(found["usage"], (*axes, "requests", *_ADDENDS, "cost_nanodollars"))
+    text = table(found["usage"], (*axes, "requests", *_ADDENDS, "web_search", "cost_nanodollars"))
     return found, text if found["complete"] else f"{text}\nThere are more lines: choose fewer days."
 
 

@@ -300,6 +300,8 @@ class Usage(Given):
     cache_read: int
     output: int
     reasoning: int
+    web_search: int
+    """Searches of the web, no tokens."""
 
 
 class Row(Given):

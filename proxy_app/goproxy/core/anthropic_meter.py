@@ -33,8 +33,12 @@ CACHE_WRITE = ("cache_creation_input_tokens",)
 CACHE_WRITE_5M = ("cache_creation", "ephemeral_5m_input_tokens")
 CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
 THINKING = ("output_tokens_details", "thinking_tokens")
+SEARCHES = ("server_tool_use", "web_search_requests")
 _PROMPT = (INPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H)
-COUNTS = Counts((*_PROMPT, OUTPUT, THINKING), prompt=_PROMPT)
+COUNTS = Counts((*_PROMPT, OUTPUT, THINKING, SEARCHES), prompt=_PROMPT)
+
+_WITHOUT_FEE = frozenset({"web_search_requests", "web_fetch_requests"})
+"""Tools that have a price here, or cost the tokens alone."""
 
 _BEGINS = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
 _NEXT = b"\n\n" + _BEGINS
@@ -67,6 +71,8 @@ class AnthropicMeter(Meter):
         if b'"content_block_' in data and not _says_more(data):
             if b'"content_block_delta"' in data:
                 self._generated_bytes += self._generated(data)
+            elif b'"server_tool_use"' in data and b'"web_search"' in data:
+                self._searches += 1
             return
         if not data or data in _SAYS_NOTHING:
             return
@@ -152,17 +158,25 @@ class AnthropicMeter(Meter):
         told = self._told
         if INPUT not in told.tokens or OUTPUT not in told.tokens:
             flags.add("incomplete_usage")
-        tools = told.document.get("server_tool_use")
-        if tools and not (isinstance(tools, dict) and all(uses == 0 for uses in tools.values())):
+        if used_other_tools(told):
             flags.add("server_tool_use")
-        if self._iterated is None:
-            return _sum(_usage(told, flags), self._apart)
-        return _sum(_split_as(self._iterated, told, flags), self._apart)
+        answer = _usage(told, flags) if self._iterated is None else _split_as(self._iterated, told, flags)
+        usage = _sum(answer, self._apart)
+        usage.web_search = told.get(SEARCHES)
+        return usage
 
 
 def _says_more(data: bytes) -> bool:
     """Whether events of content have something in them that only a parser can tell from content."""
     return b'"message_' in data or b'"error"' in data
+
+
+def used_other_tools(told: RawUsage) -> bool:
+    """Whether the provider ran tools whose fee by use, if they have one, is not known here."""
+    tools = told.document.get("server_tool_use")
+    if not isinstance(tools, dict):
+        return bool(tools)
+    return any(uses != 0 for name, uses in tools.items() if name not in _WITHOUT_FEE)
 
 
 def cache_writes(total: int | None, for_5m: int | None, for_1h: int | None, flags: set[str]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""How many input tokens a request can come to, told by its body alone.
+"""How many input tokens a request can come to, and how many searches of the web, told by its body alone.
 
 The tokenizers of the providers take at least one byte of text for a token, and what they put around messages is shorter
 than the JSON around them: the bytes of the body bound the tokens of what is written in it. Three things they do not
@@ -11,11 +11,14 @@ bound, and each is looked for at the places where the protocols have it:
   not known here.
   Then `is_open` is true, and the model's context is the bound. Where an estimate is wanted and not a bound, that would
   be far too much: in `tokens` IMAGE_TOKENS stand for such an image, and REMOTE_TOKENS for anything else of that sort.
+
+A provider searches where it is asked to, be it by a tool that it runs: as often as the tool's `max_uses` allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from math import ceil
 from typing import Any, NamedTuple
 
 IMAGE_TOKENS = 10_000
@@ -55,6 +58,15 @@ _OWN_TOOLS = ("custom", "function")
 _OWN_TOOLS_HAVE = frozenset({"name", "function", "input_schema"})
 """What tells a tool of the client's that has no type."""
 
+SEARCHES = 20
+"""Of a request or a tool that says no number: LiteLLM asks Anthropic for up to 10, who has no limit of its own."""
+
+_MOST_SEARCHES = 1_000
+"""Whatever `max_uses` says."""
+
+_SEARCHING = ("web_search_options", "plugins", "enable_search", "search_parameters")
+"""Fields by which a request asks for searches."""
+
 _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
 _OPENING = (
     *("mcp_servers", "container", "web_search_options", "plugins", "cached_content"),
@@ -72,15 +84,18 @@ class InputEstimate(NamedTuple):
 
     tokens: int
     is_open: bool
+    searches: int
+    """Of the web, by the provider."""
 
 
 def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     """The estimate for a request of `size` bytes with these fields at its top level. Takes any JSON."""
-    tokens, remote, is_open = size, 0, False
+    tokens, remote, is_open, searches = size, 0, False, 0
     if not OPENING_FIELDS.isdisjoint(request):
-        remote = (
-            sum(map(bool, map(request.get, _OPENING))) + _compacts(request) + _continues(request) + _hides_more(request)
-        )
+        spread = request.get("extra_body")
+        remote = _asks(request, _OPENING) + _compacts(request) + _continues(request) + _hides_more(spread)
+        if _asks(request, _SEARCHING) or _asks(spread, _SEARCHING):
+            searches = SEARCHES
     for number, block in enumerate(_blocks(request.get("messages"))):
         if number == _MOST_BLOCKS:  # what is not looked at may be anything
             is_open = True
@@ -102,7 +117,8 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
                 tokens += TOOL_TOKENS
             elif kind not in _OWN_TOOLS and (kind is not None or _OWN_TOOLS_HAVE.isdisjoint(tool)):
                 remote += 1
-    return InputEstimate(tokens + remote * REMOTE_TOKENS, is_open or remote > 0)
+                searches += _uses(tool)
+    return InputEstimate(tokens + remote * REMOTE_TOKENS, is_open or remote > 0, searches)
 
 
 def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
@@ -126,6 +142,13 @@ def objects(items: object) -> list[dict[str, Any]]:
     if isinstance(items, dict):
         return [items]
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _uses(tool: Mapping[str, Any]) -> int:
+    uses = tool.get("max_uses")
+    if isinstance(uses, bool) or not isinstance(uses, int | float):
+        return SEARCHES
+    return ceil(min(max(uses, 0), _MOST_SEARCHES))
 
 
 def _is_text(block: Mapping[str, Any]) -> bool:
@@ -164,6 +187,13 @@ def _data(block: Mapping[str, Any]) -> str:
     return ""
 
 
+def _asks(fields: object, names: Iterable[str]) -> int:
+    """How many of these fields ask for something. An object does so without a word in it: `web_search_options`."""
+    if not isinstance(fields, dict):
+        return 0
+    return sum(bool(value) or isinstance(value, dict) for value in map(fields.get, names))
+
+
 def _compacts(request: Mapping[str, Any]) -> bool:
     """Whether the provider may read the input once more, to compact it."""
     match request.get("context_management"):
@@ -180,11 +210,9 @@ def _continues(request: Mapping[str, Any]) -> bool:
     return True
 
 
-def _hides_more(request: Mapping[str, Any]) -> bool:
+def _hides_more(spread: object) -> bool:
     """Whether a prompt is added that Google holds, as its OpenAI endpoint is told of it; or what LiteLLM spreads."""
-    match request.get("extra_body"):
+    match spread:
         case {"google": {"cached_content": cached}} if cached:
             return True
-        case dict() as spread:
-            return any(map(spread.get, _OPENING))
-    return False
+    return _asks(spread, _OPENING) > 0

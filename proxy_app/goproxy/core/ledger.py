@@ -41,6 +41,8 @@ FLAGS: Mapping[str, str] = {
     "unknown_key": "The control plane did not know the key when the row came.",
     "unknown_wallet": "The control plane did not know one of the wallets when the row came.",
     "unpriced": "The model had left the configuration before the request was settled; nothing is charged.",
+    "web_search_estimated": "The searches were not told, and are those that were seen to begin.",
+    "web_search_unpriced": "The provider searched the web, which has no price here; charged without it.",
 }
 """What a row carries besides the flags of the meter, and what it means."""
 
@@ -135,7 +137,7 @@ class Row(_Request):
     price_version: str
     """The day from which these prices hold."""
     prices: Mapping[str, str]
-    """USD per million tokens by kind, list prices."""
+    """List prices by kind, USD per million tokens; that of `web_search`, if it has one, per thousand."""
     tier_up_to: int | None
     multiplier: str
     cost_nanodollars: int
@@ -242,7 +244,7 @@ def rerate(row: Row, versions: Sequence[PriceVersion], multiplier: Decimal | Non
         tier_up_to=priced.tier_up_to,
         multiplier=priced.multiplier,
         cost_nanodollars=cost,
-        flags=tuple(sorted({*row.flags} - _BOUNDS - (_OF_TERMS if row.terms else set()) | flag | _unpriced(priced))),
+        flags=tuple(sorted({*row.flags} - _told_anew(row) | flag | _unpriced(priced, row.usage))),
     )
 
 
@@ -277,6 +279,9 @@ def _charged(
     if generated > seen.output:
         seen = dataclasses.replace(seen, output=generated)
         flags.add("output_estimated")
+    if reading.searches > seen.web_search:
+        seen = dataclasses.replace(seen, web_search=reading.searches)
+        flags.add("web_search_estimated")
     return seen, Settlement.ESTIMATED, flags
 
 
@@ -326,7 +331,7 @@ def _row(
         outcome=outcome,
         usage=usage,
         raw_usage=raw_usage,
-        flags=tuple(sorted(flags | flag | _unpriced(priced))),
+        flags=tuple(sorted(flags | flag | _unpriced(priced, usage))),
         price_version=priced.price_version,
         prices=priced.prices,
         tier_up_to=priced.tier_up_to,
@@ -339,16 +344,22 @@ def _row(
     )
 
 
-def _unpriced(priced: Priced) -> set[str]:
-    """The flags of terms that have no price."""
-    if not priced.unpriced:
-        return set()
-    named = {part: part.replace("=", "_") for part in priced.unpriced}
-    return {flag if flag in FLAGS else f"{part.partition('=')[0]}_other" for part, flag in named.items()}
+def _unpriced(priced: Priced, usage: Usage) -> set[str]:
+    """The flags of terms and searches that have no price."""
+    flags = {_SEARCHES} if usage.web_search and "web_search" not in priced.prices else set()
+    if priced.unpriced:
+        named = {part: part.replace("=", "_") for part in priced.unpriced}
+        flags |= {flag if flag in FLAGS else f"{part.partition('=')[0]}_other" for part, flag in named.items()}
+    return flags
 
 
-_BOUNDS = {"capped_at_hold", "above_hold"}
+def _told_anew(row: Row) -> set[str]:
+    """The flags that another price may change."""
+    return {"capped_at_hold", "above_hold", _SEARCHES} | (_OF_TERMS if row.terms else set())
+
+
 _SPLIT = "cache_write_split_assumed"
+_SEARCHES = "web_search_unpriced"
 
 
 def _bounded(cost: int, settlement: Settlement, hold: int) -> tuple[int, set[str]]:

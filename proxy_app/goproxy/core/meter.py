@@ -65,7 +65,7 @@ FLAGS: Mapping[str, str] = {
     "raw_usage_trimmed": "The usage object was too long, too deep or not ASCII; only its counts are kept.",
     "reasoning_beside_output": "By its own total, the OpenAI usage tells reasoning beside the output; added to it.",
     "reasoning_by_total": "By its own total, the OpenAI usage leaves tokens out of its parts: taken for reasoning.",
-    "server_tool_use": "The provider ran tools, whose fee by use is not priced here.",
+    "server_tool_use": "The provider ran tools other than its search, whose fee by use, if any, is not priced here.",
     "total_mismatch": "The usage contradicts itself: a sum or a part does not fit.",
     "undecoded_body": "The answer came in a Content-Encoding that was not asked for and cannot be read.",
     "unparsed_body": "The body is not the JSON that it should be.",
@@ -110,6 +110,9 @@ class Reading:
     count, nor does an event that was too long, nor (in a body that is no stream) the input of an Anthropic tool call.
     """
 
+    searches: int = 0
+    """Searches of the web that the provider was seen to begin, where the protocol shows them."""
+
 
 class Meter(ABC):
     """The side view of one answer."""
@@ -136,6 +139,7 @@ class Meter(ABC):
         self._error: str | None = None
         self._model: str | None = None
         self._terms: dict[str, str] = {}
+        self._searches = 0
         self._generated_bytes = 0
         self._generated_at = 0
         """How long the body was when that was counted."""
@@ -226,6 +230,7 @@ class Meter(ABC):
             terms=self._terms,
             model=self._model,
             generated_bytes=self._generated_by_now() if counts_exact or not exact else 0,
+            searches=self._searches,
         )
 
     @abstractmethod

@@ -19,7 +19,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from goproxy.core.anthropic_meter import CACHE_READ, CACHE_WRITE, CACHE_WRITE_1H, CACHE_WRITE_5M, cache_writes
+from goproxy.core.anthropic_meter import (
+    CACHE_READ,
+    CACHE_WRITE,
+    CACHE_WRITE_1H,
+    CACHE_WRITE_5M,
+    SEARCHES,
+    cache_writes,
+    used_other_tools,
+)
 from goproxy.core.meter import DELTA, Meter, content_of, string_bytes
 from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
 from goproxy.core.sse import EventReader
@@ -47,16 +55,21 @@ CREATED_OF_DASHSCOPE = ("prompt_tokens_details", "cache_creation_input_tokens")
 CREATED_OF_DASHSCOPE_5M = ("prompt_tokens_details", "cache_creation", "ephemeral_5m_input_tokens")
 CREATED_OF_DASHSCOPE_1H = ("prompt_tokens_details", "cache_creation", "ephemeral_1h_input_tokens")
 
+# LiteLLM's of what Google, xAI and Perplexity searched, and Perplexity's own.
+SEARCHES_OF_LITELLM = ("prompt_tokens_details", "web_search_requests")
+SEARCHES_OF_PERPLEXITY = ("num_search_queries",)
+
 _READ = (CACHED, CACHE_READ, CACHED_OF_MOONSHOT, CACHED_OF_DEEPSEEK)
 _WRITTEN = (WRITTEN, CREATED, CREATED_OF_DASHSCOPE, CACHE_WRITE)
 _WRITTEN_5M = (CREATED_5M, CREATED_OF_DASHSCOPE_5M, CACHE_WRITE_5M)
 _WRITTEN_1H = (CREATED_1H, CREATED_OF_DASHSCOPE_1H, CACHE_WRITE_1H)
+_SEARCHES = (SEARCHES, SEARCHES_OF_LITELLM, SEARCHES_OF_PERPLEXITY)
 """The names of each: the first that was told counts."""
 
 COUNTS = Counts(
     (
         *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT, IMAGES_OUT),
-        *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H),
+        *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H, *_SEARCHES),
     ),
     prompt=(PROMPT,),
 )
@@ -192,8 +205,7 @@ class OpenAIMeter(Meter):
             flags.add("audio_tokens")
         if told.get(IMAGES_OUT):
             flags.add("image_tokens")
-        tools = value_at(told.document, ("server_tool_use",))
-        if isinstance(tools, dict) and any(uses != 0 for uses in tools.values()):
+        if used_other_tools(told):
             flags.add("server_tool_use")
         return _usage(told, flags)
 
@@ -224,7 +236,8 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
         uncached = prompt
     if reasoning > output:
         flags.add("total_mismatch")
-    return Usage(uncached, for_5m, for_1h, read, output, min(reasoning, output))
+    searches = _one(told, flags, *_SEARCHES) or 0
+    return Usage(uncached, for_5m, for_1h, read, output, min(reasoning, output), searches)
 
 
 def _parts(told: RawUsage, flags: set[str]) -> tuple[int, int, int]:

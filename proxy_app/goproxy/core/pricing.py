@@ -1,11 +1,12 @@
-"""What tokens cost: list price by kind and day, terms and length of the prompt, times the upstream's multiplier.
+"""What a request costs: list price by kind and day, terms and length of the prompt, times the upstream's multiplier.
 
 Money is integer nano-dollars (10⁻⁹ USD). Prices and multipliers are `Decimal` as they were written; every sum is exact
 (integers over a common denominator), and one rounding at the end, half to even, makes it nano-dollars. No float comes
 near it.
 
-A kind that the price book does not name is never free: writing to a cache for an hour costs what writing for five
-minutes costs, writing to and reading from a cache cost what input costs, and reasoning costs what output costs.
+A kind of tokens that the price book does not name is never free: writing to a cache for an hour costs what writing for
+five minutes costs, writing to and reading from a cache cost what input costs, and reasoning costs what output costs.
+Searches without a price cost nothing, and `Priced` tells of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from decimal import Decimal
 from functools import cached_property, lru_cache
 
 from goproxy.core.terms import can_come_of
-from goproxy.core.usage import KINDS, Usage
+from goproxy.core.usage import KINDS, TOKENS, Usage
 
 NANODOLLARS = 10**9
 """In one dollar."""
@@ -28,8 +29,8 @@ MOST_AT_ONCE = 10**17
 """Nano-dollars of one request or one credit: a hundred million dollars. The databases' integers have 64 bits, and a
 wallet adds many of them up."""
 
-_PER_TOKEN = NANODOLLARS // 10**6
-"""Nano-dollars per token, of one dollar per million tokens."""
+_OF_A_DOLLAR = {**dict.fromkeys(TOKENS, NANODOLLARS // 10**6), "web_search": NANODOLLARS // 10**3}
+"""Nano-dollars for one, of each dollar of the price: for a million tokens, and for a thousand searches."""
 
 REQUIRED_PRICES = ("input", "output")
 
@@ -52,7 +53,7 @@ _NOTHING: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What tokens cost at one multiplier: nano-dollars times `over` for a token of each kind."""
+    """What tokens and searches cost at one multiplier: nano-dollars times `over` for one of each kind."""
 
     multiplier: Decimal
     written_multiplier: str
@@ -63,6 +64,7 @@ class Rates:
     cache_read: int
     output: int
     reasoning: int
+    web_search: int
 
     @property
     def dearest_prompt_token(self) -> int:
@@ -77,34 +79,40 @@ class Rates:
 
 @dataclass(frozen=True)
 class Tier:
-    """List prices in USD per million tokens, for prompts of up to so many tokens (None: of any length)."""
+    """List prices for prompts of up to so many tokens (None: of any length), in USD per million tokens.
+
+    That of `web_search` is USD per thousand, and there may be none.
+    """
 
     up_to_prompt_tokens: int | None
     prices: Mapping[str, Decimal]
 
-    def price(self, kind: str) -> Decimal:
-        """The price of one of `KINDS`, its own or the one that holds instead."""
+    def price(self, kind: str) -> Decimal | None:
+        """The price of one of `KINDS`, its own or the one that holds instead; None: it has none."""
         while kind not in self.prices:
+            if kind not in _INSTEAD:
+                return None
             kind = _INSTEAD[kind]
         return self.prices[kind]
 
     @cached_property
     def written(self) -> Mapping[str, str]:
-        """The price of each of `KINDS`, as a decimal string."""
-        return {kind: written_number(self.price(kind)) for kind in KINDS}
+        """The price of each of `KINDS` that has one, as a decimal string."""
+        return {kind: written_number(price) for kind in KINDS if (price := self.price(kind)) is not None}
 
     def rates(self, multiplier: Decimal) -> Rates:
         """These prices times `multiplier`, as integers."""
         for known in self._latest:
             if known.multiplier is multiplier:  # to compare decimals, or to hash them, takes longer than all the rest
                 return known
-        prices = {kind: self.price(kind).as_integer_ratio() for kind in KINDS}
+        prices = {kind: (self.price(kind) or Decimal(0)).as_integer_ratio() for kind in KINDS}
         denominator = math.lcm(*(over for _, over in prices.values()))
         numerator, over = multiplier.as_integer_ratio()
-        a_token = {
-            kind: price * (denominator // below) * numerator * _PER_TOKEN for kind, (price, below) in prices.items()
+        each = {
+            kind: price * (denominator // below) * numerator * _OF_A_DOLLAR[kind]
+            for kind, (price, below) in prices.items()
         }
-        rates = Rates(multiplier, written_number(multiplier), denominator * over, **a_token)
+        rates = Rates(multiplier, written_number(multiplier), denominator * over, **each)
         self._latest[:] = [rates]
         return rates
 
@@ -133,7 +141,7 @@ class Priced:
     price_version: str
     """The day from which these prices hold."""
     prices: Mapping[str, str]
-    """USD per million tokens for every one of `KINDS`, as decimal strings."""
+    """As `Tier.written`."""
     tier_up_to: int | None
     multiplier: str
     unpriced: frozenset[str] = frozenset()
@@ -190,7 +198,8 @@ def _cost(usage: Usage, rates: Rates) -> int:
         + usage.cache_write_1h * rates.cache_write_1h
         + usage.cache_read * rates.cache_read
         + (usage.output - reasoning) * rates.output
-        + reasoning * rates.reasoning,
+        + reasoning * rates.reasoning
+        + usage.web_search * rates.web_search,
         rates.over,
     )
     return whole + (2 * rest > rates.over or (2 * rest == rates.over and whole % 2 == 1))
@@ -231,21 +240,28 @@ def _tier_on(terms: str, version: PriceVersion, usage: Usage, multiplier: Decima
 
 
 def worst_case(
-    version: PriceVersion, multiplier: Decimal, input_tokens: int, output_tokens: int, asked: Mapping[str, str]
+    version: PriceVersion,
+    multiplier: Decimal,
+    input_tokens: int,
+    output_tokens: int,
+    asked: Mapping[str, str],
+    web_searches: int = 0,
 ) -> int:
-    """The most that a request of at most so many tokens can cost, in nano-dollars, rounded up.
+    """The most that a request of at most so many tokens and searches can cost, in nano-dollars, rounded up.
 
     `asked`: the values of the fields that terms.py knows, of those that the request has. The provider may serve it on
     other terms than these, where it is free to choose, and may always fall back to the standard.
     """
-    most = _worst_at(version.tiers, multiplier, input_tokens, output_tokens)
+    most = _worst_at(version.tiers, multiplier, input_tokens, output_tokens, web_searches)
     for terms, tiers in version.terms.items():
         if can_come_of(terms, asked):
-            most = max(most, _worst_at(tiers, multiplier, input_tokens, output_tokens))
+            most = max(most, _worst_at(tiers, multiplier, input_tokens, output_tokens, web_searches))
     return most
 
 
-def _worst_at(tiers: Sequence[Tier], multiplier: Decimal, input_tokens: int, output_tokens: int) -> int:
+def _worst_at(
+    tiers: Sequence[Tier], multiplier: Decimal, input_tokens: int, output_tokens: int, web_searches: int
+) -> int:
     """The same at these prices.
 
     The prompt may be shorter than `input_tokens`, so that every tier that begins below them counts, with the part of
@@ -256,6 +272,7 @@ def _worst_at(tiers: Sequence[Tier], multiplier: Decimal, input_tokens: int, out
         limit, rates = tier.up_to_prompt_tokens, tier.rates(multiplier)
         prompt = input_tokens if limit is None else min(input_tokens, limit)
         here = prompt * rates.dearest_prompt_token + output_tokens * rates.dearest_output_token
+        here += web_searches * rates.web_search
         if here * over > dearest * rates.over:
             dearest, over = here, rates.over
         if limit is not None and input_tokens <= limit:

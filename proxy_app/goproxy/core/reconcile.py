@@ -41,6 +41,8 @@ _COLUMNS: Mapping[str, str] = {
     "completion_tokens": "output",
     "reasoning": "reasoning",
     "reasoning_tokens": "reasoning",
+    "web_search": "web_search",
+    "web_search_requests": "web_search",
 }
 """The kind that a column counts: by our own names, and by those of Anthropic's and OpenAI's usage. Where a kind has two
 columns, the first one here counts."""

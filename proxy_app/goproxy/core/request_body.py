@@ -166,6 +166,9 @@ class RequestBody:
     has_remote_input: bool
     """The body does not bound the input, and the model's context is the bound."""
 
+    web_searches: int
+    """How often the provider may search the web for it."""
+
     terms: Mapping[str, str]
     """The values of the fields that terms.py knows, of those that it has."""
     has_stream_options: bool
@@ -337,6 +340,7 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) 
         options is not None and _flag(options, _USAGE, within="stream_options."),
         estimate.tokens,
         estimate.is_open,
+        estimate.searches,
         terms,
         "stream_options" in fields,
         places,

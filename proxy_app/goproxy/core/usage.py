@@ -1,4 +1,4 @@
-"""Tokens by kind, as they are priced: what both wire protocols' own usage objects are brought to."""
+"""Tokens by kind, and searches, as they are priced: what both wire protocols' own usage objects are brought to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ A provider is believed up to it, also where that is far above the hold."""
 
 @dataclass(slots=True)  # not frozen: that makes one several times as dear, for each request
 class Usage:
-    """What one request used, in tokens. The kinds do not overlap, except that `reasoning` is a part of `output`."""
+    """What one request used. The kinds of tokens do not overlap, except that `reasoning` is a part of `output`."""
 
     input: int = 0
     """Neither written to a cache nor read from one."""
@@ -30,6 +30,9 @@ class Usage:
 
     reasoning: int = 0
 
+    web_search: int = 0
+    """Searches of the web that the provider made: no tokens."""
+
     @property
     def prompt(self) -> int:
         """The whole prompt, which is what price tiers look at."""
@@ -44,6 +47,7 @@ class Usage:
             "cache_read": self.cache_read,
             "output": self.output,
             "reasoning": self.reasoning,
+            "web_search": self.web_search,
         }
 
     @classmethod
@@ -51,19 +55,22 @@ class Usage:
         """The other way round; a kind that is not there is 0.
 
         Raises:
-            ValueError: something in it is no count of tokens.
+            ValueError: something in it is no count.
         """
         counts = {kind: document.get(kind, 0) for kind in KINDS}
         for name, count in counts.items():
             if type(count) is not int or count < 0:
-                raise ValueError(f"{name}: {count!r} is no count of tokens.")
+                raise ValueError(f"{name}: {count!r} is no count.")
         return cls(**counts)
 
 
 KINDS = tuple(field.name for field in fields(Usage))
-"""The kinds of tokens. Each has a price of its own; that of `output` is for the output that is not reasoning."""
+"""What is counted. Each has a price of its own; that of `output` is for the output that is not reasoning."""
+
+TOKENS = tuple(kind for kind in KINDS if kind != "web_search")
+"""Those of tokens."""
 
 
 def is_count(value: object) -> bool:
-    """Whether a value from JSON is a count of tokens: an integer (true is none) from 0 to MAX_TOKENS."""
+    """Whether a value from JSON is a count: an integer (true is none) from 0 to MAX_TOKENS."""
     return type(value) is int and 0 <= value <= MAX_TOKENS

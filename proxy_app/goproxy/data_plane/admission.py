@@ -81,7 +81,7 @@ def may_use(key: LimitedKey, model: Model) -> bool:
 
 
 def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endpoint, request_id: str) -> Hold:
-    """The worst case of a request: the longest prompt that its body can be, and the longest answer that it asks for.
+    """The worst case of a request: the longest prompt that its body can be, and the most answer and searches.
 
     Raises:
         Refusal: it asks for terms that have no price.
@@ -106,7 +106,9 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
         stream=asked.stream,
         estimated_input_tokens=estimated,
         terms=terms_of(asked.terms, model, version),
-        amount=worst_case(version, model.billing_multiplier, prompt, longest * asked.choices, asked.terms),
+        amount=worst_case(
+            version, model.billing_multiplier, prompt, longest * asked.choices, asked.terms, asked.web_searches
+        ),
     )
 
 

@@ -70,6 +70,7 @@ _COUNTERS = {
     "requests": ("Requests that ended.", "protocol", "status", "outcome"),
     "rows": ("Paid requests, by how they were settled.", "settlement"),
     "tokens": ("Tokens that were charged, by kind of price.", "kind"),
+    "web_searches": ("Searches of the web that were charged.",),
     "cost_nanodollars": ("What was charged.",),
 }
 """What they tell, and their labels."""
@@ -225,8 +226,11 @@ class Observer(Collector):
         numbers[index["rows", row.settlement]] += 1
         numbers[index[("cost_nanodollars",)]] += row.cost_nanodollars
         tokens = {kind: count for kind, count in usage.to_json().items() if count}
+        searches = tokens.pop("web_search", 0)
         for kind, count in tokens.items():
             numbers[index["tokens", kind]] += count
+        if searches:
+            numbers[index[("web_searches",)]] += searches
         if "undecoded_body" in row.flags:
             self._tell_undecoded(row)
         return {
@@ -234,6 +238,7 @@ class Observer(Collector):
             "cost_nanodollars": row.cost_nanodollars,
             "tokens": tokens,
             "flags": row.flags,
+            **({"web_searches": searches} if searches else {}),
         }
 
     def _tell_undecoded(self, row: Row) -> None:

@@ -104,7 +104,7 @@ async def test_usage_rows_and_leases(backend: Backend, admin: Admin) -> None:
     await backend.post("i1", row(1, cost=1_234_567))
     usage = await admin("usage", "--by", "account,day", "--since", "2026-11-01")
     assert usage.cells(0)[:3] == ["ACCOUNT", "DAY", "REQUESTS"]
-    assert usage.cells() == ["alice", "2026-11-23", "1", "9", "1", "2", "3", "7", "0.001234567"]
+    assert usage.cells() == ["alice", "2026-11-23", "1", "9", "1", "2", "3", "7", "0", "0.001234567"]
     rows = await admin("rows", "--limit", "1")
     assert rows.cells()[1:4] == ["request", row(1).id, "alice"]
     assert rows.cells()[-2:] == ["22", "-0.001234567"]

@@ -347,10 +347,13 @@ async def test_an_alias_stands_at_each_upstream_for_what_it_is_there(backend: Ba
 
 async def test_usage_is_summed_up_by_any_axis(backend: Backend) -> None:
     await backend.account()
-    await backend.post("i1", row(1, cost=10), row(2, cost=20, opened_at="2026-11-24T00:00:00.000Z"))
-    of_bob: dict[str, Any] = {"account": "bob", "wallets": ("bob",)}
+    usage_of_each = replace(row(0).usage, web_search=5)
+    of_the_next_day = row(2, cost=20, usage=usage_of_each, opened_at="2026-11-24T00:00:00.000Z")
+    await backend.post("i1", row(1, cost=10, usage=usage_of_each), of_the_next_day)
+    of_bob: dict[str, Any] = {"account": "bob", "wallets": ("bob",), "usage": usage_of_each}
     await backend.post("i2", row(3, 2**53 + 1, upstream="ohmygpt", **of_bob), upstream="ohmygpt")
     tokens = {"input": 9, "cache_write_5m": 1, "cache_write_1h": 2, "cache_read": 3, "output": 7, "reasoning": 4}
+    tokens["web_search"] = 5
 
     async def usage(query: str) -> Any:
         answer = await backend.admin("GET", f"/usage?{query}")

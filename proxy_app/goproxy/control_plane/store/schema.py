@@ -125,6 +125,7 @@ rows = Table(
     Column("cache_read", BigInteger, nullable=False),
     Column("output", BigInteger, nullable=False),
     Column("reasoning", BigInteger, nullable=False),
+    Column("web_search", BigInteger, nullable=False, server_default=text("0")),
     Column("raw_usage", _TEXT),
     Column("flags", _TEXT, nullable=False),
     Column("price_version", _TEXT, nullable=False),
