@@ -216,7 +216,7 @@ async def test_an_unknown_path_is_404_and_says_what_there_is(gateway: Running, p
     assert (status, error["message"]) == (
         404,
         f"There is no {path} at chat.trollllm.xyz. "
-        "There is: POST /v1/messages, POST /v1/chat/completions, GET /v1/models.",
+        "There is: POST /v1/messages, POST /v1/chat/completions, GET /v1/models, GET /v1/key.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the proxies ask of the control plane: to take their rows, to be lent money, and to be told the keys.
+"""What the proxies ask of the control plane: to take their rows, to be lent money, to be told keys and credit.
 
 Each upstream's proxies have a token of their own; with it they speak for that upstream alone: they are lent and charge
 the wallets that it pays from, and hear of the keys that may be used there (`store.authorization`). Everything here may
@@ -23,7 +23,7 @@ from goproxy.control_plane.answers import NotServed
 from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.schemas import INSTANCE, Instance, Upstream
-from goproxy.control_plane.store import authorization, leases, rows
+from goproxy.control_plane.store import authorization, leases, rows, wallets
 from goproxy.core.ledger import InvalidRow, Row
 from goproxy.observe import log
 
@@ -69,6 +69,12 @@ class KeysAsked(BaseModel):
     wait: Annotated[int, Field(ge=0)] = 25
 
 
+class WalletAsked(BaseModel):
+    """A look into a wallet."""
+
+    wallet: _WalletName
+
+
 class ProxyApi:
     """The routes under /proxy/v1."""
 
@@ -82,6 +88,7 @@ class ProxyApi:
         app.router.add_post("/proxy/v1/rows", self.take_rows, name="take_rows")
         app.router.add_post("/proxy/v1/leases", self.lend, name="lend")
         app.router.add_route("GET", "/proxy/v1/keys", self.tell_keys, name="tell_keys")
+        app.router.add_route("GET", "/proxy/v1/wallet", self.tell_wallet, name="tell_wallet")
 
     async def take_rows(self, request: web.Request) -> web.Response:
         """Keep rows of the ledger; which of them need not be sent again, and which never can be kept."""
@@ -126,8 +133,8 @@ class ProxyApi:
 
         lent, withheld = await self._plane.database.run("lend", work)
         self._tell_of_withheld(upstream, {ask.wallet for ask in asks if ask.want} & withheld)
-        for instance, wallets in lent.idle.items():
-            self._plane.feed.recall(instance, wallets)
+        for instance, idle in lent.idle.items():
+            self._plane.feed.recall(instance, idle)
         if lent.refused:
             self._plane.metrics.refused(upstream, len(lent.refused))
         return web.json_response({"leases": [asdict(grant) for grant in lent.grants]})
@@ -143,6 +150,20 @@ class ProxyApi:
         if news is None:
             return web.Response(status=204)
         return web.Response(body=news.to_json(), content_type="application/json", charset="utf-8")
+
+    async def tell_wallet(self, request: web.Request) -> web.Response:
+        """What is in a wallet that the caller's upstream pays from."""
+        upstream = self._caller(request)
+        wallet = request_reading.query(request, WalletAsked).wallet
+        scope = self._plane.catalogue.scope_of(upstream)
+
+        def work(store: Connection) -> dict[str, int]:
+            if authorization.withheld(store, scope, {wallet}):
+                raise NotServed(403, f"{upstream} does not pay from it")
+            held = wallets.find(store, wallet)
+            return {"credits_nanodollars": held.credits, "spent_nanodollars": held.spent}
+
+        return web.json_response(await self._plane.database.read("look into a wallet", work))
 
     def _tell_of_rejected(self, upstream: str, rejected: Sequence[Mapping[str, Any]]) -> None:
         """Each row once: its proxy posts it again and again."""

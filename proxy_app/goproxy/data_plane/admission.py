@@ -92,13 +92,13 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
     longest = min(asked.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
     opened_at = now()
     version = version_in_force(model.prices, day_of(opened_at))
-    wallet = key.account if config.wallet is None else f"{key.account}/{config.wallet}"
+    wallet = wallet_of(key, config)
     return Hold(
         id=request_id,
         opened_at=opened_at,
         account=key.account,
         key_id=key.id,
-        wallets=(wallet, f"key:{key.id}") if key.wallets_limit else (wallet,),
+        wallets=(wallet, limit_of(key)) if key.wallets_limit else (wallet,),
         upstream=config.upstream,
         endpoint=endpoint.name,
         protocol=endpoint.protocol.name,
@@ -110,6 +110,16 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
             version, model.billing_multiplier, prompt, longest * asked.choices, asked.terms, asked.web_searches
         ),
     )
+
+
+def limit_of(key: LimitedKey) -> str:
+    """The wallet whose credit is what the key may spend, if it has such a limit."""
+    return f"key:{key.id}"
+
+
+def wallet_of(key: LimitedKey, config: Config) -> str:
+    """The account's wallet that requests with this key are paid from here."""
+    return key.account if config.wallet is None else f"{key.account}/{config.wallet}"
 
 
 def terms_of(asked: Mapping[str, str], model: Model, version: PriceVersion) -> str:

@@ -33,6 +33,7 @@ from goproxy.data_plane.journal import Journal, JournalUnwritable
 from goproxy.data_plane.key_poll import KeyPoll
 from goproxy.data_plane.lease_desk import InsufficientFunds, LeaseDesk, LeaseUnavailable
 from goproxy.data_plane.row_post import RowPost
+from goproxy.data_plane.statements import Statements
 from goproxy.observe import log, told
 from goproxy.timestamps import now, seconds_since
 
@@ -104,6 +105,7 @@ class Books:
         self._lease_wait = lease_wait
         self._idle_after = idle_after
         self._backlog_bytes = backlog_bytes
+        self.statements = Statements(control.statement)
         self.interrupted: Sequence[Row] = ()
         """Requests that a former process left open."""
         self.has_told_all = False
@@ -168,6 +170,7 @@ class Books:
 
     async def close(self) -> None:
         """Post the last rows, give the leases back, and close the journal. No request may be open any more."""
+        self.statements.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

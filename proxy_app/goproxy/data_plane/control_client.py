@@ -1,4 +1,4 @@
-"""What this proxy says to the control plane, and what it hears: rows, leases, keys.
+"""What this proxy says to the control plane, and what it hears: rows, leases, keys, what is in a wallet.
 
 One call is one request. Whether to try again is the callers' matter; when, `BackOff` says. Nothing that the control
 plane answers is believed without a look at its type: money is counted by it.
@@ -89,6 +89,16 @@ class KeysAnswer:
     recall: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What is in a wallet, in nano-dollars."""
+
+    credits: int
+    """All that it was ever given, less what was withdrawn."""
+    spent: int
+    """By the rows that came."""
+
+
 class ControlClient:
     """The control plane, as the proxy of one upstream reaches it."""
 
@@ -147,6 +157,17 @@ class ControlClient:
             raise ControlPlaneAway(f"its keys cannot be read: {error}") from None
         recall = document.get("recall")
         return KeysAnswer(snapshot, tuple(map(str, recall)) if isinstance(recall, list) else ())
+
+    async def statement(self, wallet: str) -> Statement:
+        """What is in a wallet that this upstream pays from; in one that there is not, nothing.
+
+        Raises:
+            ControlPlaneAway, ControlPlaneRefuses: it is none, or the control plane is an older one.
+        """
+        match await self._call("GET", "wallet", query={"wallet": wallet}):
+            case {"credits_nanodollars": int() as credited, "spent_nanodollars": int() as spent}:
+                return Statement(credited, spent)
+        raise ControlPlaneAway("it answers in a way that is not known")
 
     async def _call(
         self,

@@ -189,5 +189,5 @@ def _failure(error: Exception, record: RequestRecord, protocol: WireProtocol) ->
 
 def _where_to(config: Config, request: web.Request) -> str:
     paths = [f"POST {endpoint.protocol.path}" for endpoint in config.endpoints.values()]
-    there_is = ", ".join([*paths, "GET /v1/models"])
+    there_is = ", ".join([*paths, "GET /v1/models", "GET /v1/key"])
     return f"There is no {request.path[:100]} at {config.domain}. There is: {there_is}."

@@ -25,14 +25,17 @@ from goproxy.data_plane.admission import (
     check_size,
     endpoint_for,
     hold_for,
+    limit_of,
     may_use,
     model_for,
     read_body,
     refusal_of,
+    wallet_of,
 )
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import Books, InsufficientFunds, JournalUnwritable, LeaseUnavailable
 from goproxy.data_plane.client import Client
+from goproxy.data_plane.control_client import ControlPlaneAway, ControlPlaneRefuses
 from goproxy.data_plane.deadlines import Deadlines
 from goproxy.data_plane.envelope import ACCOUNT, Envelope, id_headers, shape_for
 from goproxy.data_plane.exchange import Exchange
@@ -215,6 +218,31 @@ class Gateway:
         model = model_for(request.match_info["id"], self.config)
         check_permission(key, self.config.upstream, model)
         return web.json_response(shape_for(request).model(model.offered))
+
+    async def key(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/key: what the key may do here, and what is left of its credit. A limit in dollars is all it sees."""
+        key = self._identify(request)
+        wallet = limit_of(key) if key.wallets_limit else wallet_of(key, self.config)
+        try:
+            statement = await self.books.statements.of(wallet)
+        except (ControlPlaneAway, ControlPlaneRefuses):
+            raise Refusal(Fault.UNAVAILABLE, "The gateway cannot see your credit at the moment.") from None
+        return web.json_response(
+            {
+                "object": "key",
+                "id": key.id,
+                "account": key.account,
+                "upstream": self.config.upstream,
+                "expires_at": key.expires_at,
+                "models": [model.id for model in self.config.models if may_use(key, model)],
+                "requests_per_minute": key.requests_per_minute,
+                "tokens_per_minute": key.tokens_per_minute,
+                "wallet": wallet,
+                "credits_nanodollars": statement.credits,
+                "spent_nanodollars": statement.spent,
+                "remaining_nanodollars": statement.credits - statement.spent,
+            }
+        )
 
     def _identify(self, request: web.Request) -> LimitedKey:
         key = authenticate(RequestHead.of("", list(request.headers.items())), self.books, self.config.staleness_seconds)

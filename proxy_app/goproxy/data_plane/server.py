@@ -62,6 +62,7 @@ def make_app(gateway: Gateway, place: Place | None = None) -> web.Application:
     app = new_application(stay, gateway.envelope.middleware(but={route.name for route in ROUTES}))
     for route in ROUTES:
         app.router.add_post(route.path, gateway.handler(route), name=route.name)
+    app.router.add_get("/v1/key", gateway.key, name="key")
     app.router.add_get("/v1/models", gateway.models, name="models")
     app.router.add_get("/v1/models/{id:.+}", gateway.model, name="model")
 

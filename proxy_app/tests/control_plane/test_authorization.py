@@ -13,7 +13,7 @@ from goproxy.control_plane.store import authorization
 from goproxy.core.ledger import Row, Settlement
 from goproxy.core.usage import Usage
 from tests.conftest import Lines
-from tests.control_plane.backend import AS_LISTED, DOLLAR, Backend, config_of, row
+from tests.control_plane.backend import AS_LISTED, DOLLAR, PROXY, Backend, config_of, row
 from tests.control_plane.conftest import on_sqlite
 from tests.control_plane.test_key_feed import told, version, waiting
 
@@ -51,6 +51,26 @@ async def test_a_wallet_that_an_upstream_never_pays_from_is_not_lent_to_it(backe
     assert (line["upstream"], line["wallets"]) == ("second", ["alice"])
     shown = (await backend.ask("GET", "/metrics", None)).text
     assert 'goproxy_leases_refused_total{upstream="second"} 3.0' in shown
+
+
+async def test_a_proxy_sees_into_the_wallets_of_its_upstream_alone(backend: Backend) -> None:
+    await backend.account(dollars=10)
+    await backend.key()
+    await backend.post("i1", row(1, cost=4))
+
+    async def look(wallet: str, upstream: str = "openhands") -> tuple[int, Any]:
+        answer = await backend.ask("GET", f"/proxy/v1/wallet?wallet={wallet}", PROXY[upstream])
+        return answer.status, answer.json
+
+    assert await look("alice") == (200, {"credits_nanodollars": 10 * DOLLAR, "spent_nanodollars": 4})
+    assert (await look("alice", "second"))[0] == 403, "it pays from alice/team"
+    assert await look("alice/team", "second") == (200, {"credits_nanodollars": 0, "spent_nanodollars": 0})
+    elsewhere = await backend.key(limit_nanodollars=DOLLAR, upstreams=["ohmygpt"])
+    assert (await look(f"key:{elsewhere['id']}"))[0] == 403
+    own = {"credits_nanodollars": DOLLAR, "spent_nanodollars": 0}
+    assert await look(f"key:{elsewhere['id']}", "ohmygpt") == (200, own)
+    for wallet in ("", "a b", "x" * 201):
+        assert (await look(wallet))[0] == 400
 
 
 async def test_a_loan_does_not_read_every_key_that_the_account_ever_had(

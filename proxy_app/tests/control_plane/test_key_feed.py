@@ -174,7 +174,10 @@ async def test_a_leaving_backend_keeps_no_poll_waiting(backend: Backend) -> None
 
 @on_sqlite
 @pytest.mark.parametrize("token", [None, "x", OPERATOR])
-@pytest.mark.parametrize(("method", "path"), [("GET", "/keys?instance=i"), ("POST", "/rows"), ("POST", "/leases")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/keys?instance=i"), ("GET", "/wallet?wallet=a"), ("POST", "/rows"), ("POST", "/leases")],
+)
 async def test_nothing_is_told_without_a_proxys_token(
     backend: Backend, token: str | None, method: str, path: str
 ) -> None:

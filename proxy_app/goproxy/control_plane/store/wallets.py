@@ -64,8 +64,18 @@ def load(connection: Connection, wallet: str) -> Wallet:
     credited = connection.execute(locked).scalar()
     if credited is None:
         raise NotFound(f"there is no wallet {wallet!r}")
+    return Wallet(credited, _loans(connection, wallet))
+
+
+def find(connection: Connection, wallet: str) -> Wallet:
+    """A wallet with its loans, as it stands; one that there is not is empty."""
+    credited = connection.execute(select(wallets.c.credits).where(wallets.c.id == wallet)).scalar()
+    return Wallet(credited or 0, _loans(connection, wallet))
+
+
+def _loans(connection: Connection, wallet: str) -> dict[str, Loan]:
     loans = select(leases.c.instance, leases.c.granted_total, leases.c.spent_total).where(leases.c.wallet == wallet)
-    return Wallet(credited, {name: Loan(granted, spent) for name, granted, spent in connection.execute(loans)})
+    return {name: Loan(granted, spent) for name, granted, spent in connection.execute(loans)}
 
 
 def show(connection: Connection, account: str | None = None) -> list[dict[str, Any]]:
