@@ -366,7 +366,7 @@ async def host(
             await _until_all_are_accepted(sockets)
             for server in servers:
                 server.close()
-            await _for_late_requests(before)
+            await for_late_requests(before)
             stay.leave()
             await stay.finish(grace)
             if before is not None:
@@ -421,7 +421,7 @@ async def _until_all_are_accepted(listeners: Sequence[socket.socket]) -> None:
                 await asyncio.sleep(0)
 
 
-async def _for_late_requests(front: ConnectionMaker | None) -> None:
+async def for_late_requests(front: ConnectionMaker | None = None) -> None:
     """Who has connected asks at once; on a loaded machine that may take a moment, and closing would reset it."""
     await asyncio.sleep(_ASKED_LATE)
     with suppress(TimeoutError):

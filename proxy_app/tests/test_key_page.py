@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -10,9 +11,9 @@ import pytest
 
 from goproxy.core.pricing import NANODOLLARS
 from goproxy.data_plane import statements
-from goproxy.data_plane.control_client import ControlPlaneAway, Statement
+from goproxy.data_plane.control_client import ControlPlaneAway, ControlPlaneRefuses, Statement
 from goproxy.data_plane.statements import AT_ONCE, Statements
-from tests.gateway import OPUS, Running
+from tests.gateway import ALICE, OPUS, Running, config_document, endpoints_at, running_gateway
 from tests.provider import Provider
 
 BODY = {"model": OPUS["id"], "max_tokens": 100, "messages": [{"role": "user", "content": "Hello"}]}
@@ -97,6 +98,28 @@ async def test_without_the_backend_it_cannot_be_seen(gateway: Running, client: a
         assert answer.status == 200, "the rest goes on"
 
 
+async def test_an_older_backend_does_not_tell(gateway: Running, client: aiohttp.ClientSession) -> None:
+    async def ask(_: str) -> Statement:
+        raise ControlPlaneRefuses(404, "there is no such path")
+
+    gateway.books.statements = Statements(ask)
+    async with client.get("v1/key") as answer:
+        assert answer.status == 503
+
+
+async def test_an_upstream_with_a_wallet_of_its_own_shows_that(provider: Provider, keys: Path) -> None:
+    document = config_document(endpoints=endpoints_at(provider.url), wallet="research")
+    async with (
+        running_gateway(document, keys) as gateway,
+        aiohttp.ClientSession(base_url=gateway.url + "/", headers={"x-api-key": ALICE}) as client,
+    ):
+        shown = await look(client)
+        assert (shown["wallet"], shown["credits_nanodollars"]) == ("alice/research", 0)
+        credit = {"id": "c", "wallet": "alice/research", "kind": "grant", "amount_nanodollars": 5}
+        await gateway.backend.post("credits", credit)
+        assert (await look(client))["remaining_nanodollars"] == 5
+
+
 class Backend:
     """Counts who asks, and answers when it is told to."""
 
@@ -138,6 +161,18 @@ async def test_a_few_wallets_are_asked_for_at_once() -> None:
     backend.answers.set()
     await asyncio.gather(*all_of_them)
     assert len(backend.asked) == 3 * AT_ONCE
+
+
+async def test_nobody_waits_for_long_behind_a_backend_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statements, "_TURN_PATIENCE", 0.05)
+    backend = Backend()
+    looking = Statements(backend.ask)
+    all_of_them = [asyncio.create_task(looking.of(f"account-{number}")) for number in range(3 * AT_ONCE)]
+    told = await asyncio.gather(*all_of_them[AT_ONCE:], return_exceptions=True)
+    assert [type(each) for each in told] == [ControlPlaneAway] * 2 * AT_ONCE
+    looking.close()  # and who still waits ends with the proxy
+    told = await asyncio.gather(*all_of_them[:AT_ONCE], return_exceptions=True)
+    assert [type(each) for each in told] == [asyncio.CancelledError] * AT_ONCE
 
 
 async def test_who_asked_is_forgotten_when_there_were_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,9 +259,10 @@ def test_content_behind_usage_and_a_comment_in_one_piece_is_seen(beside: tuple[d
         ({"num_search_queries": 3}, Usage(input=100, output=7, web_search=3), ()),
         (
             {"num_search_queries": 3, "prompt_tokens_details": {"web_search_requests": 2}},
-            Usage(input=100, output=7, web_search=2),
-            ("total_mismatch",),
+            Usage(input=100, output=7, web_search=3),
+            (),
         ),
+        ({"num_search_queries": "2"}, Usage(input=100, output=7), ("invalid_usage",)),
     ],
 )
 def test_details_are_parts_whatever_they_are_called(

@@ -88,12 +88,14 @@ async def test_searches_of_an_answer_that_breaks_off_are_those_that_were_begun(
     gateway: Running, provider: Provider, client: Client
 ) -> None:
     search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}
-    other = search | {"name": "code_execution"}
+    other = search | {"name": "tool_search_tool_regex", "input": {"query": "web_search"}}
+    too_many = {"type": "web_search_tool_result_error", "error_code": "max_uses_exceeded"}
+    failed = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": too_many}
 
     async def script(_: Received, wire: Wire) -> None:
         await wire.begin_stream()
         await wire.chunk(message_start({"input_tokens": 9, "output_tokens": 7}))
-        for index, block in enumerate([search, other, search]):
+        for index, block in enumerate([search, other, search, search, failed]):
             await wire.chunk(anthropic_event("content_block_start", index=index, content_block=block))
             await wire.chunk(anthropic_event("content_block_stop", index=index))
         wire.hang_up()

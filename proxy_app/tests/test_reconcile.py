@@ -98,7 +98,7 @@ def test_an_export_is_read(data: bytes, lines: list[ExportLine]) -> None:
         (b'{"data": []}', "it has no lines"),
         (b"request_id,input\nup1,4\n,4\n", "line 2 has no request_id"),
         (b'[{"request_id": 7, "input": 1}]', "line 1 has no request_id"),
-        (b"request_id,tokens\nup1,4\n", "line 1 counts no tokens; known columns: input, input_tokens, "),
+        (b"request_id,tokens\nup1,4\n", "line 1 counts nothing; known columns: input, input_tokens, "),
         (b"request_id,input\nup1,four\n", "line 1: input is no count of tokens"),
         (b"request_id,input\nup1,-4\n", "line 1: input is no count of tokens"),
         (b"request_id,input\nup1," + b"9" * 5000, "line 1: input is no count of tokens"),

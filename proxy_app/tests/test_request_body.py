@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from time import thread_time
@@ -506,6 +507,11 @@ def test_results_of_the_providers_tools_count_by_their_bytes(inner: dict[str, An
         ),
         ([{"type": "openrouter:web_search"}], TOOLS_TOKENS + REMOTE_TOKENS, True),
         ([{"urlContext": {}}, {"googleSearch": {}}], TOOLS_TOKENS + 2 * REMOTE_TOKENS, True),
+        (
+            [{"name": "a", "url_context": {}}, {"type": "custom", "google_search": {}}],
+            TOOLS_TOKENS + 2 * REMOTE_TOKENS,
+            True,
+        ),
         ([{"type": None, "function": {"name": "f"}}, "f", {"name": "g"}], TOOLS_TOKENS, False),
     ],
 )
@@ -521,11 +527,18 @@ def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) 
         ({"tools": [{"type": "web_search_20250305"}]}, SEARCHES),
         ({"tools": [{"type": "web_search_20250305", "max_uses": 3}]}, 3),
         ({"tools": [{"type": "web_search_20250305", "max_uses": 3}, {"googleSearch": {}}]}, 3 + SEARCHES),
-        ({"tools": [{"type": "web_search_20250305", "max_uses": 0}]}, 0),
-        ({"tools": [{"type": "web_search_20250305", "max_uses": -5}]}, 0),
-        ({"tools": [{"type": "web_search_20250305", "max_uses": "3"}]}, SEARCHES),
-        ({"tools": [{"type": "web_search_20250305", "max_uses": 10**30}]}, 1000),  # JSON as a float
-        ({"tools": [{"type": "web_search_20250305", "max_uses": 2.5}]}, 3),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 0}]}, 1),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": -5}]}, 1),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 5000}]}, 1000),
+        *(
+            ({"tools": [{"type": "web_search_20250305", "max_uses": uses}]}, SEARCHES)
+            for uses in ("3", 2.5, True, None, 10**30, math.nan, -math.inf)
+        ),
+        ({"tools": [{"type": "web_search_20250305", "max_uses": 1, "Max_Uses": 100}]}, SEARCHES),
+        ({"tools": [{"type": "openrouter:web_search", "max_uses": 1}]}, SEARCHES),
+        ({"tools": [{"googleSearch": {}, "max_uses": 1}]}, SEARCHES),
+        ({"tools": [{"type": "function", "function": {"name": "a"}, "googleSearch": {}}]}, SEARCHES),
+        ({"tools": [{"type": ["web_search_"], "max_uses": 1}]}, SEARCHES),
         ({"web_search_options": {"search_context_size": "low"}}, SEARCHES),
         ({"web_search_options": {}}, SEARCHES),
         ({"web_search_options": None}, 0),

@@ -91,7 +91,10 @@ class Catalogue:
         return known[1]
 
     def document(self) -> dict[str, Any]:
-        """The answer of GET /admin/v1/catalogue. Prices are decimal strings, exact, in USD per million tokens."""
+        """The answer of GET /admin/v1/catalogue.
+
+        Prices are decimal strings, exact, in USD per million tokens; that of `web_search` per thousand searches.
+        """
         return {"upstreams": [_upstream(config) for config in self.configs]}
 
     def _is_broken(self, variable: str, problem: str) -> None:

@@ -24,6 +24,7 @@ from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.schemas import INSTANCE, Instance, Upstream
 from goproxy.control_plane.store import authorization, leases, rows, wallets
+from goproxy.core.lease import Wallet
 from goproxy.core.ledger import InvalidRow, Row
 from goproxy.observe import log
 
@@ -152,15 +153,13 @@ class ProxyApi:
         return web.Response(body=news.to_json(), content_type="application/json", charset="utf-8")
 
     async def tell_wallet(self, request: web.Request) -> web.Response:
-        """What is in a wallet that the caller's upstream pays from."""
+        """What is in a wallet that the caller's upstream pays from; any other one is as one that there is not."""
         upstream = self._caller(request)
         wallet = request_reading.query(request, WalletAsked).wallet
         scope = self._plane.catalogue.scope_of(upstream)
 
         def work(store: Connection) -> dict[str, int]:
-            if authorization.withheld(store, scope, {wallet}):
-                raise NotServed(403, f"{upstream} does not pay from it")
-            held = wallets.find(store, wallet)
+            held = Wallet() if authorization.withheld(store, scope, {wallet}) else wallets.find(store, wallet)
             return {"credits_nanodollars": held.credits, "spent_nanodollars": held.spent}
 
         return web.json_response(await self._plane.database.read("look into a wallet", work))

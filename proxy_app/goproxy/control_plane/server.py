@@ -23,6 +23,7 @@ from goproxy.hosting import (
     Readiness,
     Stay,
     add_private_routes,
+    for_late_requests,
     host,
     leave_when_told,
     make_runner,
@@ -124,9 +125,12 @@ async def _opened(
         await asyncio.wait((opening, leaving), timeout=_AT_ONCE, return_when=asyncio.FIRST_COMPLETED)
         if not opening.done() and not leaving.done():
             # On copies of the sockets: closing them leaves the sockets open, and whoever connects in between waits.
-            async with serving(make_runner(meanwhile), [each.dup() for each in sockets]):
+            async with serving(make_runner(meanwhile), [each.dup() for each in sockets]) as (servers, _):
                 log("answering while the store is migrated", port=sockets[0].getsockname()[1])
                 await asyncio.wait((opening, leaving), return_when=asyncio.FIRST_COMPLETED)
+                for server in servers:
+                    server.close()
+                await for_late_requests()
         while not opening.done():
             await asyncio.to_thread(database.give_up)
             await asyncio.wait((opening,), timeout=_STOP_EVERY)

@@ -35,7 +35,7 @@ CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
 THINKING = ("output_tokens_details", "thinking_tokens")
 SEARCHES = ("server_tool_use", "web_search_requests")
 _PROMPT = (INPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H)
-COUNTS = Counts((*_PROMPT, OUTPUT, THINKING, SEARCHES), prompt=_PROMPT)
+COUNTS = Counts((*_PROMPT, OUTPUT, THINKING), prompt=_PROMPT, searches=(SEARCHES,))
 
 _WITHOUT_FEE = frozenset({"web_search_requests", "web_fetch_requests"})
 """Tools that have a price here, or cost the tokens alone."""
@@ -44,6 +44,8 @@ _BEGINS = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
 _NEXT = b"\n\n" + _BEGINS
 _CONTENT = re.compile(rb"(?:%b[^\n]*+\n\n)+" % _BEGINS)
 """Events of nothing but content, one after the other, as the provider writes them."""
+
+_SEARCH = re.compile(rb'"name": ?"web_search"')
 
 _SAYS_NOTHING = frozenset({b'{"type": "ping"}', b'{"type":"ping"}', b"[DONE]"})
 """The last one is OpenAI's, but some upstreams send it everywhere."""
@@ -71,8 +73,10 @@ class AnthropicMeter(Meter):
         if b'"content_block_' in data and not _says_more(data):
             if b'"content_block_delta"' in data:
                 self._generated_bytes += self._generated(data)
-            elif b'"server_tool_use"' in data and b'"web_search"' in data:
+            elif b'"server_tool_use"' in data and _SEARCH.search(data) is not None:
                 self._searches += 1
+            elif b'"web_search_tool_result_error"' in data:  # which costs nothing
+                self._searches = max(self._searches - 1, 0)
             return
         if not data or data in _SAYS_NOTHING:
             return

@@ -12,13 +12,13 @@ bound, and each is looked for at the places where the protocols have it:
   Then `is_open` is true, and the model's context is the bound. Where an estimate is wanted and not a bound, that would
   be far too much: in `tokens` IMAGE_TOKENS stand for such an image, and REMOTE_TOKENS for anything else of that sort.
 
-A provider searches where it is asked to, be it by a tool that it runs: as often as the tool's `max_uses` allows.
+A provider searches where it is asked to, be it by a tool that it runs: as often as the `max_uses` of Anthropic's tool
+allows. Models that search unasked are not told apart here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import ceil
 from typing import Any, NamedTuple
 
 IMAGE_TOKENS = 10_000
@@ -57,12 +57,24 @@ _MOST_BLOCKS = 25_000
 _OWN_TOOLS = ("custom", "function")
 _OWN_TOOLS_HAVE = frozenset({"name", "function", "input_schema"})
 """What tells a tool of the client's that has no type."""
+_GOOGLES_TOOLS = frozenset(
+    {
+        *("googleSearch", "googleSearchRetrieval", "enterpriseWebSearch", "googleMaps", "urlContext", "codeExecution"),
+        *("google_search", "google_search_retrieval", "enterprise_web_search", "google_maps", "url_context"),
+        *("code_execution", "computerUse", "computer_use"),
+    }
+)
+"""LiteLLM takes them of any tool, be it a function, too."""
 
 SEARCHES = 20
 """Of a request or a tool that says no number: LiteLLM asks Anthropic for up to 10, who has no limit of its own."""
 
 _MOST_SEARCHES = 1_000
 """Whatever `max_uses` says."""
+
+_COUNTING_TOOLS = ("web_search_", "web_fetch_")
+_MAX_USES = "max_uses"
+"""Anthropic's, which have it; others pass over it."""
 
 _SEARCHING = ("web_search_options", "plugins", "enable_search", "search_parameters")
 """Fields by which a request asks for searches."""
@@ -115,7 +127,7 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
             kind = tool.get("type")
             if isinstance(kind, str) and kind.startswith(_BUILT_IN_TOOLS):
                 tokens += TOOL_TOKENS
-            elif kind not in _OWN_TOOLS and (kind is not None or _OWN_TOOLS_HAVE.isdisjoint(tool)):
+            elif not _is_own(tool, kind):
                 remote += 1
                 searches += _uses(tool)
     return InputEstimate(tokens + remote * REMOTE_TOKENS, is_open or remote > 0, searches)
@@ -144,11 +156,21 @@ def objects(items: object) -> list[dict[str, Any]]:
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
+def _is_own(tool: Mapping[str, Any], kind: object) -> bool:
+    """Whether the client runs it."""
+    if kind in _OWN_TOOLS or (kind is None and not _OWN_TOOLS_HAVE.isdisjoint(tool)):
+        return _GOOGLES_TOOLS.isdisjoint(tool)
+    return False
+
+
 def _uses(tool: Mapping[str, Any]) -> int:
-    uses = tool.get("max_uses")
-    if isinstance(uses, bool) or not isinstance(uses, int | float):
+    """How often a tool that the provider runs may search."""
+    uses, kind = tool.get(_MAX_USES), tool.get("type")
+    if type(uses) is not int or not (isinstance(kind, str) and kind.startswith(_COUNTING_TOOLS)):
         return SEARCHES
-    return ceil(min(max(uses, 0), _MOST_SEARCHES))
+    if any(name != _MAX_USES and name.casefold() == _MAX_USES for name in tool):
+        return SEARCHES  # some upstreams read the other one
+    return min(max(uses, 1), _MOST_SEARCHES)
 
 
 def _is_text(block: Mapping[str, Any]) -> bool:

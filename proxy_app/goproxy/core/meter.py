@@ -111,7 +111,7 @@ class Reading:
     """
 
     searches: int = 0
-    """Searches of the web that the provider was seen to begin, where the protocol shows them."""
+    """Searches of the web that the provider was seen to begin, without those that failed; of Anthropic's streams."""
 
 
 class Meter(ABC):

@@ -63,15 +63,18 @@ _READ = (CACHED, CACHE_READ, CACHED_OF_MOONSHOT, CACHED_OF_DEEPSEEK)
 _WRITTEN = (WRITTEN, CREATED, CREATED_OF_DASHSCOPE, CACHE_WRITE)
 _WRITTEN_5M = (CREATED_5M, CREATED_OF_DASHSCOPE_5M, CACHE_WRITE_5M)
 _WRITTEN_1H = (CREATED_1H, CREATED_OF_DASHSCOPE_1H, CACHE_WRITE_1H)
-_SEARCHES = (SEARCHES, SEARCHES_OF_LITELLM, SEARCHES_OF_PERPLEXITY)
 """The names of each: the first that was told counts."""
+
+_SEARCHES = (SEARCHES, SEARCHES_OF_LITELLM, SEARCHES_OF_PERPLEXITY)
+"""Of these the one that tells most: gateways have some of them at 0."""
 
 COUNTS = Counts(
     (
         *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT, IMAGES_OUT),
-        *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H, *_SEARCHES),
+        *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H),
     ),
     prompt=(PROMPT,),
+    searches=_SEARCHES,
 )
 
 _CONTENT = re.compile(rb'(?:\A|(?<=\n\n))(?:data: {[^\n]*?"choices"[^\n]*+\n\n)+')
@@ -236,7 +239,7 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
         uncached = prompt
     if reasoning > output:
         flags.add("total_mismatch")
-    searches = _one(told, flags, *_SEARCHES) or 0
+    searches = max(map(told.get, _SEARCHES))
     return Usage(uncached, for_5m, for_1h, read, output, min(reasoning, output), searches)
 
 

@@ -24,15 +24,18 @@ Path = tuple[str, ...]
 
 
 class Counts(tuple[Path, ...]):
-    """Where in a protocol's usage object the fields stand that are counts of tokens."""
+    """Where in a protocol's usage object the fields stand that are counts."""
 
     prompt: Collection[Path]
     """Those of the prompt."""
 
-    def __new__(cls, paths: Iterable[Path], *, prompt: Collection[Path]) -> Self:
+    searches: Collection[Path]
+    """Those of searches, which are no tokens: whether they are counts says nothing of the others."""
+
+    def __new__(cls, tokens: Iterable[Path], *, prompt: Collection[Path], searches: Collection[Path]) -> Self:
         """All of them, and which of them are the prompt's."""
-        counts = super().__new__(cls, paths)
-        counts.prompt = prompt
+        counts = super().__new__(cls, (*tokens, *searches))
+        counts.prompt, counts.searches = prompt, searches
         return counts
 
     @cached_property
@@ -58,7 +61,7 @@ class RawUsage:
         self.tokens: dict[Path, int] = {}
         """The counts of the merged object that are counts; each the last good one."""
         self.invalid: set[Path] = set()
-        """The counts whose last value is none."""
+        """The counts of tokens whose last value is none."""
         self.was_invalid = False
         self.was_trimmed = False
         self.had_no_prompt = False
@@ -111,8 +114,9 @@ class RawUsage:
             tokens[path] = value
             self.invalid.discard(path)
         else:
-            self.invalid.add(path)
             self.was_invalid = True
+            if path not in self._counts.searches:
+                self.invalid.add(path)
 
     def _trim(self) -> None:
         """Keep the counts only of an object that no store would like: very long or deep, or not ASCII."""

@@ -214,7 +214,7 @@ def _line(record: Any, number: int) -> ExportLine:
         if kind not in tokens and record.get(column) not in (None, ""):
             tokens[kind] = _count(record[column], column, number)
     if not tokens:
-        raise InvalidExport(f"line {number} counts no tokens; known columns: {', '.join(_COLUMNS)}")
+        raise InvalidExport(f"line {number} counts nothing; known columns: {', '.join(_COLUMNS)}")
     return ExportLine(request_id, tokens)
 
 

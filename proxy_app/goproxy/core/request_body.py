@@ -167,7 +167,7 @@ class RequestBody:
     """The body does not bound the input, and the model's context is the bound."""
 
     web_searches: int
-    """How often the provider may search the web for it."""
+    """How often the provider may search the web for one choice."""
 
     terms: Mapping[str, str]
     """The values of the fields that terms.py knows, of those that it has."""

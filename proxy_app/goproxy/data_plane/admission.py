@@ -107,7 +107,12 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
         estimated_input_tokens=estimated,
         terms=terms_of(asked.terms, model, version),
         amount=worst_case(
-            version, model.billing_multiplier, prompt, longest * asked.choices, asked.terms, asked.web_searches
+            version,
+            model.billing_multiplier,
+            prompt,
+            longest * asked.choices,
+            asked.terms,
+            asked.web_searches * asked.choices,
         ),
     )
 

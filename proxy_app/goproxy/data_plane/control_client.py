@@ -159,10 +159,10 @@ class ControlClient:
         return KeysAnswer(snapshot, tuple(map(str, recall)) if isinstance(recall, list) else ())
 
     async def statement(self, wallet: str) -> Statement:
-        """What is in a wallet that this upstream pays from; in one that there is not, nothing.
+        """What is in a wallet that this upstream pays from; in any other one, nothing.
 
         Raises:
-            ControlPlaneAway, ControlPlaneRefuses: it is none, or the control plane is an older one.
+            ControlPlaneAway, ControlPlaneRefuses: the control plane is an older one.
         """
         match await self._call("GET", "wallet", query={"wallet": wallet}):
             case {"credits_nanodollars": int() as credited, "spent_nanodollars": int() as spent}:

@@ -70,7 +70,7 @@ _COUNTERS = {
     "requests": ("Requests that ended.", "protocol", "status", "outcome"),
     "rows": ("Paid requests, by how they were settled.", "settlement"),
     "tokens": ("Tokens that were charged, by kind of price.", "kind"),
-    "web_searches": ("Searches of the web that were charged.",),
+    "web_searches": ("Searches of the web that providers made for paid requests.",),
     "cost_nanodollars": ("What was charged.",),
 }
 """What they tell, and their labels."""

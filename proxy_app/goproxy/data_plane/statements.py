@@ -1,7 +1,7 @@
 """What is in a wallet, as the control plane knows it: asked when a client wants to see it, and told again for a while.
 
-Clients may ask as often as they like. The control plane is asked once for all who want to know the same within
-KEPT_SECONDS, and by no more than AT_ONCE of these calls at a time, so that nobody's leases wait for them.
+Clients may ask as often as they like. A process asks the control plane once for all who want to know the same within
+KEPT_SECONDS, and AT_ONCE times at a time, so that nobody's leases wait for them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from goproxy.data_plane.control_client import Statement
+from goproxy.data_plane.control_client import ControlPlaneAway, Statement
 
 KEPT_SECONDS = 2.0
 AT_ONCE = 4
+_TURN_PATIENCE = 5.0
+"""Seconds until there is a turn: while the control plane hangs, there is none."""
+
 _MOST_KEPT = 1_000
 """Wallets; beyond that, those that nobody waits for are forgotten."""
 
@@ -60,8 +63,15 @@ class Statements:
             asked.task.cancel()
 
     async def _in_turn(self, wallet: str) -> Statement:
-        async with self._turn:
+        try:
+            async with asyncio.timeout(_TURN_PATIENCE):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise ControlPlaneAway("too many wait for an answer") from None
+        try:
             return await self._ask(wallet)
+        finally:
+            self._turn.release()
 
     def _forget(self) -> None:
         if len(self._asked) >= _MOST_KEPT:

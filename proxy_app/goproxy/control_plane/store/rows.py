@@ -54,7 +54,7 @@ _OUR_TEXTS = (
 """Of those whose form is not looked at otherwise."""
 
 _LONGEST_LIST = 10_000
-"""The same of all flags, and of all prices: there are some forty flags, and six prices."""
+"""The same of all flags, and of all prices: there are some forty flags, and seven prices."""
 
 _RAW_USAGE = 256 * 1024
 """Characters of JSON: four times what a proxy keeps of it (core/raw_usage.py)."""
