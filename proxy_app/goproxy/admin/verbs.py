@@ -27,7 +27,7 @@ from goproxy.core.usage import TOKENS
 _URL = "http://127.0.0.1:8000"
 
 _ACCOUNT = ("name", "origin", "created_at", "disabled_at", "note")
-_KEY = ("id", "account", "prefix", "name", "created_at", "expires_at", "revoked_at", "upstreams", "models")
+_KEY = ("id", "account", "prefix", "name", "origin", "created_at", "expires_at", "revoked_at", "upstreams", "models")
 _KEY_LIMITS = ("requests_per_minute", "tokens_per_minute", "limit_nanodollars")
 _WALLET = ("id", "credits_nanodollars", "balance_nanodollars", "held_nanodollars", "spent_nanodollars")
 _CREDIT = ("id", "wallet", "kind", "amount_nanodollars", "note", "received_at")
