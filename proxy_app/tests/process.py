@@ -23,8 +23,8 @@ _NOTED = re.compile(rb'"kind":"progress","id":"([^"]+)"')
 
 _PROGRAM = ("-m", "goproxy.cli", "serve")
 
-_NEVER_GIVEN = range(20_000, 32_768)
-"""Below the ports that Linux gives by itself."""
+_NEVER_GIVEN = range(10_000, 20_000)
+"""Below the ports that Linux gives by itself, and those of the testkit (testkit/world.yml), which may run beside."""
 
 
 @dataclass(frozen=True)
