@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -90,6 +91,9 @@ class Backend:
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
+        async with asyncio.timeout(30):
+            while self.keys.exists() and not plane.feed.version:  # who comes sooner is told that no key lives
+                await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
         if self._runner is not None:
