@@ -82,6 +82,19 @@ async def test_a_key_with_a_limit_sees_that_alone(gateway: Running, client: aioh
     assert (await look(client))["wallet"] == "alice"
 
 
+async def test_when_credit_renews(gateway: Running, client: aiohttp.ClientSession) -> None:
+    shown = await look(client)
+    assert [shown[name] for name in ("renews", "renews_to_nanodollars", "renews_at")] == [None, None, None]
+    renewal = {"wallet": "alice", "period": "month", "amount_nanodollars": 2000 * NANODOLLARS}
+    wallet = await gateway.backend.post("renewals", renewal)
+    shown = await look(client)
+    assert (shown["renews"], shown["renews_to_nanodollars"]) == ("month", 2000 * NANODOLLARS)
+    assert (shown["renews_at"], shown["remaining_nanodollars"]) == (wallet["renews_at"], 2000 * NANODOLLARS)
+    key, _ = await new_key(gateway, limit_nanodollars=NANODOLLARS)
+    async with client.get("v1/key", headers={"x-api-key": key}) as answer:
+        assert (await answer.json())["renews"] is None, "what its account has is nobody's business"
+
+
 async def test_it_is_shown_to_those_who_have_a_key(client: aiohttp.ClientSession) -> None:
     async with client.get("v1/key", headers={"x-api-key": "wrong"}) as answer:
         assert answer.status == 401

@@ -96,13 +96,14 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
             "upstream": "openhands",
             "model": "opus",
             "limit": 2.5,
+            "renews": "month",
             "requests_per_minute": 60,
             "tokens_per_minute": 1000,
         },
         [
             "account add dora --note=of the lab",
             "key add dora --name=laptop --expires=2027-01-31T00:00:00Z --upstream=openhands --model=opus --limit=2.5"
-            " --requests-per-minute=60 --tokens-per-minute=1000",
+            " --renews=month --requests-per-minute=60 --tokens-per-minute=1000",
         ],
     ),
     "a key without anything": ({"account": "dora"}, ["account add dora", "key add dora"]),
@@ -117,6 +118,14 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a grant": (
         {"verb": "grant", "account": "dora", "credit": 5, "id": "g1", "note": "of May", "force": True},
         ["credit grant dora 5 --id g1 --note=of May --force"],
+    ),
+    "credit that renews": (
+        {"verb": "renew", "account": "dora", "credit": 50, "every": "month", "force": "true"},
+        ["credit renew dora 50 --every=month --force"],
+    ),
+    "credit that renews no more": (
+        {"verb": "renew", "account": "dora", "every": "never"},
+        ["credit renew dora --every=never"],
     ),
     "usage": (
         {"verb": "usage", "key": "key_01", "upstream": "openhands", "settlement": "exact", "by": "day"},
@@ -145,9 +154,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "an account from a variable that was empty": ({"verb": "list", "account": ""}, "account has no value; give one"),
     "no account": ({"credit": 5}, "verb=add needs -e account=..."),
+    "a renewal without an end or a period": (
+        {"verb": "renew", "account": "dora", "credit": 5},
+        "verb=renew needs -e account=... -e every=...",
+    ),
     "a debt": ({"account": "dora", "credit": -5}, "credit is -5; give an amount in US dollars above 0"),
     "nothing as credit": ({"account": "dora", "credit": "0.00"}, "credit is 0.00; give an amount"),
-    "no verb": ({"verb": "mint"}, "verb=mint is not known; choose one of add, list, set, revoke, rotate, grant, usage"),
+    "no verb": (
+        {"verb": "mint"},
+        "verb=mint is not known; choose one of add, list, set, revoke, rotate, grant, renew, usage",
+    ),
 }
 
 

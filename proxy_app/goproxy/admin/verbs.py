@@ -28,8 +28,17 @@ _URL = "http://127.0.0.1:8000"
 
 _ACCOUNT = ("name", "origin", "created_at", "disabled_at", "note")
 _KEY = ("id", "account", "prefix", "name", "origin", "created_at", "expires_at", "revoked_at", "upstreams", "models")
-_KEY_LIMITS = ("requests_per_minute", "tokens_per_minute", "limit_nanodollars")
-_WALLET = ("id", "credits_nanodollars", "balance_nanodollars", "held_nanodollars", "spent_nanodollars")
+_KEY_LIMITS = ("requests_per_minute", "tokens_per_minute", "limit_nanodollars", "limit_renews")
+_WALLET = (
+    "id",
+    "credits_nanodollars",
+    "balance_nanodollars",
+    "held_nanodollars",
+    "spent_nanodollars",
+    "renews",
+    "renews_to_nanodollars",
+    "renews_at",
+)
 _CREDIT = ("id", "wallet", "kind", "amount_nanodollars", "note", "received_at")
 _ROW = ("received_at", "kind", "id", "account", "upstream", "model", "settlement", "tokens", "amount_nanodollars")
 _LEASE = ("wallet", "upstream", "instance", "held_nanodollars", "spent_total_nanodollars", "last_seen", "retired_at")
@@ -44,11 +53,13 @@ _LIMITS = {
     "requests_per_minute": "requests_per_minute",
     "tokens_per_minute": "tokens_per_minute",
     "limit": "limit_nanodollars",
+    "renews": "limit_renews",
 }
 """What a key may do: options, and what the API calls them."""
 
 _KEY_HELP = "its id, or the first characters that `key list` shows of it"
 
+_NEVER = "never"
 _OF_THE_EDGE = re.compile(r"[0-9a-f]{32}")
 
 Answer = tuple[Any, str] | tuple[Any, str, str]
@@ -73,7 +84,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_choice(rows)
     rows.add_argument("--id", help="of one request, as its client got it in X-Request-Id; or of a credit")
     rows.add_argument("--upstream-request-id", metavar="ID", help="the provider's; looked for in the whole ledger")
-    rows.add_argument("--kind", help="request, grant, withdrawal, opening, limit or rerate")
+    rows.add_argument("--kind", help="request, grant, withdrawal, opening, limit, renewal or rerate")
     rows.add_argument("--limit", type=int, default=50)
     rows.add_argument("--before", help="`next` of the page before")
 
@@ -184,6 +195,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests-per-minute", type=int)
     parser.add_argument("--tokens-per-minute", type=int)
     parser.add_argument("--limit", type=_dollars, metavar="USD", help="what it may spend in all")
+    parser.add_argument("--renews", metavar="PERIOD", help="when it may spend that again: each day, week or month")
 
 
 def _add_credits(verbs: Any) -> None:
@@ -195,6 +207,11 @@ def _add_credits(verbs: Any) -> None:
         verb.add_argument("--note", default="")
         verb.add_argument("--id", help="the same id twice is one credit")
         verb.add_argument("--force", action="store_true", help="also to a wallet that no upstream pays from yet")
+    renew = _verb(verbs, "renew", _renew, "fill a wallet up with each day, week or month, in UTC; and now, at first")
+    renew.add_argument("wallet", help="an account, or <account>/<wallet>")
+    renew.add_argument("amount", type=_dollars, metavar="USD", nargs="?", help="that it has again; with never: none")
+    renew.add_argument("--every", required=True, metavar="PERIOD", help="day, week, month or never")
+    renew.add_argument("--force", action="store_true", help="also a wallet that no upstream pays from yet")
     _verb(verbs, "list", _wallets, "where the credits are").add_argument("account", nargs="?")
 
 
@@ -247,8 +264,8 @@ def _account_enable(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, 
 
 
 def _key_add(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
-    new = {"name": chosen.name} | {field: getattr(chosen, option) for option, field in _LIMITS.items()}
-    return _once(api.post(f"/accounts/{_path(chosen.account)}/keys", new))
+    given = {field: value for option, field in _LIMITS.items() if (value := getattr(chosen, option)) is not None}
+    return _once(api.post(f"/accounts/{_path(chosen.account)}/keys", {"name": chosen.name} | given))
 
 
 def _key_list(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
@@ -315,6 +332,15 @@ def _credit(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
     except AnswerLost as problem:
         raise AdminError(f"{problem}; trying again with --id {new['id']} cannot do it twice") from None
     return made, table([made], _CREDIT)
+
+
+def _renew(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:
+    if (chosen.every == _NEVER) != (chosen.amount is None):
+        raise AdminError(f"--every {chosen.every} takes {'no' if chosen.every == _NEVER else 'an'} amount")
+    period = None if chosen.every == _NEVER else chosen.every
+    new = {"wallet": chosen.wallet, "period": period, "amount_nanodollars": chosen.amount, "force": chosen.force}
+    wallet = api.post("/renewals", new)
+    return wallet, table([wallet], _WALLET)
 
 
 def _wallets(api: AdminClient, chosen: argparse.Namespace) -> tuple[Any, str]:

@@ -19,7 +19,7 @@ from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.openapi import describe
 from goproxy.control_plane.operations import Call, Operation, serve
 from goproxy.control_plane.plane import ControlPlane
-from goproxy.control_plane.store import accounts, keys, leases, rows, usage, wallets
+from goproxy.control_plane.store import accounts, keys, leases, renewals, rows, usage, wallets
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.walk import Position
 from goproxy.control_plane.upkeep import GZIP, Upkeep
@@ -62,6 +62,7 @@ class AdminApi:
                 body=doc.NewKey,
                 answer=doc.KeyShownOnce,
                 status=201,
+                conflicts=True,
             ),
             Operation("GET", "/keys", self.list_keys, query=doc.OfAccount, answer=doc.Keys),
             Operation("GET", "/keys/{key}", self.show_key, answer=doc.Key),
@@ -86,6 +87,7 @@ class AdminApi:
                 status=201,
                 conflicts=True,
             ),
+            Operation("POST", "/renewals", self.renew_wallet, body=doc.Renewal, answer=doc.Wallet, conflicts=True),
             Operation("GET", "/usage", self.sum_usage, query=doc.UsageAsked, answer=doc.UsageTable),
             Operation("GET", "/rows", self.list_rows, query=doc.RowsAsked, answer=doc.Rows),
             Operation("GET", "/leases", self.list_leases, answer=doc.Leases),
@@ -154,7 +156,7 @@ class AdminApi:
 
         The key is in this answer and nowhere else: only its digest is stored. A spending limit is the first credit of
         a wallet `key:<key id>`; requests of the key are held against it and against the account's wallet. Upstreams and
-        models must be in the catalogue; a model may be called by an alias.
+        models must be in the catalogue; a model may be called by an alias. A spending limit can renew.
         """
         new: schemas.NewKey = call.body
         key, account, ends = new_key(), call.path["account"], schemas.stored(new.expires_at)
@@ -167,6 +169,7 @@ class AdminApi:
             requests_per_minute=new.requests_per_minute,
             tokens_per_minute=new.tokens_per_minute,
             nanodollars=new.limit_nanodollars,
+            renews=new.limit_renews,
         )
         made = await self._plane.change_keys(
             "create key",
@@ -194,9 +197,9 @@ class AdminApi:
     async def set_key(self, call: Call) -> schemas.Key:
         """Change what a living key may do: on any proxy, within a second.
 
-        What is left out stays; null takes a limit away. Its upstreams may become more, and not fewer. A spending limit
-        may be less than what was spent or is held: running requests go on, what is free is asked back from the proxies,
-        and nothing more is lent.
+        What is left out stays; null takes a limit away. A spending limit may be less than what was spent or is held:
+        running requests go on, what is free is asked back from the proxies, and nothing more is lent. One that is taken
+        away renews no more.
         """
         key, changes = call.path["key"], call.body.changes
         _check_end(changes.get("expires_at"))
@@ -212,7 +215,8 @@ class AdminApi:
         """Make a second key that may do what the first one may.
 
         Both are live until the first is revoked, or ends: at `old_expires_at`, or by itself if that is before. The
-        second key's spending limit is what the first one has left.
+        second key may spend what the first one has left of its limit; of one that renews, until it does: then each of
+        them has the whole limit.
         """
         rotation: schemas.Rotation = call.body
         key, first, ends = new_key(), call.path["key"], schemas.stored(rotation.old_expires_at)
@@ -239,13 +243,40 @@ class AdminApi:
         if new.id.startswith(wallets.OWN_ENTRIES):
             raise Conflict(f"{new.id!r}: ids that begin with {', '.join(wallets.OWN_ENTRIES)} are the store's own")
 
-        paying = {config.wallet for config in self._plane.catalogue.configs if config.wallet is not None}
+        paying = None if new.force else self._paying
 
         def work(store: Connection) -> dict[str, Any]:
-            wallets.settle_in(store, new.wallet, None if new.force else paying)
+            wallets.settle_in(store, new.wallet, paying)
             return wallets.credit(store, new.id, new.wallet, new.kind, amount, new.note)
 
         return schemas.Credit(**rows.credit_document(await self._store.run("credit", work)))
+
+    async def renew_wallet(self, call: Call) -> schemas.Wallet:
+        """Let a wallet renew: be filled up to an amount at the beginning of each day, week or month, in UTC.
+
+        What it has beyond that stays. If it did not renew before it is filled up at once; another amount or period
+        holds from the next one on. A key's limit renews by `limit_renews` of the key.
+        """
+        new: schemas.Renewal = call.body
+        paying = None if new.force else self._paying
+        if (key := wallets.key_of(new.wallet)) is not None:
+            raise Conflict(f"{new.wallet!r} is a limit: it renews by `limit_renews` (`renews`, `--renews`) of {key}")
+        if (new.period is None) != (new.amount_nanodollars is None):
+            raise Conflict("a period wants an amount, and none (null) takes none")
+
+        def work(store: Connection) -> dict[str, Any]:
+            if new.period is None or new.amount_nanodollars is None:
+                wallets.load(store, new.wallet)
+                renewals.catch_up(store, new.wallet)
+                renewals.stop(store, new.wallet)
+            else:
+                wallets.settle_in(store, new.wallet, paying)
+                renewals.catch_up(store, new.wallet)
+                renewals.begin(store, new.wallet, new.period, new.amount_nanodollars)
+            (shown,) = wallets.show(store, wallet=new.wallet)
+            return shown
+
+        return schemas.Wallet(**await self._store.run("renew wallet", work))
 
     async def sum_usage(self, call: Call) -> schemas.UsageTable:
         """Requests, tokens and cost, summed up by account, key, upstream, model and day as asked."""
@@ -316,6 +347,11 @@ class AdminApi:
     async def show_catalogue(self, _: Call) -> web.Response:
         """The models of all upstreams with their prices."""
         return web.json_response(self._plane.catalogue.document())
+
+    @property
+    def _paying(self) -> set[str]:
+        """What wallets are called that upstreams have of their own."""
+        return {config.wallet for config in self._plane.catalogue.configs if config.wallet is not None}
 
     def _admit(self, request: web.Request) -> None:
         known = self._plane.operator.digest()

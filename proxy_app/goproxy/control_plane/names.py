@@ -35,7 +35,7 @@ def check_change(configs: Sequence[Config], key: Mapping[str, Any], changes: Map
     """The same of what changes; what the key has already stays usable.
 
     Raises:
-        NotFound: there is no such upstream, or none of those that the key may use has such a model.
+        NotFound: there is no such upstream, or none of those that the key may use has such a model, or one of its own.
     """
     had = key["upstreams"]
     upstreams = changes.get("upstreams", had)
@@ -43,6 +43,11 @@ def check_change(configs: Sequence[Config], key: Mapping[str, Any], changes: Map
     still = None if upstreams is None else [each for each in upstreams if each not in gone]
     new_models = [each for each in changes.get("models") or () if each not in (key["models"] or ())]
     check_key(configs, still, new_models)
+    models = changes.get("models", key["models"])
+    if still and models is not None and "upstreams" in changes:
+        offered = {name for config in configs if config.upstream in still for name in config.models_by_name}
+        if offered.isdisjoint(models):
+            raise NotFound(f"none of {', '.join(still)} has a model that the key may use ({', '.join(models)})")
 
 
 async def check_choice(plane: ControlPlane, *, account: str | None = None, upstream: str | None = None) -> None:

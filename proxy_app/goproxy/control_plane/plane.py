@@ -16,7 +16,7 @@ from goproxy.control_plane.credentials import ProxyTokens, TokenFile
 from goproxy.control_plane.declared import DeclaredFile, apply
 from goproxy.control_plane.key_feed import KeyFeed
 from goproxy.control_plane.metrics import Metrics
-from goproxy.control_plane.store import keys, leases
+from goproxy.control_plane.store import keys, leases, renewals
 from goproxy.control_plane.store.database import Database, StoreUnavailable
 from goproxy.control_plane.store.totals import Totals, totals
 from goproxy.hosting import Stay
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 _COUNT_EVERY = 5.0
 _NOTE_EVERY = 60.0
+_RENEW_EVERY = 5.0
 
 
 class ControlPlane:
@@ -136,6 +137,18 @@ class ControlPlane:
             await self.database.run("note who was heard", lambda connection: leases.heard(connection, heard))
             self.feed.noted(heard)
 
+    async def renew(self) -> None:
+        """Fill up the wallets whose next period has begun.
+
+        Raises:
+            StoreUnavailable: not all could be.
+        """
+        while await self.database.read("look for renewals", renewals.is_any_due):
+            done = await self.database.run("renew credit", renewals.renew)
+            log("credit renewed", wallets=done.wallets - len(done.refused))
+            for wallet, reason in done.refused.items():
+                log("credit not renewed", level=logging.ERROR, wallet=wallet, reason=reason)
+
     async def count(self) -> None:
         """Bring the metrics up to date; and the keys, should another process have changed them."""
 
@@ -170,6 +183,10 @@ class ControlPlane:
             with suppress(StoreUnavailable):
                 await self.note_heard()
 
+        async def renew() -> None:
+            with suppress(StoreUnavailable):
+                await self.renew()
+
         async def leave() -> None:
             await stay.until_asked_to_leave()
             self.feed.close()  # or its polls would hold up the leaving
@@ -180,6 +197,7 @@ class ControlPlane:
                 asyncio.create_task(repeat(self.look, LOOK_EVERY)),
                 asyncio.create_task(repeat(self.count, _COUNT_EVERY)),
                 asyncio.create_task(repeat(note, _NOTE_EVERY)),
+                asyncio.create_task(repeat(renew, _RENEW_EVERY)),
                 asyncio.create_task(leave()),
             ]
             yield

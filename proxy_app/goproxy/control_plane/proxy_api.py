@@ -23,8 +23,7 @@ from goproxy.control_plane.answers import NotServed
 from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.schemas import INSTANCE, Instance, Upstream
-from goproxy.control_plane.store import authorization, leases, rows, wallets
-from goproxy.core.lease import Wallet
+from goproxy.control_plane.store import authorization, leases, renewals, rows, wallets
 from goproxy.core.ledger import InvalidRow, Row
 from goproxy.observe import log
 
@@ -158,9 +157,11 @@ class ProxyApi:
         wallet = request_reading.query(request, WalletAsked).wallet
         scope = self._plane.catalogue.scope_of(upstream)
 
-        def work(store: Connection) -> dict[str, int]:
-            held = Wallet() if authorization.withheld(store, scope, {wallet}) else wallets.find(store, wallet)
-            return {"credits_nanodollars": held.credits, "spent_nanodollars": held.spent}
+        def work(store: Connection) -> dict[str, Any]:
+            if authorization.withheld(store, scope, {wallet}):
+                return {"credits_nanodollars": 0, "spent_nanodollars": 0} | renewals.NONE
+            held = wallets.find(store, wallet)
+            return {"credits_nanodollars": held.credits, "spent_nanodollars": held.spent} | renewals.told(store, wallet)
 
         return web.json_response(await self._plane.database.read("look into a wallet", work))
 

@@ -26,6 +26,7 @@ from pydantic_core import PydanticKnownError
 from goproxy.control_plane.store import rows
 from goproxy.core.ledger import Settlement
 from goproxy.core.pricing import MOST_AT_ONCE, MULTIPLIER
+from goproxy.core.renewal import Period
 from goproxy.timestamps import text_of
 
 ACCOUNT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
@@ -88,7 +89,7 @@ Day = Annotated[str, StringConstraints(pattern=_DAY), AfterValidator(_in_the_cal
 Moment = Annotated[datetime, PlainValidator(_moment, json_schema_input_type=AwareDatetime)]
 Nanodollars = Annotated[int, Field(ge=1, le=MOST_AT_ONCE)]
 PerMinute = Annotated[int, Field(ge=1, le=10**12)]
-Kind = Literal["request", "grant", "withdrawal", "opening", "limit", "rerate"]
+Kind = Literal["request", "grant", "withdrawal", "opening", "limit", "renewal", "rerate"]
 Axis = Literal["account", "key", "upstream", "model", "day"]
 
 
@@ -131,6 +132,8 @@ class KeyLimits(Taken):
     tokens_per_minute: PerMinute | None = None
     limit_nanodollars: Nanodollars | None = None
     """What it may spend in all."""
+    limit_renews: Period | None = None
+    """When it may spend that again: with each day, week or month, in UTC. Null: never."""
 
 
 class NewKey(KeyLimits):
@@ -142,7 +145,8 @@ class NewKey(KeyLimits):
 class KeyChanges(KeyLimits):
     """What a key may do from now on. What is left out stays; null: as much as its account.
 
-    Of a spending limit, what was spent under one before counts, and what was granted to the key's wallet is in it.
+    Of a spending limit, what was spent under one before counts, and what was granted to the key's wallet is in it; of
+    one that renews, what was so since it did last. One that begins to renew does so at once.
     """
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
@@ -177,6 +181,7 @@ class Key(Given):
     requests_per_minute: int | None
     tokens_per_minute: int | None
     limit_nanodollars: int | None
+    limit_renews: Period | None
 
 
 class KeyShownOnce(Key):
@@ -209,6 +214,10 @@ class Wallet(Given):
     held_nanodollars: int
     """With the proxies, and not reported as spent."""
     spent_nanodollars: int
+    renews: Period | None
+    renews_to_nanodollars: int | None
+    """Up to what it is filled then."""
+    renews_at: str | None
 
 
 class Wallets(Given):
@@ -227,8 +236,19 @@ class NewCredit(Taken):
     """Although no upstream pays from a wallet of this name: one may be about to."""
 
 
+class Renewal(Taken):
+    """When a wallet is filled up to an amount: at the beginning of each day, week or month, in UTC."""
+
+    wallet: WalletId
+    period: Period | None
+    """Null: it renews no more."""
+    amount_nanodollars: Nanodollars | None = None
+    force: bool = False
+    """Although no upstream pays from a wallet of this name: one may be about to."""
+
+
 class Credit(Given):
-    kind: Literal["grant", "withdrawal", "opening", "limit", "rerate"]
+    kind: Literal["grant", "withdrawal", "opening", "limit", "renewal", "rerate"]
     id: str
     wallet: str
     account: str

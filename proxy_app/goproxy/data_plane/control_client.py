@@ -97,6 +97,10 @@ class Statement:
     """All that it was ever given, less what was withdrawn."""
     spent: int
     """By the rows that came."""
+    renews: str | None = None
+    """With each day, week or month; None: not by itself."""
+    renews_to: int | None = None
+    renews_at: str | None = None
 
 
 class ControlClient:
@@ -165,8 +169,15 @@ class ControlClient:
             ControlPlaneAway, ControlPlaneRefuses: the control plane is an older one.
         """
         match await self._call("GET", "wallet", query={"wallet": wallet}):
-            case {"credits_nanodollars": int() as credited, "spent_nanodollars": int() as spent}:
-                return Statement(credited, spent)
+            case {"credits_nanodollars": int() as credited, "spent_nanodollars": int() as spent, **more}:
+                match more:
+                    case {
+                        "renews": str() as period,
+                        "renews_to_nanodollars": int() as amount,
+                        "renews_at": str() as at,
+                    }:
+                        return Statement(credited, spent, period, amount, at)
+                return Statement(credited, spent)  # an older one tells none
         raise ControlPlaneAway("it answers in a way that is not known")
 
     async def _call(

@@ -241,6 +241,9 @@ class Gateway:
                 "credits_nanodollars": statement.credits,
                 "spent_nanodollars": statement.spent,
                 "remaining_nanodollars": statement.credits - statement.spent,
+                "renews": statement.renews,
+                "renews_to_nanodollars": statement.renews_to,
+                "renews_at": statement.renews_at,
             }
         )
 

@@ -81,7 +81,7 @@ async def test_an_account_a_key_and_a_credit(backend: Backend, admin: Admin) -> 
     assert "laptop" in shown.out
     listed = await admin("credit", "list", "alice")
     assert listed.out.splitlines()[0].split("  ")[0] == "ID"
-    assert listed.cells()[1:] == ["9.500000001", "9.500000001", "0.00", "0.00"]
+    assert listed.cells()[1:] == ["9.500000001", "9.500000001", "0.00", "0.00", "-", "-", "-"]
     assert (await backend.wallet("alice"))["credits_nanodollars"] == 9_500_000_001
 
 
@@ -389,7 +389,29 @@ async def test_a_key_is_changed_in_place(backend: Backend, admin: Admin) -> None
     assert (await backend.admin("GET", f"/keys/{made['id']}"))["expires_at"] == "2099-01-01T00:00:00.000Z"
 
 
+async def test_credit_renews_until_it_never_does(backend: Backend, admin: Admin) -> None:
+    await backend.account(dollars=0)
+    headings, wallet = (await admin("credit", "renew", "alice", "50", "--every", "month")).out.splitlines()
+    assert headings.endswith("RENEWS  RENEWS TO USD  RENEWS AT")
+    assert wallet.split()[-3:-1] == ["month", "50.00"]
+    assert (await admin("credit", "list", "alice")).cells()[-3] == "month"
+    assert (await admin("--json", "credit", "renew", "alice", "--every", "never")).json["renews"] is None
+    key = (await admin("--json", "key", "add", "alice", "--limit", "5", "--renews", "week")).json
+    assert key["limit_renews"] == "week"
+    changed = await admin("--json", "key", "set", key["id"], "--without", "renews")
+    assert (changed.json["limit_renews"], changed.json["limit_nanodollars"]) == (None, 5 * DOLLAR)
+
+
 TYPED_WRONG = {
+    "a renewal of nothing": (["credit", "renew", "alice", "--every", "month"], "--every month takes an amount"),
+    "an amount that never comes": (
+        ["credit", "renew", "alice", "5", "--every", "never"],
+        "--every never takes no amount",
+    ),
+    "a period that there is not": (
+        ["credit", "renew", "alice", "5", "--every", "fortnight"],
+        "period: 'fortnight' is not one of 'day', 'week' or 'month'",
+    ),
     "a limit that is none": (
         ["key", "set", "key_0123456789abcdef", "--without", "rpm"],
         "--without: 'rpm' is not one of",

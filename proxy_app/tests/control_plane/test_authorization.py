@@ -62,16 +62,22 @@ async def test_a_proxy_sees_into_the_wallets_of_its_upstream_alone(backend: Back
         answer = await backend.ask("GET", f"/proxy/v1/wallet?wallet={wallet}", PROXY[upstream])
         return answer.status, answer.json
 
-    assert await look("alice") == (200, {"credits_nanodollars": 10 * DOLLAR, "spent_nanodollars": 4})
-    nothing = 200, {"credits_nanodollars": 0, "spent_nanodollars": 0}
+    never = dict.fromkeys(("renews", "renews_to_nanodollars", "renews_at"))
+    assert await look("alice") == (200, {"credits_nanodollars": 10 * DOLLAR, "spent_nanodollars": 4} | never)
+    nothing = 200, {"credits_nanodollars": 0, "spent_nanodollars": 0} | never
     assert await look("alice", "second") == nothing, "it pays from alice/team"
     assert await look("alice/team", "second") == await look("nobody") == nothing
     elsewhere = await backend.key(limit_nanodollars=DOLLAR, upstreams=["ohmygpt"])
     assert await look(f"key:{elsewhere['id']}") == nothing
-    own = {"credits_nanodollars": DOLLAR, "spent_nanodollars": 0}
+    own = {"credits_nanodollars": DOLLAR, "spent_nanodollars": 0} | never
     assert await look(f"key:{elsewhere['id']}", "ohmygpt") == (200, own)
     for wallet in ("", "a b", "x" * 201):
         assert (await look(wallet))[0] == 400
+    for wallet in ("alice", "alice/team"):
+        renewal = {"wallet": wallet, "period": "day", "amount_nanodollars": DOLLAR}
+        await backend.admin("POST", "/renewals", renewal)
+    assert (await look("alice"))[1]["renews_to_nanodollars"] == DOLLAR
+    assert await look("alice/team") == nothing
 
 
 async def test_a_loan_does_not_read_every_key_that_the_account_ever_had(
@@ -148,7 +154,7 @@ async def test_a_row_of_a_key_for_other_upstreams_or_of_another_account_is_rejec
     elsewhere, of_bob = await backend.key(upstreams=["ohmygpt"]), await backend.key("bob")
     reasons = await refused(backend, row(1, key_id=elsewhere["id"]), row(2, key_id=of_bob["id"]))
     assert reasons == [
-        "its key may not be used at openhands",
+        "its key may not be used at openhands, nor ever might",
         "nothing with its key is paid from alice at openhands, nor ever was",
     ]
 

@@ -115,17 +115,34 @@ async def test_requests_that_run_while_a_limit_comes_or_goes_are_kept(backend: B
     assert (await backend.wallet(limit))["balance_nanodollars"] == 2 * DOLLAR  # what it spent under a limit counts
 
 
-async def test_upstreams_become_more_and_not_fewer(backend: Backend) -> None:
-    """A request that was served where the key may not be used any more would be in no ledger."""
+async def test_upstreams_come_and_go_and_what_was_served_is_taken_later(backend: Backend) -> None:
+    """A request that was served where the key may not be used any more would else be in no ledger."""
+
+    async def may_use(upstream: str) -> bool:
+        return [each["id"] for each in (await backend.poll(upstream=upstream)).json["keys"]] == [key["id"]]
+
     await backend.account()
-    key = await backend.key(upstreams=["openhands"])
-    told_why = await refused(backend, key, 409, upstreams=["ohmygpt"])
-    assert f"upstreams would be taken from {key['id']}: openhands" in told_why
-    await set_key(backend, key, upstreams=["ohmygpt", "openhands"])
-    assert [each["id"] for each in (await backend.poll(upstream="ohmygpt")).json["keys"]] == [key["id"]]
+    key = await backend.key(upstreams=["openhands"], limit_nanodollars=5 * DOLLAR)
+    wallets = ("alice", f"key:{key['id']}")
+    await backend.lend("i1", 1, ("alice", 0, DOLLAR), (wallets[1], 0, DOLLAR))
+    await set_key(backend, key, upstreams=["ohmygpt"])
+    assert (await may_use("openhands"), await may_use("ohmygpt")) == (False, True)
+    late, never = (
+        row(1, key_id=key["id"], wallets=wallets),
+        row(2, key_id=key["id"], upstream="second", wallets=wallets),
+    )
+    assert (await backend.post("i1", late))["accepted"] == [late.id]
+    await backend.lend("i1", 2, (wallets[1], late.cost_nanodollars, 0))  # it gives back what it was lent
+    assert (await backend.wallet(wallets[1]))["held_nanodollars"] == 0
+    (rejected,) = (await backend.post("i2", never, upstream="second"))["rejected"]
+    assert "nor ever might" in rejected["reason"]
+
     await set_key(backend, key, upstreams=None)
-    assert "it may use all of them" in await refused(backend, key, 409, upstreams=["openhands", "ohmygpt", "second"])
-    assert (await backend.admin("GET", f"/keys/{key['id']}"))["upstreams"] is None
+    assert await may_use("second")
+    await set_key(backend, key, upstreams=["ohmygpt"])
+    later = row(3, key_id=key["id"], upstream="second", wallets=("alice/team", wallets[1]))
+    assert (await backend.post("i2", later, upstream="second"))["accepted"] == [later.id]
+    assert (await backend.admin("GET", f"/keys/{key['id']}"))["upstreams"] == ["ohmygpt"]
 
 
 @on_sqlite
@@ -161,6 +178,8 @@ async def test_what_the_key_has_already_stays_usable(backend: Backend) -> None:
         return keys.create(store, "alice", "f" * 64, "tg-before", keys.Limits(upstreams=["gone", "openhands"]))
 
     old = await backend.plane.database.run("of a time before", of_before)
-    assert "gone" in await refused(backend, old, 409, upstreams=["openhands", "ohmygpt"])
+    backend.configure("second", OPUS | {"id": "opus-of-second", "id_aliases": [], "upstream": "second"})
+    told_why = await refused(backend, key, 404, upstreams=["second"])
+    assert told_why == "none of second has a model that the key may use (claude-opus-4-5, another)"
     more = ["gone", "openhands", "ohmygpt"]
     assert (await set_key(backend, old, upstreams=more))["upstreams"] == more

@@ -3,7 +3,8 @@
 Only what no honest proxy says is refused, and configurations change: one with the former wallet still runs while the
 new one is rolled out, and a journal of then may be posted long after. Such a proxy was lent the wallet before it spent
 anything of it, and the leases are kept. So a wallet that an upstream's proxies were lent is theirs for good, unless the
-instance that was lent it is retired. The upstreams of a key never become fewer, and keys are never deleted.
+instance that was lent it is retired. Rows of a key are taken of every upstream that it ever was for, and keys are never
+deleted.
 """
 
 from __future__ import annotations
@@ -51,9 +52,13 @@ class Scope:
 class _Key:
     account: str
     upstreams: Sequence[str] | None
+    served: Sequence[str] | None
 
     def may_be_used_at(self, upstream: str) -> bool:
         return self.upstreams is None or upstream in self.upstreams
+
+    def may_have_been_used_at(self, upstream: str) -> bool:
+        return self.served is None or upstream in self.served
 
 
 def listed(model: str, version: str, tier_up_to: int | None, multiplier: str, prices: Iterable[str | None]) -> Listed:
@@ -124,8 +129,8 @@ def _judge(connection: Connection, scope: Scope, payers: Set[_Payer]) -> dict[_P
     verdicts = {}
     for payer in payers:
         _, id_, wallet = payer
-        if id_ in known and not known[id_].may_be_used_at(scope.upstream):
-            verdicts[payer] = _Verdict(f"its key may not be used at {scope.upstream}")
+        if id_ in known and not known[id_].may_have_been_used_at(scope.upstream):
+            verdicts[payer] = _Verdict(f"its key may not be used at {scope.upstream}, nor ever might")
         elif payer in strange and wallet not in lent:
             verdicts[payer] = _Verdict(f"nothing with its key is paid from {wallet} at {scope.upstream}, nor ever was")
         else:
@@ -144,12 +149,16 @@ def _is_strange(payer: _Payer, known: Mapping[str, _Key], scope: Scope) -> bool:
 
 
 def _keys(connection: Connection, condition: ColumnElement[bool]) -> dict[str, _Key]:
-    found = connection.execute(select(keys.c.id, keys.c.account, keys.c.upstreams).where(condition))
-    return {id_: _Key(account, limits and json.loads(limits)) for id_, account, limits in found}
+    columns = (keys.c.id, keys.c.account, keys.c.upstreams, keys.c.served_upstreams)
+    found = connection.execute(select(*columns).where(condition))
+    return {
+        id_: _Key(account, upstreams and json.loads(upstreams), served and json.loads(served))
+        for id_, account, upstreams, served in found
+    }
 
 
 def _with_a_key_for(connection: Connection, upstream: str, named: Set[str]) -> set[str]:
-    """Those of the accounts that have, or had, a key that may be used there.
+    """Those of the accounts that have a key that may be used there, be it live or not.
 
     An account can have had ten thousands of keys. Mostly the first one that is looked at may be used everywhere; else
     they differ in few sets of upstreams.

@@ -13,16 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, literal, or_, select, update
+from sqlalchemy import Connection, Select, func, literal, or_, select, update
 
-from goproxy.control_plane.store import accounts, wallets
+from goproxy.control_plane.store import accounts, renewals, wallets
 from goproxy.control_plane.store.database import keep_or_insert
+from goproxy.control_plane.store.live_keys import is_live
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts as account_table
 from goproxy.control_plane.store.schema import counters, keys
+from goproxy.control_plane.store.schema import renewals as renewal_table
+from goproxy.core.renewal import Period
 from goproxy.timestamps import now
 
 _VERSION = "keys"
+_NOTHING_RENEWS = "a limit in dollars above 0 is what can renew, and the key has none"
 _SHOWN = 11
 """Characters of a key that are kept for people to know it by: 48 of its 256 random bits."""
 
@@ -37,6 +41,8 @@ class Limits:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     nanodollars: int | None = None
+    renews: Period | None = None
+    """When it may spend that much again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +74,19 @@ def create(
     name: str = "",
     origin: str = accounts.OPERATOR,
     rotated_from: str | None = None,
+    left: int | None = None,
 ) -> dict[str, Any]:
     """Store a key of an account. A spending limit becomes the first credit of a wallet of its own.
 
+    Args:
+        left: of its spending limit, if it is not the whole of it.
+
     Raises:
         NotFound: there is no such account.
-        Conflict: there is such a key.
+        Conflict: there is such a key, or there is no spending limit that could renew.
     """
+    if limits.renews is not None and limits.nanodollars is None:
+        raise Conflict(_NOTHING_RENEWS)
     accounts.get(connection, account)
     key_id = key_id or f"key_{secrets.token_hex(8)}"
     inserted = keep_or_insert(
@@ -89,8 +101,9 @@ def create(
         created_at=now(),
         expires_at=limits.expires_at,
         rotated_from=rotated_from,
-        upstreams=None if limits.upstreams is None else json.dumps(list(limits.upstreams)),
-        models=None if limits.models is None else json.dumps(list(limits.models)),
+        upstreams=_written(limits.upstreams),
+        served_upstreams=_written(limits.upstreams),
+        models=_written(limits.models),
         requests_per_minute=limits.requests_per_minute,
         tokens_per_minute=limits.tokens_per_minute,
         limit_nanodollars=limits.nanodollars,
@@ -100,8 +113,12 @@ def create(
     if limits.nanodollars is not None:
         wallet = wallets.of_key(key_id)
         wallets.ensure(connection, wallet, account=account, key_id=key_id)
-        if limits.nanodollars:
-            wallets.credit(connection, f"limit:{key_id}", wallet, "limit", limits.nanodollars)
+        if first := limits.nanodollars if left is None else left:
+            wallets.credit(connection, f"limit:{key_id}", wallet, "limit", first)
+        if left is not None:
+            wallets.leave_behind(connection, wallet, min(0, left - limits.nanodollars))
+        if limits.renews is not None:
+            renewals.schedule(connection, wallet, limits.renews, limits.nanodollars)
     return get(connection, key_id)
 
 
@@ -111,7 +128,7 @@ def get(connection: Connection, key_id: str) -> dict[str, Any]:
     Raises:
         NotFound: there is none of this id.
     """
-    found = connection.execute(select(keys).where(keys.c.id == key_id)).mappings().first()
+    found = connection.execute(_with_renewals().where(keys.c.id == key_id)).mappings().first()
     if found is None:
         raise NotFound(f"there is no key {key_id!r}")
     return _read(found)
@@ -119,7 +136,7 @@ def get(connection: Connection, key_id: str) -> dict[str, Any]:
 
 def all_of_them(connection: Connection, account: str | None = None) -> list[dict[str, Any]]:
     """All keys, of one account if it is named; the oldest first."""
-    query = select(keys).order_by(keys.c.created_at, keys.c.id)
+    query = _with_renewals().order_by(keys.c.created_at, keys.c.id)
     if account is not None:
         query = query.where(keys.c.account == account)
     return [_read(found) for found in connection.execute(query).mappings()]
@@ -135,6 +152,8 @@ def revoke(connection: Connection, key_id: str, by: str = accounts.OPERATOR) -> 
     can_change = or_(keys.c.revoked_at.is_(None), literal(by == accounts.OPERATOR))
     values = {"revoked_at": func.coalesce(keys.c.revoked_at, now()), "revoked_by": by}
     connection.execute(update(keys).where(keys.c.id == key_id, can_change).values(values))
+    if by == accounts.OPERATOR:
+        renewals.stop(connection, wallets.of_key(key_id))
     return get(connection, key_id)
 
 
@@ -157,10 +176,11 @@ def rotate(
         Conflict: it is revoked, or has expired: the second one would be just as dead.
     """
     old = _living(connection, key_id)
-    limit = old["limit_nanodollars"]
+    limit, left = old["limit_nanodollars"], None
     if limit is not None:
         wallet = wallets.load(connection, wallets.of_key(key_id))
-        limit = max(0, wallet.credits - wallet.spent)
+        left = max(0, wallet.credits - wallet.spent)
+        limit = left if old["limit_renews"] is None else limit
     limits = Limits(
         expires_at=old["expires_at"],
         upstreams=old["upstreams"],
@@ -168,11 +188,12 @@ def rotate(
         requests_per_minute=old["requests_per_minute"],
         tokens_per_minute=old["tokens_per_minute"],
         nanodollars=limit,
+        renews=old["limit_renews"],
     )
     if old_expires_at is not None:
         ends = min(old_expires_at, old["expires_at"] or old_expires_at)  # as texts they sort by time
         connection.execute(update(keys).where(keys.c.id == key_id).values(expires_at=ends))
-    return create(connection, old["account"], sha256, shown, limits, name=old["name"], rotated_from=key_id)
+    return create(connection, old["account"], sha256, shown, limits, name=old["name"], rotated_from=key_id, left=left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,31 +208,52 @@ class Changed:
 def change(connection: Connection, key_id: str, changes: Mapping[str, Any]) -> Changed:
     """Change what a living key may do, and what it may spend in all; by the names of `get`. What is not named stays.
 
-    Its upstreams may become more, and not fewer: what it was served at another one may be in no ledger yet, and a row
-    of a key that may not be used there is not taken (see `authorization`).
+    What it was served at an upstream that is taken from it may be in no ledger yet, and is taken later.
 
     Raises:
         NotFound: there is none of this id.
-        Conflict: it is revoked, or has expired; or upstreams would be taken from it.
+        Conflict: it is revoked, or has expired; or what shall renew is no limit.
     """
     old = _living(connection, key_id)
-    if "upstreams" in changes and (wanted := changes["upstreams"]) is not None:
-        lost = sorted({*(old["upstreams"] or ())} - {*wanted})
-        if lost or old["upstreams"] is None:
-            told = f"upstreams would be taken from {key_id}: {', '.join(lost) or 'it may use all of them'}"
-            raise Conflict(f"{told}. What it was served there may not be in the ledger yet; add a key instead")
+    values = {name: _written(value) if isinstance(value, list) else value for name, value in changes.items()}
+    values.pop("limit_renews", None)
+    if "upstreams" in changes:
+        values["served_upstreams"] = _written(_joined(old["served_upstreams"], changes["upstreams"]))
+    if values:
+        connection.execute(update(keys).where(keys.c.id == key_id).values(**values))
     holders: list[str] = []
     if (limit := changes.get("limit_nanodollars")) is not None:
         wallets.ensure(connection, wallets.of_key(key_id), account=old["account"], key_id=key_id)
         holders = wallets.limit(connection, key_id, limit)
-    values = {name: json.dumps(list(value)) if isinstance(value, list) else value for name, value in changes.items()}
-    connection.execute(update(keys).where(keys.c.id == key_id).values(**values))
+    if {"limit_nanodollars", "limit_renews"} & changes.keys():
+        _renew(connection, key_id, changes, old)
     return Changed(get(connection, key_id), holders)
 
 
+def _renew(connection: Connection, key_id: str, changes: Mapping[str, Any], old: Mapping[str, Any]) -> None:
+    """Let a limit renew as it is asked for; one that is taken away renews no more."""
+    wallet, limit = wallets.of_key(key_id), changes.get("limit_nanodollars", old["limit_nanodollars"])
+    period = changes.get("limit_renews", old["limit_renews"] if limit else None)
+    if period is None:
+        renewals.stop(connection, wallet)
+    elif not limit:
+        raise Conflict(_NOTHING_RENEWS)
+    else:
+        renewals.begin(connection, wallet, period, limit)
+
+
+def _joined(some: Sequence[str] | None, others: Sequence[str] | None) -> list[str] | None:
+    return None if some is None or others is None else sorted({*some, *others})
+
+
+def _written(names: Sequence[str] | None) -> str | None:
+    return None if names is None else json.dumps(list(names))
+
+
 def _living(connection: Connection, key_id: str) -> dict[str, Any]:
-    """A key that is neither revoked nor over, locked until the transaction ends."""
+    """A key that is neither revoked nor over, locked until the transaction ends; and its limit, if it has renewed."""
     connection.execute(select(keys.c.id).where(keys.c.id == key_id).with_for_update())
+    renewals.catch_up(connection, wallets.of_key(key_id))
     found = get(connection, key_id)
     if found["revoked_at"] is not None:
         raise Conflict(f"{key_id} is revoked; add a key instead")
@@ -236,22 +278,18 @@ def version(connection: Connection) -> int:
 
 def snapshot(connection: Connection) -> Snapshot:
     """The keys that are live: not revoked, not expired, of an account that is not disabled."""
-    live = (
-        select(keys)
-        .join(account_table, account_table.c.name == keys.c.account)
-        .where(
-            keys.c.revoked_at.is_(None),
-            account_table.c.disabled_at.is_(None),
-            or_(keys.c.expires_at.is_(None), keys.c.expires_at > now()),
-        )
-        .order_by(keys.c.id)
-    )
+    live = select(keys).join(account_table, account_table.c.name == keys.c.account).where(is_live()).order_by(keys.c.id)
     return Snapshot(version(connection), tuple(_entry(_read(found)) for found in connection.execute(live).mappings()))
+
+
+def _with_renewals() -> Select[Any]:
+    mine = renewal_table.c.wallet == literal(wallets.of_key("")) + keys.c.id
+    return select(keys, renewal_table.c.period.label("limit_renews")).outerjoin(renewal_table, mine)
 
 
 def _read(found: Any) -> dict[str, Any]:
     record = dict(found)
-    for name in ("upstreams", "models"):
+    for name in ("upstreams", "served_upstreams", "models"):
         record[name] = None if record[name] is None else json.loads(record[name])
     return record
 

@@ -50,6 +50,7 @@ keys = Table(
     Column("requests_per_minute", BigInteger),
     Column("tokens_per_minute", BigInteger),
     Column("limit_nanodollars", BigInteger),  # in all, of the wallet key:<id>
+    Column("served_upstreams", _TEXT),  # a list of those that it was ever for, whose rows are taken; NULL: all
 )
 
 wallets = Table(
@@ -59,7 +60,17 @@ wallets = Table(
     Column("account", _TEXT, nullable=False, index=True),  # no foreign key: a row is kept whoever it names
     Column("key_id", _TEXT),
     Column("credits", BigInteger, nullable=False),  # the sum of its entries
+    Column("behind", BigInteger, nullable=False, server_default=text("0")),  # what a limit does not count (see `limit`)
     Column("created_at", _TEXT, nullable=False),
+)
+
+renewals = Table(
+    "renewals",
+    metadata,
+    Column("wallet", _TEXT, ForeignKey("wallets.id"), primary_key=True),
+    Column("period", _TEXT, nullable=False),  # day, week or month
+    Column("amount", BigInteger, nullable=False),  # that it has again when one begins
+    Column("next_at", _TEXT, nullable=False, index=True),  # when that is
 )
 
 credit_entries = Table(

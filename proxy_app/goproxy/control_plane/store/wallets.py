@@ -11,7 +11,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from goproxy.control_plane.store.database import keep_or_insert
 from goproxy.control_plane.store.refusals import Conflict, NotFound
-from goproxy.control_plane.store.schema import accounts, credit_entries, leases, wallets
+from goproxy.control_plane.store.schema import accounts, credit_entries, leases, renewals, wallets
 from goproxy.control_plane.store.wide_sum import sum_of, summed
 from goproxy.core.lease import Loan, Wallet
 from goproxy.core.pricing import dollars
@@ -22,8 +22,18 @@ MOST = 2**62
 
 _KEY = "key:"
 
-OWN_ENTRIES = ("opening:", "limit:", "rerate_")
+RENEWAL = "renewal:"
+
+OWN_ENTRIES = ("opening:", "limit:", "rerate_", RENEWAL)
 """What the ids of entries begin with that nobody but the store itself makes."""
+
+
+RENEWS = (
+    renewals.c.period.label("renews"),
+    renewals.c.amount.label("renews_to_nanodollars"),
+    renewals.c.next_at.label("renews_at"),
+)
+"""How a wallet renews, as documents say it."""
 
 
 def of_key(key_id: str) -> str:
@@ -78,13 +88,16 @@ def _loans(connection: Connection, wallet: str) -> dict[str, Loan]:
     return {name: Loan(granted, spent) for name, granted, spent in connection.execute(loans)}
 
 
-def show(connection: Connection, account: str | None = None) -> list[dict[str, Any]]:
-    """Wallets and where their credits are, by id; all, or of one account."""
-    chosen = select(wallets).order_by(wallets.c.id)
+def show(connection: Connection, account: str | None = None, wallet: str | None = None) -> list[dict[str, Any]]:
+    """Wallets and where their credits are, by id; all, or of one account, or one."""
+    chosen = select(wallets, *RENEWS).outerjoin(renewals).order_by(wallets.c.id)
     if account is not None:
         chosen = chosen.where(wallets.c.account == account)
+    if wallet is not None:
+        chosen = chosen.where(wallets.c.id == wallet)
+    lent = select(leases) if wallet is None else select(leases).where(leases.c.wallet == wallet)
     by_wallet: dict[str, dict[str, Loan]] = {}
-    for lease in connection.execute(select(leases)):
+    for lease in connection.execute(lent):
         by_wallet.setdefault(lease.wallet, {})[lease.instance] = Loan(lease.granted_total, lease.spent_total)
     shown = []
     for record in connection.execute(chosen).mappings():
@@ -99,6 +112,7 @@ def show(connection: Connection, account: str | None = None) -> list[dict[str, A
                 "held_nanodollars": held.held,
                 "spent_nanodollars": held.spent,
             }
+            | {column.name: record[column.name] for column in RENEWS}
         )
     return shown
 
@@ -160,10 +174,11 @@ def credit(
 
 
 def limit(connection: Connection, key_id: str, amount: int) -> list[str]:
-    """Let a key spend this much in all, whatever its wallet was credited until now.
+    """Let a key spend this much in all, or since it was filled up last, whatever its wallet was credited until now.
 
-    Corrections of prices are no credit, for they belong to what was spent. What proxies were lent stays theirs, or a
-    running request would have nothing to settle with: the balance may fall below 0, and nothing is lent then.
+    Corrections of prices are no credit, for they belong to what was spent. What is behind it, which it had spent when
+    it was filled up, does not count. What proxies were lent stays theirs, or a running request would have nothing to
+    settle with: the balance may fall below 0, and nothing is lent then.
 
     Returns:
         The instances that hold what the balance lacks.
@@ -172,25 +187,38 @@ def limit(connection: Connection, key_id: str, amount: int) -> list[str]:
         NotFound: the key has no wallet.
     """
     wallet = of_key(key_id)
-    loaded, account = load(connection, wallet), _account(connection, wallet)
-    entries = select(*sum_of(credit_entries.c.amount, "amount"))
-    corrections = entries.where(credit_entries.c.wallet == wallet, credit_entries.c.kind == "rerate")
-    corrected = summed(connection.execute(corrections).mappings().one(), "amount")
-    if difference := amount + corrected - loaded.credits:
-        connection.execute(
-            insert(credit_entries).values(
-                id=f"limit:{key_id}:{secrets.token_hex(8)}",
-                wallet=wallet,
-                account=account,
-                kind="limit",
-                amount=difference,
-                note="",
-                received_at=now(),
-            )
-        )
+    loaded = load(connection, wallet)
+    behind = connection.execute(select(wallets.c.behind).where(wallets.c.id == wallet)).scalar_one()
+    if difference := amount + behind + _corrected(connection, wallet) - loaded.credits:
         loaded.credits += difference
         _store_credits(connection, wallet, loaded.credits)
+        _book(connection, f"limit:{key_id}:{secrets.token_hex(8)}", wallet, "limit", difference)
     return [name for name, loan in loaded.loans.items() if loan.held > 0] if loaded.balance < 0 else []
+
+
+def fill_up(connection: Connection, entry_id: str, wallet: str, amount: int) -> None:
+    """Let a wallet have this much to spend, if it has less; what it has spent until now is behind it.
+
+    Args:
+        entry_id: of the credit; where there is such an entry, this was done.
+
+    Raises:
+        NotFound: there is no such wallet.
+        Conflict: its credits would be beyond all measure.
+    """
+    loaded = load(connection, wallet)
+    if connection.execute(select(credit_entries.c.id).where(credit_entries.c.id == entry_id)).first() is not None:
+        return
+    if (lacking := amount - (loaded.credits - loaded.spent)) > 0:
+        _store_credits(connection, wallet, loaded.credits + lacking)
+        _book(connection, entry_id, wallet, "renewal", lacking)
+    if key_of(wallet) is not None:  # accounts have no limit
+        leave_behind(connection, wallet, loaded.spent - _corrected(connection, wallet))
+
+
+def leave_behind(connection: Connection, wallet: str, amount: int) -> None:
+    """Let a limit not count this much of what the wallet spends; below 0: it counts more than that."""
+    connection.execute(update(wallets).where(wallets.c.id == wallet).values(behind=amount))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +252,18 @@ def adjust(connection: Connection, wallet: str, adjustments: Sequence[Adjustment
     ]
     connection.execute(insert(credit_entries), entries)
     _store_credits(connection, wallet, loaded.credits + sum(each.amount for each in adjustments))
+
+
+def _corrected(connection: Connection, wallet: str) -> int:
+    """What corrections of prices came to, so far."""
+    entries = select(*sum_of(credit_entries.c.amount, "amount"))
+    corrections = entries.where(credit_entries.c.wallet == wallet, credit_entries.c.kind == "rerate")
+    return summed(connection.execute(corrections).mappings().one(), "amount")
+
+
+def _book(connection: Connection, entry_id: str, wallet: str, kind: str, amount: int) -> None:
+    entry = {"id": entry_id, "wallet": wallet, "account": _account(connection, wallet), "kind": kind, "amount": amount}
+    connection.execute(insert(credit_entries).values(**entry, note="", received_at=now()))
 
 
 def _store_credits(connection: Connection, wallet: str, amount: int) -> None:
