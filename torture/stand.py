@@ -27,7 +27,7 @@ from torture.daemon import Daemon
 PROMPT = "prompt-CANARY-0123456789"
 """In every request; it may be in no log."""
 
-PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions", "responses": "/v1/responses"}
 NANODOLLARS = 1000
 """A token, of whatever kind."""
 

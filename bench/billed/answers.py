@@ -1,4 +1,4 @@
-"""Answers of both protocols: a provider decides what it bills, and words it in one of the shapes that usage comes in.
+"""Answers of all protocols: a provider decides what it bills, and words it in one of the shapes that usage comes in.
 
 The wording is that of `tests/streams.py`. What is billed is drawn first, so that nothing of goproxy has a part in it.
 """
@@ -26,6 +26,11 @@ from tests.streams import (
     openai_content,
     openai_stream,
     openai_usage,
+    responses_body,
+    responses_event,
+    responses_stream,
+    responses_usage,
+    searched,
     text_block,
 )
 
@@ -33,6 +38,7 @@ WORDS = ("Grü", "ße ", "\U0001f30d", ' "usage": {"output_tokens": 1} ')
 ERRORS = {
     "anthropic": OVERLOADED,
     "openai": b'data: {"error":{"message":"boom","type":"server_error","param":null,"code":null}}\n\n',
+    "responses": responses_event("error", code="server_error", message="boom", param=None),
 }
 
 _INPUT, _OUTPUT = ("input",), ("output",)
@@ -74,6 +80,8 @@ def final_after(shape: Shape, pieces: Pieces) -> int:
     """After so many events of a stream the provider's last word on the usage has been said."""
     if shape.protocol == "anthropic":
         is_last_word: Callable[[bytes], bool] = lambda piece: b'"stop_reason":"' in piece  # noqa: E731
+    elif shape.protocol == "responses":
+        is_last_word = lambda piece: piece.startswith(b"event: response.completed\n")  # noqa: E731
     elif any(map(is_usage_chunk, pieces)):
         is_last_word = is_usage_chunk
     else:
@@ -294,6 +302,24 @@ def _completion(usage: Usage, _: Random) -> Pieces:
     return (openai_completion(_openai_usage(usage), words=WORDS),)
 
 
+def _responses_usage(usage: Usage) -> dict[str, Any]:
+    written = usage.cache_write_5m
+    return responses_usage(_prompt(usage), usage.output, usage.cache_read, written, usage.reasoning)
+
+
+def _response(usage: Usage, _: Random) -> Pieces:
+    return responses_stream(_responses_usage(usage), words=WORDS)
+
+
+def _response_searching(usage: Usage, _: Random) -> Pieces:
+    more = [*[searched()] * usage.web_search, searched("open_page")]
+    return responses_stream(_responses_usage(usage), words=WORDS, more=more)
+
+
+def _whole_response(usage: Usage, _: Random) -> Pieces:
+    return (responses_body(_responses_usage(usage), words=WORDS),)
+
+
 _OPENAI_KINDS = (*_INPUT, *_OUTPUT, "cache_write_5m", "cache_read", "reasoning")
 
 SHAPES: Sequence[Shape] = (
@@ -321,4 +347,7 @@ SHAPES: Sequence[Shape] = (
     Shape("no [DONE]", "openai", (*_INPUT, *_OUTPUT), _in_every_chunk_without_done, is_cut=False),
     Shape("usage twice", "openai", _OPENAI_KINDS, _twice, is_cut=False),
     Shape("JSON", "openai", _OPENAI_KINDS, _completion, is_stream=False, is_cut=False),
+    Shape("a response", "responses", _OPENAI_KINDS, _response),
+    Shape("a response with searches", "responses", (*_OPENAI_KINDS, "web_search"), _response_searching, is_cut=False),
+    Shape("JSON", "responses", _OPENAI_KINDS, _whole_response, is_stream=False, is_cut=False),
 )

@@ -1,4 +1,4 @@
-"""Complete answers of both protocols, in every shape of usage: what differs between ledger and provider?"""
+"""Complete answers of all protocols, in every shape of usage: what differs between ledger and provider?"""
 
 from __future__ import annotations
 

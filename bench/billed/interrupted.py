@@ -37,6 +37,7 @@ _BY_CLIENT = (Ending.CLIENT_RESETS, Ending.CLIENT_CLOSES)
 _RECORDED = {
     "anthropic": ("cache with its split", "cumulative in every message_delta", "thinking and a tool"),
     "openai": ("usage chunk", "Anthropic's cache within", "usage in every chunk"),
+    "responses": ("a response",),
 }
 
 

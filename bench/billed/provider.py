@@ -62,13 +62,15 @@ class Plan:
     def body(self) -> bytes:
         """The request's body. The image, which only the provider sees, makes the hold as large as the context."""
         url = "https://images.example.org/1.png"
-        image = (
-            {"type": "image", "source": {"type": "url", "url": url}}
-            if self.protocol == "anthropic"
-            else {"type": "image_url", "image_url": {"url": url}}
-        )
-        content = [{"type": "text", "text": str(self.number)}, image]
-        asked: dict[str, Any] = {"model": self.name or self.model, "messages": [{"role": "user", "content": content}]}
+        images: dict[str, dict[str, Any]] = {
+            "anthropic": {"type": "image", "source": {"type": "url", "url": url}},
+            "openai": {"type": "image_url", "image_url": {"url": url}},
+            "responses": {"type": "input_image", "image_url": url},
+        }
+        is_response = self.protocol == "responses"
+        content = [{"type": "input_text" if is_response else "text", "text": str(self.number)}, images[self.protocol]]
+        asked: dict[str, Any] = {"model": self.name or self.model}
+        asked["input" if is_response else "messages"] = [{"role": "user", "content": content}]
         asked |= {"stream": self.is_stream}
         if self.asks_usage:
             asked["stream_options"] = {"include_usage": True}
@@ -96,7 +98,8 @@ class TruthfulProvider:
     async def _answer(self, request: Received, wire: Wire) -> None:
         self._received.clear()
         asked = json.loads(request.body)
-        plan = self.plans[int(asked["messages"][0]["content"][0]["text"])]
+        (message,) = asked.get("messages") or asked["input"]
+        plan = self.plans[int(message["content"][0]["text"])]
         id_ = f"req_{plan.number:08}"
         if id_ in self.record:
             self.repeated.append(plan.number)

@@ -14,7 +14,7 @@ from goproxy.data_plane.books import Standing
 from tests.backend import Backend, running_backend
 from tests.gateway import ALICE, Running, config_document, endpoints_at, running_proxy, write_keys
 
-PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions", "responses": "/v1/responses"}
 _CREDIT = 10**17
 _TIMEOUTS = {"connect": 10, "first_byte": 60, "idle": 60, "total": 600}
 

@@ -49,7 +49,8 @@ DEFAULT_DISCONNECT = {"policy": "drain", "seconds": 600, "max_mib": 16, "concurr
 DISCONNECT_LIMITS = {"seconds": 3600, "max_mib": 1024, "concurrent": 10_000}
 POLICIES = ("drain", "abort")
 MULTIPLIER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")  # as goproxy has it in core/pricing.py
-PROTOCOLS = {"anthropic": "/messages", "openai": "/chat/completions"}  # how the path of each one's requests ends
+PROTOCOLS = {"anthropic": "/messages", "openai": "/chat/completions", "responses": "/responses"}
+"""How the path of each one's requests ends."""
 TAKEN_PORTS = {80: "the edge", 443: "the edge", 8000: "the backend"}
 
 
@@ -466,7 +467,7 @@ class Reader:
 
 
 def with_end(url: str, end: str) -> str:
-    """What was meant by a URL of another path: a base URL, as other programs want it, or one of the other protocol."""
+    """What was meant by a URL of another path: a base URL, as other programs want it, or one of another protocol."""
     base = re.sub(r"/(chat|completions|messages|responses|models)(/.*)?$", "", url)
     return base + (end if re.search(r"/v\d", base) else f"/v1{end}")
 

@@ -86,8 +86,8 @@ def config_document(**changes: Any) -> dict[str, Any]:
 
 
 def endpoints_at(url: str, *protocols: str) -> list[dict[str, str]]:
-    """Endpoints of a provider at `url`, of both protocols unless some are named."""
-    paths = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+    """Endpoints of a provider at `url`, of all protocols unless some are named."""
+    paths = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions", "responses": "/v1/responses"}
     return [
         {"name": f"openhands-{name}", "protocol": name, "base_url": url + paths[name]} for name in protocols or paths
     ]

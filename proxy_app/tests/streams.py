@@ -1,4 +1,4 @@
-"""Answers of both protocols in every shape that usage comes in, with the true usage beside each.
+"""Answers of all protocols in every shape that usage comes in, with the true usage beside each.
 
 What is true is written by hand, from the rules of the protocols: no code of goproxy was asked.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from goproxy.core.usage import Usage
@@ -40,6 +40,8 @@ class Answer:
     error: str | None = None
     model: str | None = OPUS
     generated_bytes: int = GENERATED
+    searches: int = 0
+    """Those that are seen to begin."""
 
     @property
     def body(self) -> bytes:
@@ -149,12 +151,94 @@ def openai_completion(usage: Any, words: Iterable[str] = WORDS, **fields: Any) -
     return _json({**head, "choices": [choice], "usage": usage, **fields}).encode()
 
 
+def responses_event(kind: str, **fields: Any) -> bytes:
+    """One event of the Responses protocol."""
+    return f"event: {kind}\ndata: {_json({'type': kind, 'sequence_number': 1, **fields})}\n\n".encode()
+
+
+def response(
+    usage: Any, status: str = "completed", output: Sequence[Mapping[str, Any]] = (), **fields: Any
+) -> dict[str, Any]:
+    """The object that streams and bodies tell."""
+    head = {"id": "resp_1", "object": "response", "created_at": 1, "status": status, "error": None, "model": OPUS}
+    more = {"incomplete_details": None, "parallel_tool_calls": True, "text": {"format": {"type": "text"}}}
+    return {**head, **more, "output": list(output), "service_tier": "default", "usage": usage, **fields}
+
+
+def responses_usage(prompt: int, output: int, cached: int = 0, written: int = 0, reasoning: int = 0) -> dict[str, Any]:
+    """A usage object whose total is right."""
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        "output_tokens": output,
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": prompt + output,
+    }
+
+
+def said(words: Iterable[str] = WORDS) -> dict[str, Any]:
+    """The item of a message."""
+    part = {"type": "output_text", "annotations": [], "text": "".join(words)}
+    return {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
+
+
+def searched(action: str = "search") -> dict[str, Any]:
+    """The item of a search of the web."""
+    return {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {"type": action, "query": "x"}}
+
+
+def responses_content(words: Iterable[str] = WORDS, more: Sequence[Mapping[str, Any]] = ()) -> tuple[bytes, ...]:
+    """The events up to the one that ends the response. `more`: items beside the message."""
+    words, place = tuple(words), {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    part = {"type": "output_text", "annotations": [], "text": ""}
+    return (
+        responses_event("response.created", response=response(None, "in_progress")),
+        responses_event("response.in_progress", response=response(None, "in_progress")),
+        *(
+            responses_event(f"response.output_item.{step}", output_index=1, item=item)
+            for item in more
+            for step in ("added", "done")
+        ),
+        responses_event("response.output_item.added", output_index=0, item=said(()) | {"content": []}),
+        responses_event("response.content_part.added", **place, part=part),
+        *(
+            responses_event("response.output_text.delta", **place, delta=word, logprobs=[], obfuscation="x7")
+            for word in words
+        ),
+        responses_event("response.output_text.done", **place, text="".join(words)),
+        responses_event("response.content_part.done", **place, part=part | {"text": "".join(words)}),
+        responses_event("response.output_item.done", output_index=0, item=said(words)),
+    )
+
+
+def responses_stream(
+    usage: Any,
+    words: Iterable[str] = WORDS,
+    more: Sequence[Mapping[str, Any]] = (),
+    end: str = "completed",
+    **fields: Any,
+) -> tuple[bytes, ...]:
+    """A whole stream."""
+    words = tuple(words)
+    whole = response(usage, end, (*more, said(words)), **fields)
+    return (*responses_content(words, more), responses_event(f"response.{end}", response=whole))
+
+
+def responses_body(usage: Any, words: Iterable[str] = WORDS, **fields: Any) -> bytes:
+    """A JSON body."""
+    return _json(response(usage, **({"output": [said(words)]} | fields))).encode()
+
+
 def _anthropic(name: str, pieces: tuple[bytes, ...], usage: Usage | None, *flags: str, **facts: Any) -> Answer:
     return Answer(name, "anthropic", pieces, usage, flags=flags, **facts)
 
 
 def _openai(name: str, pieces: tuple[bytes, ...], usage: Usage | None, *flags: str, **facts: Any) -> Answer:
     return Answer(name, "openai", pieces, usage, flags=flags, **facts)
+
+
+def _responses(name: str, pieces: tuple[bytes, ...], usage: Usage | None, *flags: str, **facts: Any) -> Answer:
+    return Answer(name, "responses", pieces, usage, flags=flags, **facts)
 
 
 _START = {"input_tokens": 9, "output_tokens": 1}
@@ -714,5 +798,197 @@ OPENAI_BODIES: tuple[Answer, ...] = (
     ),
 )
 
-STREAMS = (*ANTHROPIC_STREAMS, *OPENAI_STREAMS)
-ANSWERS = (*STREAMS, *ANTHROPIC_BODIES, *OPENAI_BODIES)
+_RESPONSES = responses_usage(1129, 7, cached=1000, reasoning=3)
+_TOLD = Usage(input=129, cache_read=1000, output=7, reasoning=3)
+
+RESPONSES_STREAMS: tuple[Answer, ...] = (
+    _responses("a message", responses_stream(_RESPONSES), _TOLD),
+    _responses("incomplete", responses_stream(_RESPONSES, end="incomplete"), _TOLD),
+    _responses(
+        "as gateways send it: without names, [DONE] behind",
+        (*(piece.partition(b"\n")[2] for piece in responses_stream(_RESPONSES)), DONE),
+        _TOLD,
+    ),
+    _responses(
+        "with spaces, CR LF, a keepalive and a comment",
+        (
+            b": hello\r\n\r\n",
+            b'event: keepalive\r\ndata: {"type": "keepalive", "sequence_number": 1}\r\n\r\n',
+            *(
+                piece.replace(b'"type":"', b'"type": "').replace(b"\n", b"\r\n")
+                for piece in responses_stream(_RESPONSES)
+            ),
+        ),
+        _TOLD,
+    ),
+    _responses(
+        "written to a cache",
+        responses_stream(responses_usage(120, 7, 10, 100)),
+        Usage(10, 100, 0, 10, 7),
+        "cache_write_split_assumed",
+    ),
+    _responses("no details", responses_stream({"input_tokens": 9, "output_tokens": 7}), Usage(input=9, output=7)),
+    _responses(
+        "searches, one of which opens a page",
+        responses_stream(_RESPONSES, more=[searched(), searched("open_page"), searched()]),
+        replace(_TOLD, web_search=2),
+        searches=2,
+        unpriced=("web_search_unpriced",),
+    ),
+    _responses(
+        "searches by the provider's own count",
+        responses_stream(_RESPONSES, more=[searched()], tool_usage={"web_search": {"num_requests": 3}}),
+        replace(_TOLD, web_search=3),
+        searches=1,
+        unpriced=("web_search_unpriced",),
+    ),
+    _responses(
+        "searches by LiteLLM's and Anthropic's names",
+        responses_stream(
+            _RESPONSES
+            | {
+                "input_tokens_details": {"cached_tokens": 1000, "web_search_requests": 0},
+                "server_tool_use": {"web_search_requests": 2},
+            }
+        ),
+        replace(_TOLD, web_search=2),
+        unpriced=("web_search_unpriced",),
+    ),
+    _responses(
+        "an item told twice",
+        (*responses_content(more=[searched()]), *responses_stream(_RESPONSES, words=(), more=[searched()])),
+        replace(_TOLD, web_search=1),
+        searches=1,
+        unpriced=("web_search_unpriced",),
+    ),
+    _responses(
+        "tools of xAI's",
+        responses_stream(_RESPONSES | {"server_side_tool_usage_details": {"x_search_calls": 2}}),
+        _TOLD,
+        "server_tool_use",
+    ),
+    _responses(
+        "written for half an hour and for twelve",
+        responses_stream(
+            responses_usage(150, 7)
+            | {
+                "input_tokens_details": {
+                    "cached_tokens": 10,
+                    "cache_write_tokens": 120,
+                    "cache_write_tokens_details": {"ttl_30m_tokens": 100, "ttl_12h_tokens": 20},
+                }
+            }
+        ),
+        Usage(20, 100, 20, 10, 7),
+    ),
+    _responses(
+        "a tool whose fee is not known",
+        responses_stream(_RESPONSES, more=[{"id": "ci_1", "type": "code_interpreter_call", "status": "completed"}]),
+        _TOLD,
+        "server_tool_use",
+    ),
+    _responses(
+        "thinking, arguments and a refusal",
+        (
+            responses_event("response.reasoning_summary_text.delta", item_id="rs_1", delta="Hm."),
+            responses_event("response.function_call_arguments.delta", item_id="fc_1", delta='{"a":'),
+            responses_event("response.refusal.delta", item_id="msg_1", delta="No"),
+            *responses_stream(_RESPONSES, words=()),
+        ),
+        _TOLD,
+        generated_bytes=3 + 5 + 2,
+    ),
+    _responses(
+        "cached more than there was",
+        responses_stream(responses_usage(9, 7, cached=10)),
+        Usage(input=9, cache_read=10, output=7),
+        "total_mismatch",
+    ),
+    _responses(
+        "a total that does not fit",
+        responses_stream(responses_usage(9, 7) | {"total_tokens": 17}),
+        Usage(input=9, output=7),
+        "total_mismatch",
+    ),
+    _responses(
+        "cut before the end",
+        responses_content(),
+        None,
+        "final_usage_missing",
+        exact=False,
+        ended=False,
+    ),
+    _responses("no usage", responses_stream(None), None, "final_usage_missing", exact=False),
+    _responses(
+        "half of a usage",
+        responses_stream({"output_tokens": 7}),
+        Usage(output=7),
+        "incomplete_usage",
+        exact=False,
+    ),
+    _responses(
+        "failed",
+        responses_stream(None, end="failed", error={"code": "rate_limit_exceeded", "message": "no"}),
+        None,
+        exact=False,
+        error="rate_limit_exceeded",
+    ),
+    _responses(
+        "an error event after some content",
+        (*responses_content(), responses_event("error", code="server_error", message="boom", param=None)),
+        None,
+        exact=False,
+        ended=False,
+        error="server_error",
+    ),
+    _responses(
+        "an error as api.openai.com sends it",
+        (responses_event("error", error={"type": "insufficient_quota", "code": "x", "message": "boom"}),),
+        None,
+        exact=False,
+        ended=False,
+        error="insufficient_quota",
+        model=None,
+        generated_bytes=0,
+    ),
+    _responses(
+        "an error of a gateway, without a type of its own",
+        (*responses_content(), b'data: {"error":{"message":"boom","type":"server_error","code":null}}\n\n'),
+        None,
+        exact=False,
+        ended=False,
+        error="server_error",
+    ),
+    _responses(
+        "priority tier",
+        responses_stream(_RESPONSES, service_tier="priority"),
+        _TOLD,
+        unpriced=("service_tier_priority",),
+    ),
+)
+
+RESPONSES_BODIES: tuple[Answer, ...] = (
+    _responses("JSON", (responses_body(_RESPONSES),), _TOLD, stream=False),
+    _responses(
+        "JSON with searches",
+        (responses_body(_RESPONSES, output=[searched(), said(), searched("find_in_page")]),),
+        replace(_TOLD, web_search=1),
+        searches=1,
+        unpriced=("web_search_unpriced",),
+        stream=False,
+    ),
+    _responses("JSON without usage", (responses_body(None),), None, "final_usage_missing", stream=False, exact=False),
+    _responses(
+        "JSON error",
+        (b'{"error":{"message":"no","type":"invalid_request_error","param":null,"code":"model_not_found"}}',),
+        None,
+        stream=False,
+        exact=False,
+        error="invalid_request_error",
+        model=None,
+        generated_bytes=0,
+    ),
+)
+
+STREAMS = (*ANTHROPIC_STREAMS, *OPENAI_STREAMS, *RESPONSES_STREAMS)
+ANSWERS = (*STREAMS, *ANTHROPIC_BODIES, *OPENAI_BODIES, *RESPONSES_BODIES)

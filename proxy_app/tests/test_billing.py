@@ -45,7 +45,7 @@ from tests.streams import (
 Client = aiohttp.ClientSession
 Row = dict[str, Any]
 
-PATHS = {"anthropic": "v1/messages", "openai": "v1/chat/completions"}
+PATHS = {"anthropic": "v1/messages", "openai": "v1/chat/completions", "responses": "v1/responses"}
 ASK = {
     "model": "claude-opus-4-5",
     "max_tokens": 100,

@@ -155,7 +155,8 @@ def held(asked: dict[str, int], *, text: str = "Hello", wallet: str | None = Non
     body = Body(Bodies(10**9))
     document = {"model": OPUS["id"], "messages": [{"role": "user", "content": text}], **asked}
     body.data = json.dumps(document).encode()
-    return hold_for(admit(body, config), config, key, config.endpoints["openai"], "req_1")
+    endpoint = config.endpoints["openai"]
+    return hold_for(admit(body, config, endpoint.protocol), config, key, endpoint, "req_1")
 
 
 def test_a_key_for_another_upstream_that_an_older_control_plane_tells_may_not_be_used_here() -> None:

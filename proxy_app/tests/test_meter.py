@@ -1,4 +1,4 @@
-"""What holds for the meters of both protocols."""
+"""What holds for the meters of all protocols."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goproxy.core.meter import FLAGS, MAX_BODY, Meter, Reading
-from goproxy.core.protocols import ANTHROPIC, OPENAI, PROTOCOLS
+from goproxy.core.protocols import ANTHROPIC, OPENAI, PROTOCOLS, RESPONSES
 from goproxy.core.sse import MAX_EVENT
 from goproxy.core.usage import Usage
 from goproxy.core.wire import WireProtocol
@@ -35,10 +35,23 @@ from tests.streams import (
     openai_content,
     openai_stream,
     openai_usage,
+    response,
+    responses_body,
+    responses_content,
+    responses_event,
+    responses_stream,
     text_block,
 )
 
-BOTH = pytest.mark.parametrize("protocol", [ANTHROPIC, OPENAI])
+EACH = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+
+
+BODIES = {"anthropic": anthropic_message, "openai": openai_completion, "responses": responses_body}
+
+
+def usage_of(protocol: WireProtocol, prompt: int, output: int) -> dict[str, Any]:
+    """A usage object with these counts."""
+    return openai_usage(prompt, output) if protocol is OPENAI else {"input_tokens": prompt, "output_tokens": output}
 
 
 def reading(protocol: WireProtocol, pieces: list[bytes], *, stream: bool = True, ends: bool = True) -> Reading:
@@ -63,6 +76,7 @@ def true_reading(answer: Answer, told: Reading) -> Reading:
         terms=told.terms,
         model=answer.model,
         generated_bytes=answer.generated_bytes,
+        searches=answer.searches,
     )
 
 
@@ -96,7 +110,7 @@ JUNK = st.binary(max_size=30) | st.sampled_from([b"data: ", b"\n\n", b"\r", b"ev
 STREAM = st.lists(st.sampled_from(PIECES) | JUNK, max_size=12).map(b"".join)
 
 
-@BOTH
+@EACH
 @given(pieces=sliced(STREAM), ends=st.booleans())
 def test_every_slicing_reads_the_same(protocol: WireProtocol, pieces: list[bytes], ends: bool) -> None:
     told = reading(protocol, pieces, ends=ends)
@@ -111,7 +125,7 @@ def the_long_way(protocol: WireProtocol, pieces: list[bytes], *, ends: bool) -> 
         return reading(protocol, pieces, ends=ends)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("kept", [1, 100, 1000])
 @settings(max_examples=60)
 @given(pieces=sliced(STREAM), ends=st.booleans())
@@ -136,7 +150,7 @@ def test_the_truth_is_read_however_much_is_read_at_once(
     assert told == true_reading(answer, told)
 
 
-@BOTH
+@pytest.mark.parametrize("protocol", [ANTHROPIC, OPENAI])
 def test_plain_content_is_set_aside(protocol: WireProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or else the tests above would compare the long way with itself."""
     meter = protocol.meter(stream=True)
@@ -148,7 +162,7 @@ def test_plain_content_is_set_aside(protocol: WireProtocol, monkeypatch: pytest.
     assert seen == [b"".join(events[3:5]) if protocol is ANTHROPIC else events[1]]
 
 
-@BOTH
+@EACH
 @settings(max_examples=40)
 @given(pieces=sliced(STREAM))
 def test_every_slicing_reads_the_same_at_the_bound(protocol: WireProtocol, pieces: list[bytes]) -> None:
@@ -173,12 +187,16 @@ NAMES = st.sampled_from(
 )
 USAGE = st.dictionaries(NAMES, JSON | st.dictionaries(NAMES, JSON, max_size=3), max_size=5) | JSON
 EVENT = st.dictionaries(
-    st.sampled_from(["type", "usage", "message", "delta", "error", "choices", "model", "object", "service_tier"]),
-    st.sampled_from(["message_start", "message_delta", "message_stop", "error"]) | USAGE | st.just([]),
+    st.sampled_from(
+        ["type", "usage", "message", "delta", "error", "choices", "model", "object", "service_tier", "response", "item"]
+    ),
+    st.sampled_from(["message_start", "message_delta", "message_stop", "error", "response.completed"])
+    | USAGE
+    | st.just([]),
 )
 
 
-@BOTH
+@EACH
 @given(events=st.lists(EVENT, max_size=4), ends=st.booleans())
 def test_any_json_in_any_place_is_read_or_flagged(protocol: WireProtocol, events: list[object], ends: bool) -> None:
     text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
@@ -187,7 +205,7 @@ def test_any_json_in_any_place_is_read_or_flagged(protocol: WireProtocol, events
         assert is_sound(reading(protocol, [json.dumps(event).encode()], stream=False, ends=ends))
 
 
-@BOTH
+@EACH
 @given(data=st.binary(max_size=300), stream=st.booleans())
 def test_any_bytes_are_read_or_flagged(protocol: WireProtocol, data: bytes, stream: bool) -> None:
     assert is_sound(reading(protocol, [data], stream=stream))
@@ -212,6 +230,9 @@ def final(protocol: WireProtocol, usage: str) -> bytes:
     """A stream with this text for its final usage, and after that its end."""
     if protocol is ANTHROPIC:
         return message_delta({"X": 1}).replace(b'{"X":1}', usage.encode()) + MESSAGE_STOP
+    if protocol is RESPONSES:
+        ended = response({"X": 1}, user="chatcmpl-1")
+        return responses_event("response.completed", response=ended).replace(b'{"X":1}', usage.encode())
     return openai_chunk(usage={"X": 1}).replace(b'{"X":1}', usage.encode()) + b"data: [DONE]\n\n"
 
 
@@ -219,11 +240,13 @@ NO_COUNTS = ("-1", "7.0", "7e0", "1e999", "NaN", "Infinity", '"7"', "true", "fal
 
 
 @pytest.mark.parametrize("number", [*NO_COUNTS, "20000001", "9" * 30, "9" * 5000])
-@pytest.mark.parametrize(("protocol", "field"), [(ANTHROPIC, "output_tokens"), (OPENAI, "completion_tokens")])
+@pytest.mark.parametrize(
+    ("protocol", "field"), [(ANTHROPIC, "output_tokens"), (OPENAI, "completion_tokens"), (RESPONSES, "output_tokens")]
+)
 def test_what_is_no_count_is_flagged_and_the_last_good_one_stands(
     protocol: WireProtocol, field: str, number: str
 ) -> None:
-    prompt = "input_tokens" if protocol is ANTHROPIC else "prompt_tokens"
+    prompt = "prompt_tokens" if protocol is OPENAI else "input_tokens"
     good, bad = f'{{"{prompt}":9,"{field}":5}}', f'{{"{prompt}":9,"{field}":{number}}}'
     told = reading(protocol, [final(protocol, good) + final(protocol, bad)])
     assert told.usage == Usage(input=9, output=5)
@@ -236,14 +259,16 @@ def test_what_is_no_count_is_flagged_and_the_last_good_one_stands(
     assert (told.exact, told.flags) == (True, ("invalid_usage",))
 
 
-@pytest.mark.parametrize(("protocol", "field"), [(ANTHROPIC, "output_tokens"), (OPENAI, "completion_tokens")])
+@pytest.mark.parametrize(
+    ("protocol", "field"), [(ANTHROPIC, "output_tokens"), (OPENAI, "completion_tokens"), (RESPONSES, "output_tokens")]
+)
 def test_the_largest_count_that_is_believed(protocol: WireProtocol, field: str) -> None:
-    prompt = "input_tokens" if protocol is ANTHROPIC else "prompt_tokens"
+    prompt = "prompt_tokens" if protocol is OPENAI else "input_tokens"
     told = reading(protocol, [final(protocol, f'{{"{prompt}":9,"{field}":20000000}}')])
     assert (told.usage, told.exact, told.flags) == (Usage(input=9, output=20_000_000), True, ())
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("usage", ["7", "[]", '"7"', "true", "7.5"])
 def test_usage_that_is_no_object_is_flagged(protocol: WireProtocol, usage: str) -> None:
     told = reading(protocol, [final(protocol, usage)])
@@ -251,7 +276,7 @@ def test_usage_that_is_no_object_is_flagged(protocol: WireProtocol, usage: str) 
     assert told.flags == ("final_usage_missing", "invalid_usage")
 
 
-@BOTH
+@EACH
 def test_a_stream_whose_end_does_not_come_is_not_said_to_lack_its_usage(protocol: WireProtocol) -> None:
     """That it broke off is its outcome. One that HTTP says is whole came without it, whatever the protocol says."""
     cut = protocol.meter(stream=True)
@@ -261,10 +286,10 @@ def test_a_stream_whose_end_does_not_come_is_not_said_to_lack_its_usage(protocol
     assert (cut.reading().ended, cut.reading().flags) == (False, ("final_usage_missing",))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\x00", b"\x1f", b"\t"])
 def test_text_that_no_json_may_have_does_not_hide_the_usage_beside_it(protocol: WireProtocol, text: bytes) -> None:
-    usage = {"input_tokens": 9, "output_tokens": 7} if protocol is ANTHROPIC else openai_usage(9, 7)
+    usage = usage_of(protocol, 9, 7)
     event = final(protocol, json.dumps(usage)).replace(b'"stop_sequence":null', b'"stop_sequence":"%b"' % text)
     event = event.replace(b"chatcmpl-1", text)
     assert text in event
@@ -297,15 +322,15 @@ def test_a_reading_does_not_change_afterwards() -> None:
 @pytest.mark.parametrize(
     "more", ['"x":"%s"' % ("x" * 70_000), '"x":"\\u0000"', '"x":"\\ud800"', '"ü":1', '"x":' + "[" * 9 + "]" * 9]
 )
-@BOTH
+@EACH
 def test_of_a_usage_that_cannot_be_stored_only_the_counts_are_kept(protocol: WireProtocol, more: str) -> None:
-    names = ("input_tokens", "output_tokens") if protocol is ANTHROPIC else ("prompt_tokens", "completion_tokens")
+    names = ("prompt_tokens", "completion_tokens") if protocol is OPENAI else ("input_tokens", "output_tokens")
     told = reading(protocol, [final(protocol, f'{{"{names[0]}":9,"{names[1]}":7,{more}}}')])
     assert (told.usage, told.exact, told.flags) == (Usage(input=9, output=7), True, ("raw_usage_trimmed",))
     assert told.raw_usage == {names[0]: 9, names[1]: 7}
 
 
-@BOTH
+@EACH
 def test_content_is_measured_and_not_parsed(protocol: WireProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
     parse = Meter._parse
@@ -316,31 +341,33 @@ def test_content_is_measured_and_not_parsed(protocol: WireProtocol, monkeypatch:
 
     monkeypatch.setattr(Meter, "_parse", counted)
     words = ["usage error message_stop [DONE] ", *WORDS] * 100
+    usage = usage_of(protocol, 9, 7)
     if protocol is ANTHROPIC:
         stream = anthropic_stream({"input_tokens": 9}, {"output_tokens": 7}, words=words)
     else:
-        stream = openai_stream(openai_usage(9, 7), words=words)
+        stream = (openai_stream if protocol is OPENAI else responses_stream)(usage, words=words)
     told = reading(protocol, list(stream))
     assert (told.usage, told.exact, told.flags) == (Usage(input=9, output=7), True, ())
     assert told.generated_bytes == sum(len(word.encode()) for word in words)
     assert len(parsed) <= 5
 
 
-@BOTH
+@EACH
 def test_escaped_content_counts_as_what_it_means(protocol: WireProtocol) -> None:
-    event = text_block(["X"])[2] if protocol is ANTHROPIC else openai_content(["X"])[1]
+    events = {"anthropic": text_block, "openai": openai_content, "responses": responses_content}[protocol.name](["X"])
+    event = next(each for each in events if b'"delta"' in each and b'"X"' in each)
     escaped = event.replace(b'"X"', b'"\\u00fc\\n\\ud83c\\udf0d\\"\\\\"')
     assert reading(protocol, [escaped]).generated_bytes == 2 + 1 + 4 + 1 + 1
 
 
-@BOTH
+@EACH
 def test_an_event_that_is_too_long_is_flagged_and_the_next_is_read(protocol: WireProtocol) -> None:
-    usage = {"input_tokens": 9, "output_tokens": 7} if protocol is ANTHROPIC else openai_usage(9, 7)
+    usage = usage_of(protocol, 9, 7)
     told = reading(protocol, [b"data: " + b"x" * MAX_EVENT + b"\n\n" + final(protocol, json.dumps(usage))])
     assert (told.usage, told.exact, told.flags) == (Usage(input=9, output=7), True, ("oversized_event",))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_endless_body_takes_no_more_memory_than_the_bound(protocol: WireProtocol, stream: bool) -> None:
     meter = protocol.meter(stream=stream)
@@ -357,7 +384,7 @@ def test_an_endless_body_takes_no_more_memory_than_the_bound(protocol: WireProto
     assert "oversized_event" in told.flags if stream else told.flags == ("oversized_body",)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     "data",
     [
@@ -379,10 +406,10 @@ def test_a_body_that_is_no_json_object_is_flagged(protocol: WireProtocol, data: 
     assert told == Reading(None, None, False, False, None, ("no_event",), {}, None, 0)
 
 
-@BOTH
+@EACH
 def test_a_byte_order_mark_before_a_body_is_passed_over(protocol: WireProtocol) -> None:
-    usage = {"input_tokens": 9, "output_tokens": 7} if protocol is ANTHROPIC else openai_usage(9, 7)
-    body = anthropic_message(usage) if protocol is ANTHROPIC else openai_completion(usage)
+    usage = usage_of(protocol, 9, 7)
+    body = BODIES[protocol.name](usage)
     told = reading(protocol, [b"\xef\xbb\xbf" + body], stream=False)
     assert (told.usage, told.exact, told.flags) == (Usage(input=9, output=7), True, ())
 
@@ -401,12 +428,12 @@ LONG = "x" * MAX_BODY
         (',"x":"' + "x" * 70_000 + '"', False),
     ],
 )
-@BOTH
+@EACH
 def test_of_a_body_that_is_too_long_the_usage_at_its_end_is_read(
     protocol: WireProtocol, after: str, told: bool, size: int
 ) -> None:
-    usage = {"input_tokens": 9, "output_tokens": 7} if protocol is ANTHROPIC else openai_usage(9, 7)
-    body = (anthropic_message if protocol is ANTHROPIC else openai_completion)(usage, words=[LONG])
+    usage = usage_of(protocol, 9, 7)
+    body = BODIES[protocol.name](usage, words=[LONG])
     body = body.removesuffix(b"}") + after.encode() + b"}\n"
     seen = reading(protocol, [body[at : at + size] for at in range(0, len(body), size)], stream=False)
     assert (seen.usage, seen.exact, seen.flags) == (
@@ -451,7 +478,7 @@ def test_a_body_that_breaks_off_says_how_much_was_generated(protocol: WireProtoc
     assert (meter.reading().usage, meter.reading().exact) == (Usage(input=9, output=7), True)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     ("told_type", "error"),
     [
@@ -472,7 +499,7 @@ def test_the_type_of_an_error_is_a_word_that_can_be_shown(protocol: WireProtocol
         assert (told.error, told.flags, told.exact) == (error, (), False)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("data", [b"oops", b'{"error":}'])
 def test_an_error_event_that_cannot_be_read_is_an_error(protocol: WireProtocol, data: bytes) -> None:
     told = reading(protocol, [b"event: error\ndata: " + data + b"\n\n"])

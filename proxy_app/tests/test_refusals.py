@@ -18,7 +18,7 @@ from tests.raw import connected
 
 MODEL = "claude-opus-4-5-20251101"
 ANTHROPIC, OPENAI = "/v1/messages", "/v1/chat/completions"
-BOTH = pytest.mark.parametrize("path", [ANTHROPIC, OPENAI])
+EACH = pytest.mark.parametrize("path", [ANTHROPIC, OPENAI, "/v1/responses"])
 
 
 async def ask(
@@ -41,7 +41,7 @@ async def ask(
         return answer.status, error
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     "headers",
     [
@@ -83,7 +83,7 @@ async def test_two_headers_of_one_kind_are_refused(gateway: Running) -> None:
         assert (await raw.answer())[0] == 401
 
 
-@BOTH
+@EACH
 async def test_an_unknown_model_is_answered_with_the_known_ones(
     gateway: Running, provider: Provider, lines: Lines, path: str
 ) -> None:
@@ -98,7 +98,7 @@ async def test_an_unknown_model_is_answered_with_the_known_ones(
     assert (await lines.request())["model"] is None  # what a client writes there is no business of a log
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("body", [b"", b"hello", b"[]", b"{}", b'{"model":7}', b'{"model":"a","model":"b"}', b"\xff"])
 async def test_what_is_no_request_is_400(gateway: Running, provider: Provider, path: str, body: bytes) -> None:
     status, error = await ask(gateway, path, body)
@@ -120,7 +120,7 @@ async def test_a_query_that_is_not_percent_encoded_is_400(gateway: Running) -> N
         assert (await raw.answer())[0] == 400
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("version", ["1.1", "1.0"], ids=["fast", "aiohttp"])
 @pytest.mark.parametrize(
     "query", ["model=dear", "%6Dodel=dear", "beta=true&model=dear", "beta=true;model=dear", "beta"]
@@ -151,7 +151,7 @@ async def test_a_header_that_cannot_be_passed_is_400(gateway: Running) -> None:
         )
 
 
-@BOTH
+@EACH
 async def test_a_body_that_says_it_is_too_large_is_not_even_read(gateway: Running, path: str) -> None:
     async with connected(gateway.port) as raw:
         head = f"POST {path} HTTP/1.1\r\nHost: h\r\nx-api-key: {ALICE}\r\nContent-Length: 1048577\r\n\r\n"
@@ -216,7 +216,7 @@ async def test_an_unknown_path_is_404_and_says_what_there_is(gateway: Running, p
     assert (status, error["message"]) == (
         404,
         f"There is no {path} at chat.trollllm.xyz. "
-        "There is: POST /v1/messages, POST /v1/chat/completions, GET /v1/models, GET /v1/key.",
+        "There is: POST /v1/messages, POST /v1/chat/completions, POST /v1/responses, GET /v1/models, GET /v1/key.",
     )
 
 

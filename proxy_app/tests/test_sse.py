@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy.core import sse
-from goproxy.core.sse import MAX_EVENT, Event, EventReader, plain_events
+from goproxy.core.sse import MAX_EVENT, TAIL, Event, EventReader, plain_events
 from tests.slicing import one_by_one, sliced
 
 PARTS = [b"\n", b"\r", b"\r\n", b"data:", b"data: ", b"data", b"event: x", b"event", b":", b" ", b"id: 1"]
@@ -79,6 +79,7 @@ def test_every_slicing_gives_the_same(pieces: list[bytes]) -> None:
 def test_every_slicing_gives_the_same_at_the_bound(pieces: list[bytes]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sse, "MAX_EVENT", 12)
+        patch.setattr(sse, "TAIL", 9)
         events = read(pieces)
         assert events == read([b"".join(pieces)]) == read(one_by_one(b"".join(pieces)))
     assert all(len(event.data) <= 12 for event in events)
@@ -88,9 +89,9 @@ def test_every_slicing_gives_the_same_at_the_bound(pieces: list[bytes]) -> None:
     ("text", "events"),
     [
         (b"data: %b\n\ndata: b\n\n" % (b"a" * (MAX_EVENT - 6)), [Event(b"", b"a" * (MAX_EVENT - 6)), Event(b"", b"b")]),
-        (b"data: %b\n\ndata: b\n\n" % (b"a" * (MAX_EVENT - 5)), [Event(b"", b"", False), Event(b"", b"b")]),
+        (b"data: %b\n\ndata: b\n\n" % (b"a" * (MAX_EVENT - 5)), [Event(b"", b"a" * TAIL, False), Event(b"", b"b")]),
         (b"event: e\ndata: a\n" + b"data: aa\n" * (MAX_EVENT // 3 + 1) + b"\ndata: b\n\n", None),
-        (b"event: %b\ndata: a\n\ndata: b\n\n" % (b"e" * MAX_EVENT), [Event(b"", b"", False), Event(b"", b"b")]),
+        (b"event: %b\ndata: a\n\ndata: b\n\n" % (b"e" * MAX_EVENT), [Event(b"", b"e" * TAIL, False), Event(b"", b"b")]),
         (b":%b\ndata: b\n\n" % (b" " * 2 * MAX_EVENT), [Event(b"", b"b")]),
     ],
 )

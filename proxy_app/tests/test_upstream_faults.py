@@ -222,7 +222,9 @@ async def test_an_address_that_is_silent_keeps_nobody_from_the_next_one(
 
     provider.script = script
     tried = await try_endpoints(parse_config(json.dumps(document).encode()), ssl.create_default_context())
-    assert [(each.reachable, each.detail) for each in tried] == [(True, "connected, without TLS")] * 2
+    assert [(each.reachable, each.detail) for each in tried] == [(True, "connected, without TLS")] * len(
+        document["endpoints"]
+    )
     async with running_gateway(document, keys) as gateway, connected(gateway.port) as raw:
         await raw.post(ASK)
         assert (await raw.answer())[0] == 200

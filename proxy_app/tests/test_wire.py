@@ -1,4 +1,4 @@
-"""The errors and lists of models of both protocols, as the official clients' own types read them."""
+"""The errors and lists of models of the protocols, as the official clients' own types read them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import openai.types
 import pytest
 from anthropic.types.shared import ErrorResponse
 
-from goproxy.core.protocols import ANTHROPIC, OPENAI, PROTOCOLS
+from goproxy.core.protocols import ANTHROPIC, OPENAI, PROTOCOLS, RESPONSES
 from goproxy.core.wire import Fault, OfferedModel, Refusal, WireProtocol
 
 OPUS = OfferedModel("claude-opus-4-5-20251101", "Claude Opus 4.5", "openhands")
@@ -93,7 +93,15 @@ def test_credentials() -> None:
 
 
 def test_protocols_are_found_by_name() -> None:
-    assert dict(PROTOCOLS) == {"anthropic": ANTHROPIC, "openai": OPENAI}
+    assert dict(PROTOCOLS) == {"anthropic": ANTHROPIC, "openai": OPENAI, "responses": RESPONSES}
+
+
+def test_the_error_of_a_stream_of_responses_tells_it_in_either_way() -> None:
+    name, data, *_ = RESPONSES.error_event(Fault.UPSTREAM_TIMEOUT, "why", "req_1").split(b"\n")
+    error = RESPONSES.error(Fault.UPSTREAM_TIMEOUT, "why", "req_1")["error"]
+    told = {each: error[each] for each in ("code", "message", "param")}
+    assert name == b"event: error"
+    assert json.loads(data[6:]) == {"type": "error", "sequence_number": 0, "error": error} | told
 
 
 def test_clients_are_told_not_to_repeat_what_only_the_operator_can_mend() -> None:

@@ -294,7 +294,7 @@ UPSTREAM_ROWS: dict[str, Row] = {
     "unknown protocol": (
         (*U, "endpoints", "gemini"),
         "https://a.tld/v1",
-        ["openhands: endpoints.gemini: is not a known protocol; known here: anthropic or openai"],
+        ["openhands: endpoints.gemini: is not a known protocol; known here: anthropic, openai or responses"],
     ),
     "endpoint not https": (
         (*U, "endpoints", "openai"),
@@ -390,6 +390,8 @@ UPSTREAM_ROWS: dict[str, Row] = {
             ("openai", "/chat/completions", "/v1/completions", "/v1/chat/completions"),
             ("openai", "/chat/completions", "/api", "/api/v1/chat/completions"),
             ("anthropic", "/messages", "/v1/chat/completions", "/v1/messages"),
+            ("responses", "/responses", "/v1", "/v1/responses"),
+            ("responses", "/responses", "/openai/v1/chat/completions", "/openai/v1/responses"),
             ("anthropic", "/messages", "/v1/messages/count_tokens", "/v1/messages"),
             ("anthropic", "/messages", "/anthropic", "/anthropic/v1/messages"),
         ]

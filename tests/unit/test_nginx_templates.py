@@ -362,6 +362,7 @@ def test_errors_of_nginx_are_json_in_the_clients_shape(trees: Trees) -> None:
     text = trees["two"]["snippets/error_bodies.conf"]
     assert re.search(r"/v1/messages\s+anthropic;", text)
     assert re.search(r"/v1/chat/completions\s+openai;", text)
+    assert re.search(r"/v1/responses\s+openai;", text)
 
 
 def test_every_error_keeps_its_status_and_the_headers(trees: Trees) -> None:

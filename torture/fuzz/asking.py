@@ -87,6 +87,7 @@ _PATHS = (
     "/v1/messages",
     "/v1/messages/count_tokens",
     "/v1/chat/completions",
+    "/v1/responses",
     "/v1/models",
     f"/v1/models/{MODEL}",
     "/v1/models/%00",
@@ -208,7 +209,7 @@ def _headers(draw: random.Random, credential: tuple[str, str]) -> tuple[tuple[st
 
 def _of_client(seed: int, key: str) -> Question:
     draw = random.Random(f"client {seed}")
-    path = draw.choice(_PATHS[:3]) if draw.random() < 0.7 else draw.choice(_PATHS)
+    path = draw.choice(_PATHS[:4]) if draw.random() < 0.7 else draw.choice(_PATHS)
     method = "POST" if draw.random() < 0.75 else draw.choice(_METHODS)
     credential = draw.choice((("x-api-key", key), ("Authorization", f"Bearer {key}")))
     return Question(method, path + _query(draw, ()), _headers(draw, credential), _body(draw, _chat(draw)))
@@ -270,7 +271,7 @@ class _Described:
 
 
 def _is_error(document: Any) -> bool:
-    """The shape of one of the two protocols, or of the admin API."""
+    """The shape of one of the protocols, or of the admin API."""
     error = document.get("error") if isinstance(document, dict) else None
     return isinstance(error, dict) and isinstance(error.get("message"), str) and isinstance(error.get("type"), str)
 

@@ -122,7 +122,7 @@ def spoiled(seed: int) -> Spoiled:
     is_huge = draw.randrange(_ONE_IN_HUGE) == 0
     if is_huge:
         pieces.insert(draw.randrange(len(pieces) + 1), draw.choice(_HUGE))
-    protocol = answer.protocol if draw.random() < 0.95 else draw.choice(("anthropic", "openai"))
+    protocol = answer.protocol if draw.random() < 0.95 else draw.choice(("anthropic", "openai", "responses"))
     is_stream = answer.stream if draw.random() < 0.95 else not answer.stream
     return Spoiled(protocol, is_stream, _sliced(draw, pieces), draw.random() < 0.8, is_huge)
 

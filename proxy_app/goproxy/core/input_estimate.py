@@ -36,6 +36,7 @@ TOOL_TOKENS = 2_000
 
 _TEXT = (
     *("text", "thinking", "redacted_thinking", "refusal", "search_result", "compaction"),
+    *("input_text", "output_text", "summary_text", "reasoning_text"),
     *("tool_use", "server_tool_use", "mcp_tool_use", "tool_result", "tool_reference"),
 )
 """Blocks whose words stand in them."""
@@ -46,9 +47,23 @@ _TEXT_ENDINGS = (
 )
 """So do those of what tools of the provider's gave, which a client sends again with the conversation."""
 
-_IMAGES = ("image", "image_url")
+_ITEMS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("function_call", "mcp_call"), ("arguments",)),
+    "custom_tool_call": ("input",),
+    **dict.fromkeys(("function_call_output", "custom_tool_call_output", "local_shell_call_output"), ("output",)),
+    "apply_patch_call_output": ("status",),
+    "apply_patch_call": ("operation",),
+    "local_shell_call": ("action",),
+    "reasoning": ("encrypted_content", "content"),
+    **dict.fromkeys(("mcp_list_tools", "additional_tools", "tool_search_output"), ("tools",)),
+    **dict.fromkeys(("mcp_approval_request", "mcp_approval_response"), ("id", "approve")),
+}
+"""Of the Responses protocol's input, beside messages: those whose words stand in them, if they have one of these
+fields. Without it they refer to what the provider holds, as all others do."""
+
+_IMAGES = ("image", "image_url", "input_image")
 _NAMED_TYPE = frozenset({"format", "mime_type", "content_type"})
-_PACKING = frozenset({"source", "file", "input_audio"})
+_PACKING = frozenset({"source", "file", "input_audio", "file_data"})
 """Where a block has what comes with the request, if it is no image."""
 
 _MOST_BLOCKS = 25_000
@@ -80,10 +95,12 @@ _SEARCHING = ("web_search_options", "plugins", "enable_search", "search_paramete
 """Fields by which a request asks for searches."""
 
 _BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
+_SHELLS = ("local_shell", "apply_patch")
 _OPENING = (
     *("mcp_servers", "container", "web_search_options", "plugins", "cached_content"),
     *("enable_search", "vl_high_resolution_images"),  # DashScope's
     *("data_sources", "search_parameters", "mm_processor_kwargs"),  # Azure's, xAI's, vLLM's
+    *("previous_response_id", "conversation"),
 )
 """Fields by which a request asks for something that the provider gets from elsewhere, or sees in more tokens."""
 
@@ -108,7 +125,7 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
         remote = _asks(request, _OPENING) + _compacts(request) + _continues(request) + _hides_more(spread)
         if _asks(request, _SEARCHING) or _asks(spread, _SEARCHING):
             searches = SEARCHES
-    for number, block in enumerate(_blocks(request.get("messages"))):
+    for number, block in enumerate(_blocks(request)):
         if number == _MOST_BLOCKS:  # what is not looked at may be anything
             is_open = True
             break
@@ -120,12 +137,11 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
             if not _PACKING.isdisjoint(block):
                 tokens -= len(_data(block))
             remote += 1
-    tools = request.get("tools")
-    if tools and isinstance(tools, list):
+    if tools := tools_of(request):
         tokens += TOOLS_TOKENS
-        for tool in objects(tools):
+        for tool in tools:
             kind = tool.get("type")
-            if isinstance(kind, str) and kind.startswith(_BUILT_IN_TOOLS):
+            if isinstance(kind, str) and (kind.startswith(_BUILT_IN_TOOLS) or kind in _SHELLS):
                 tokens += TOOL_TOKENS
             elif not _is_own(tool, kind):
                 remote += 1
@@ -133,10 +149,14 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
     return InputEstimate(tokens + remote * REMOTE_TOKENS, is_open or remote > 0, searches)
 
 
-def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
+def _blocks(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The blocks that the messages consist of, and those within results of tools and documents."""
     waiting: list[object] = []
-    for message in objects(messages):
+    for item in objects(request.get("input")):
+        if item.get("type") not in (None, "message") or "content" not in item:
+            yield item
+        waiting += (item.get("content"), item.get("output"))
+    for message in objects(request.get("messages")):
         if message.get("audio") or message.get("images"):  # what the model said before, and what LiteLLM takes so
             yield {"type": "audio"}
         if (content := message.get("content")).__class__ is not str:
@@ -147,6 +167,17 @@ def _blocks(messages: object) -> Iterator[Mapping[str, Any]]:
             waiting.append(block.get("content"))
             if isinstance(source := block.get("source"), dict):
                 waiting.append(source.get("content"))
+
+
+def tools_of(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All tools that the model may use: those of Responses may stand among its input as well, and within others."""
+    tools = objects(request.get("tools"))
+    for item in objects(request.get("input")):
+        tools += objects(item.get("tools"))
+    for number, tool in enumerate(tools):
+        if "tools" in tool and number < _MOST_BLOCKS:
+            tools += objects(tool["tools"])
+    return tools
 
 
 def objects(items: object) -> list[dict[str, Any]]:
@@ -178,7 +209,9 @@ def _is_text(block: Mapping[str, Any]) -> bool:
     if kind == "document":
         source = block.get("source")
         return isinstance(source, dict) and source.get("type") in ("text", "content")
-    return isinstance(kind, str) and (kind in _TEXT or kind.endswith(_TEXT_ENDINGS))
+    if not isinstance(kind, str):
+        return False
+    return kind in _TEXT or kind.endswith(_TEXT_ENDINGS) or any(block.get(name) for name in _ITEMS.get(kind, ()))
 
 
 def _image(block: Mapping[str, Any]) -> str | None:
@@ -194,6 +227,8 @@ def _image(block: Mapping[str, Any]) -> str | None:
             "data:image/"
         ):
             return url
+        case {"type": "input_image", "image_url": str() as url} if url.startswith("data:image/"):
+            return url
     return None
 
 
@@ -204,6 +239,7 @@ def _data(block: Mapping[str, Any]) -> str:
             {"source": {"type": "base64", "data": str() as data}}
             | {"file": {"file_data": str() as data}}
             | {"input_audio": {"data": str() as data}}
+            | {"type": "input_file", "file_data": str() as data}
         ):
             return data
     return ""
@@ -221,6 +257,8 @@ def _compacts(request: Mapping[str, Any]) -> bool:
     match request.get("context_management"):
         case {"edits": list() as edits}:
             return any(str(edit.get("type")).startswith("compact") for edit in objects(edits))
+        case list() as edits:  # of the Responses protocol
+            return bool(edits)
     return False
 
 

@@ -3,7 +3,7 @@
 A meter is fed the body of an answer in whatever pieces it comes, and reads the same from every slicing of the same
 bytes. It never raises, whatever the bytes are, and its memory is bounded: MAX_EVENT of sse.py for a stream, MAX_BODY
 for a JSON body. What it cannot read it flags. The frame is here; what an event means is the protocol's matter
-(anthropic_meter.py, openai_meter.py).
+(anthropic_meter.py, openai_meter.py, responses_meter.py).
 
 A meter runs beside every stream, and nearly all events are a few words of content. Those are told by a look at their
 bytes and are not parsed; their content is measured where it stands. In usage a number with a fraction is kept as its
@@ -23,15 +23,12 @@ import orjson
 
 from goproxy.core import sse
 from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
-from goproxy.core.sse import Event, EventReader
+from goproxy.core.sse import TAIL, Event, EventReader
 from goproxy.core.terms import STANDARD
 from goproxy.core.usage import Usage
 
 MAX_BODY = 8 * 1024 * 1024
 """Bytes of a JSON body that are kept until it ends: many times what the longest answer takes."""
-
-_TAIL = 64 * 1024
-"""Bytes of the end of a longer one that are kept, too: the providers tell usage there."""
 
 _USAGE = re.compile(rb'(?<=[^\\])"usage"\s*+:\s*+(?=\{)')
 _USAGES = 16
@@ -58,7 +55,7 @@ FLAGS: Mapping[str, str] = {
     "no_event": "The body of an event stream held no event.",
     "other_model_usage": "Another model worked too (advisor, fallback); its tokens are told apart and are not priced.",
     "oversized_body": "The JSON body was longer than 8 MiB: only the usage at its end was looked for.",
-    "oversized_event": "An event was longer than 1 MiB and was not read.",
+    "oversized_event": "An event was longer than 1 MiB: at most the usage at its end was looked for.",
     "part_by_total": "Prompt or output was not told, or is no count: it is what the other part leaves of the total.",
     "prompt_excludes_cache": "By its own total, the OpenAI usage tells cache tokens beside the prompt, not in it.",
     "prompt_vanished": "Usage told of a prompt and then of none, which there cannot be; the former stands.",
@@ -111,7 +108,7 @@ class Reading:
     """
 
     searches: int = 0
-    """Searches of the web that the provider was seen to begin, without those that failed; of Anthropic's streams."""
+    """Searches of the web that the provider was seen to begin, without those that failed; not of chat completions."""
 
 
 class Meter(ABC):
@@ -163,8 +160,8 @@ class Meter(ABC):
             kept = MAX_BODY - len(self._body)
             self._body += data[:kept]
             self._tail += data[kept:]
-            if len(self._tail) > 2 * _TAIL:
-                del self._tail[:-_TAIL]
+            if len(self._tail) > 2 * TAIL:
+                del self._tail[:-TAIL]
             self._flags.add("oversized_body")
         self.bytes += len(data)
 
@@ -256,6 +253,10 @@ class Meter(ABC):
         `data` begins between two events, and holds no CR. `events` has read what came before it.
         """
 
+    def _on_tail(self, name: bytes, tail: bytes) -> None:  # noqa: ARG002
+        """Take what the end says of an event that was too long."""
+        self._flags.add("oversized_event")
+
     def _lacks_something(self, usage: Usage) -> bool:
         """Whether it tells of nothing where there was something. No prompt is empty, if there is an answer to it."""
         if usage.prompt and usage.output:
@@ -284,21 +285,11 @@ class Meter(ABC):
             self._take(self._events.feed(data))
 
     def _read_tail(self) -> None:
-        """Take the usage at the end of a body whose middle was not kept.
-
-        From its name on there must be what ends the outermost object, and nothing after it. No text within the answer
-        looks so, since a quote in a text has a backslash before it.
-        """
-        tail = bytes((self._body[-_TAIL:] + self._tail)[-_TAIL:])
-        for found in reversed([*_USAGE.finditer(tail)][-_USAGES:]):
-            data = b"{" + tail[found.start() :]
-            try:
-                document = orjson.loads(data)
-            except ValueError:
-                continue
+        """Take the usage at the end of a body whose middle was not kept."""
+        tail = bytes((self._body[-TAIL:] + self._tail)[-TAIL:])
+        if (found := end_from_usage(b"{", tail)) is not None:
             self._ended = True
-            self._on_body(document, data)
-            return
+            self._on_body(*found)
 
     def _leave_uncounted(self, run: bytes) -> None:
         """Events of nothing but content, one after the other, each with the blank line that ends it."""
@@ -334,7 +325,7 @@ class Meter(ABC):
             if event.is_whole:
                 self._on_event(event.name, event.data)
             else:
-                self._flags.add("oversized_event")
+                self._on_tail(event.name, event.data)
 
     def _parse(self, data: bytes | bytearray, flag: str) -> Mapping[str, Any] | None:
         """A JSON object, or None and the flag. Broken UTF-8 in some text does not hide what stands beside it."""
@@ -387,6 +378,21 @@ class Meter(ABC):
         if self._error is None:
             words = (word(str(each)) for each in types if isinstance(each, str | int))
             self._error = next(filter(None, words), "error")
+
+
+def end_from_usage(begin: bytes, tail: bytes) -> tuple[dict[str, Any], bytes] | None:
+    """The document that `begin` makes of what stands in a tail from the last usage on, and its JSON.
+
+    From its name on there must be what ends the outermost object, and nothing after it. No text within the answer looks
+    so, since a quote in a text has a backslash before it.
+    """
+    for found in reversed([*_USAGE.finditer(tail)][-_USAGES:]):
+        data = begin + tail[found.start() :]
+        try:
+            return orjson.loads(data), data
+        except ValueError:
+            continue
+    return None
 
 
 def content_of(*names: str) -> re.Pattern[bytes]:

@@ -1,6 +1,6 @@
 """The provider's own usage object, merged over the events of a stream.
 
-Counts are cumulative in both protocols, so that the later value replaces the earlier one, field by field, and nothing
+Counts are cumulative in all protocols, so that the later value replaces the earlier one, field by field, and nothing
 is ever added up. Null says nothing and replaces nothing; an explicit 0 is a value like any other. But no prompt
 is empty: what tells of none, after one was told, says nothing of it. Some upstreams do so in their last event.
 """
@@ -153,7 +153,8 @@ _USUAL: Mapping[str, Any] = {
     "cache_creation_input_tokens": int,
     "cache_read_input_tokens": int,
     "cache_creation": {"ephemeral_5m_input_tokens": int, "ephemeral_1h_input_tokens": int},
-    "output_tokens_details": {"thinking_tokens": int},
+    "output_tokens_details": {"thinking_tokens": int, "reasoning_tokens": int},
+    "input_tokens_details": {"cached_tokens": int, "cache_write_tokens": int},
     "server_tool_use": {"web_search_requests": int, "web_fetch_requests": int},
     "service_tier": frozenset({"standard", "default"}),
     "inference_geo": frozenset({"global", "not_available"}),

@@ -1,6 +1,6 @@
 """The little that the proxy must know of a request's body, read without changing a byte of it.
 
-Both protocols have `model` and `stream` at the top level of one JSON object. A name that stands there twice is refused:
+All protocols have `model` and `stream` at the top level of one JSON object. A name that stands there twice is refused:
 the proxy would price the last one, an upstream might run the first. Most clients write JSON as orjson does, without
 spaces: a body that orjson writes again byte for byte has no name twice, and is read by that alone. Of any other one the
 members are walked one by one, once. So they are to find the place of a value that is to be replaced where it stands,
@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
 
-from goproxy.core.input_estimate import OPENING_FIELDS, estimate_input, objects
+from goproxy.core.input_estimate import OPENING_FIELDS, estimate_input, objects, tools_of
 from goproxy.core.terms import STANDARD
 
 _DECODER = json.JSONDecoder()
@@ -36,7 +36,7 @@ _MOST_VALUES = 100_000
 fills a context of a million tokens, with 2,000 messages and 100 tools, has 40,000."""
 
 _MOST_NAMES = 256
-"""Of an object that is walked: each costs several microseconds. Both protocols have about 40 at the top level."""
+"""Of an object that is walked: each costs several microseconds. The protocols have about 40 at the top level."""
 
 _BEFORE_VALUES = b"[{,"
 """Before each value there is one of these, or one before its name."""
@@ -66,9 +66,16 @@ _OTHER_MODELS = (
     *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
     *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "router_settings_override"),
     *("user_config", "preset", "deployment_id", "custom_llm_provider", "model_id", "prompt_id"),
-    "litellm_credential_name",
+    *("litellm_credential_name", "prompt"),
 )
-"""By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for."""
+"""By these Anthropic, OpenRouter and LiteLLM let another model answer, perhaps a dearer one than is held for.
+`prompt` is OpenAI's, who holds it with a model and tools of its own."""
+
+_DRAWING = "image_generation"
+"""OpenAI's tool that asks a model of images."""
+
+_LITELLMS_OWN = "litellm_proxy"
+"""The address of LiteLLM's own MCP gateway: of its several calls of the model, the usage of the last one is told."""
 
 _OPENROUTERS = "openrouter:"
 _OPENROUTERS_ALONE = frozenset(
@@ -88,6 +95,9 @@ _WAYS_OF_SENDING = (
 """By these LiteLLM sends a request several times, elsewhere or on dearer terms, or breaks it off; or it tells the whole
 answer in an error, which costs nothing."""
 
+_UNATTENDED = "background"
+"""With it OpenAI answers at once, and works on for an answer that is fetched later: past whoever meters it."""
+
 _FORMAT, _VALIDATING = "response_format", "enforce_validation"
 """So does this one in that one."""
 
@@ -105,13 +115,14 @@ _RARE = frozenset(
         *_WAYS_OF_SENDING,
         _PLUGINS,
         _FORMAT,
+        _UNATTENDED,
         _DROPPING,
         *_SPREAD,
         *STANDARD,
     }
 )
 READ_FIELDS = _RARE.union(
-    ("model", "stream", "stream_options", "messages", "tools", "max_tokens", "max_completion_tokens", "n")
+    ("model", "stream", "stream_options", "messages", "input", "tools", "max_tokens", "max_completion_tokens", "n")
 )
 """What must be understood, and is refused where it cannot be."""
 
@@ -205,8 +216,11 @@ class RequestBody:
         return b"".join((*parts, whole[at:]))
 
 
-def read_request_body(body: bytes) -> RequestBody:
+def read_request_body(body: bytes, limits: Collection[str] = ("max_tokens", "max_completion_tokens")) -> RequestBody:
     """Read what must be known of `body`.
+
+    Args:
+        limits: the fields by which an answer is bounded (`WireProtocol.limits`).
 
     Raises:
         InvalidBody: it is no JSON object, or a field that must be known is not what it must be.
@@ -216,12 +230,12 @@ def read_request_body(body: bytes) -> RequestBody:
     try:
         fields = orjson.loads(body)
     except ValueError:  # what others read, and depth
-        return _read_fields(*_walked(body, None), body)
+        return _read_fields(*_walked(body, None), body, limits)
     if type(fields) is not dict or not _is_compact(fields, body):
-        return _read_fields(*_walked(body, fields), body)
+        return _read_fields(*_walked(body, fields), body, limits)
     if len(fields) > _MOST_NAMES:
         raise _too_many_names()
-    return _read_fields(fields, None, body)
+    return _read_fields(fields, None, body, limits)
 
 
 def _has_too_many_values(body: bytes) -> bool:
@@ -308,7 +322,7 @@ def _in_another_case(name: str) -> InvalidBody:
     return InvalidBody(f"{name}: this field must be written like this, upper and lower case too.")
 
 
-def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) -> RequestBody:
+def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, limits: Collection[str]) -> RequestBody:
     _check_case(fields)
     model = fields.get("model")
     if "model" not in fields:
@@ -322,13 +336,15 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes) 
     if not _RARE.isdisjoint(fields):
         limit, choices = _read_rare(fields, limit, choices)
         terms = {name: value for name in STANDARD if (value := _text(fields, name)) is not None}
+    if limit is not None and all(fields.get(name) is None for name in limits):
+        limit = None
     options = fields.get("stream_options")
     if not isinstance(options, dict | None):
         raise InvalidBody("stream_options: this field must be an object.")
     for name in options or ():
         if name != _USAGE and name.casefold() == _USAGE:
             raise _in_another_case(f"stream_options.{_USAGE}")
-    if tools := fields.get("tools"):
+    if tools := tools_of(fields):
         _check_tools(tools, model)
     estimate = estimate_input(fields, len(body))
     return RequestBody(
@@ -362,6 +378,8 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
     for name in _WAYS_OF_SENDING:
         if fields.get(name) is not None:
             raise _not_for_clients(name)
+    if _flag(fields, _UNATTENDED):
+        raise InvalidBody(f"{_UNATTENDED}: the answer must come on this connection. Leave this field out.")
     if isinstance(form := fields.get(_FORMAT), dict) and form.get(_VALIDATING):
         raise _not_for_clients(f"{_FORMAT}.{_VALIDATING}")
     if fields.get(_DROPPING):
@@ -383,18 +401,24 @@ def _not_for_clients(name: str) -> InvalidBody:
     return InvalidBody(f"{name}: how a request is sent is not for the client to say here. Leave this field out.")
 
 
-def _check_tools(tools: object, model: str) -> None:
-    """See that no tool brings a model of its own, as Anthropic's advisor and some of OpenRouter's do.
+def _check_tools(tools: Sequence[Mapping[str, Any]], model: str) -> None:
+    """See that no tool brings a model of its own, as Anthropic's advisor, OpenAI's images and some of OpenRouter's do.
 
     Raises:
         InvalidBody: one does.
     """
-    for tool in objects(tools):
+    for tool in tools:
         if tool.get("model", model) not in (model, None):
             raise InvalidBody(f"tools.model: {_PAID_BY_ITS_MODEL} Leave this field out.")
         kind = tool.get("type")
-        if isinstance(kind, str) and kind.startswith(_OPENROUTERS) and kind not in _OPENROUTERS_ALONE:
+        if kind == _DRAWING or (
+            isinstance(kind, str) and kind.startswith(_OPENROUTERS) and kind not in _OPENROUTERS_ALONE
+        ):
             raise InvalidBody(f"tools.type: {_PAID_BY_ITS_MODEL} Leave this tool out.")
+        if str(tool.get("server_url")).startswith(_LITELLMS_OWN):
+            raise InvalidBody(
+                "tools.server_url: what LiteLLM runs by itself it does not tell whole. Leave this tool out."
+            )
 
 
 def _flag(fields: Mapping[str, Any], name: str, within: str = "") -> bool:

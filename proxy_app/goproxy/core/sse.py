@@ -5,7 +5,7 @@ one byte order mark may come first, a line with a colon in front is a comment, `
 line ends the event. Bytes stay bytes: what they mean is the reader's matter, so that broken UTF-8 breaks nothing here.
 
 Memory is bounded by MAX_EVENT whatever comes: a line or an event that is longer is skipped to its end, and the event
-is given out empty, as one that is not whole.
+is given out as one that is not whole, with the end of its line.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 MAX_EVENT = 1024 * 1024
 """Bytes of a line, and of the joined data lines of an event."""
+
+TAIL = 64 * 1024
+"""Bytes of the end of what is longer than may be kept: the providers tell usage there."""
 
 _MARK = b"\xef\xbb\xbf"
 
@@ -30,7 +33,7 @@ class Event(NamedTuple):
 
     data: bytes
     is_whole: bool = True
-    """False: it was too long to be kept, and `data` is empty."""
+    """False: it was too long to be kept, and `data` is the end of the last line that was; nothing, if none was."""
 
 
 def plain_events(data: bytes) -> list[tuple[bytes, bytes]] | None:
@@ -55,6 +58,8 @@ class EventReader:
         self._name = b""
         self._data: bytes | bytearray | None = None
         self._is_too_long = False
+        self._tail = b""
+        """The end of a line that was too long."""
 
     @property
     def is_between_events(self) -> bool:
@@ -124,11 +129,14 @@ class EventReader:
     def _keep(self, part: bytes) -> None:
         """Add to the line that has not ended, unless it is too long already."""
         if self._is_skipping:
+            if self._tail:
+                self._tail = (self._tail + part)[-TAIL:]
             return
         self._line += part
         if len(self._line) > MAX_EVENT:
             self._is_skipping = True
-            self._is_too_long = self._is_too_long or not self._line.startswith(b":")
+            if not self._line.startswith(b":"):
+                self._is_too_long, self._tail = True, bytes(self._line[-TAIL:])
             self._line.clear()
 
     def _kept(self) -> bytes:
@@ -143,7 +151,7 @@ class EventReader:
         if line.startswith(b":"):
             return
         if len(line) > MAX_EVENT:
-            self._is_too_long = True
+            self._is_too_long, self._tail = True, line[-TAIL:]
             return
         field, _, value = line.partition(b":")
         if field == b"data":
@@ -165,7 +173,7 @@ class EventReader:
 
     def _dispatch(self, events: list[Event]) -> None:
         if self._is_too_long:
-            events.append(Event(self._name, b"", is_whole=False))
+            events.append(Event(self._name, self._tail, is_whole=False))
         elif self._data is not None:
             events.append(Event(self._name, bytes(self._data)))
-        self._name, self._data, self._is_too_long = b"", None, False
+        self._name, self._data, self._is_too_long, self._tail = b"", None, False, b""

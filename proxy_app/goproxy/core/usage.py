@@ -1,4 +1,4 @@
-"""Tokens by kind, and searches, as they are priced: what both wire protocols' own usage objects are brought to."""
+"""Tokens by kind, and searches, as they are priced: what the protocols' own usage objects are brought to."""
 
 from __future__ import annotations
 

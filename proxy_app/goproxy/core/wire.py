@@ -83,13 +83,16 @@ class OfferedModel:
 
 
 class WireProtocol(ABC):
-    """One of the two languages that clients and upstreams speak."""
+    """One of the languages that clients and upstreams speak."""
 
     name: str
     """As `protocol` in the configuration names it."""
 
     path: str
     """Where clients POST a request for inference."""
+
+    limits: tuple[str, ...] = ("max_tokens", "max_completion_tokens")
+    """The fields that bound an answer. An upstream may pass over any other one."""
 
     @abstractmethod
     def credential(self, secret: str) -> tuple[str, str]:

@@ -202,7 +202,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def admit(body: Body, config: Config, *, asks_for_usage: bool = False) -> Admitted:
+def admit(body: Body, config: Config, protocol: WireProtocol, *, asks_for_usage: bool = False) -> Admitted:
     """What of the body must be known; it is as the upstream shall have it then.
 
     `asks_for_usage`: a stream is asked for its usage where the client did not.
@@ -211,7 +211,7 @@ def admit(body: Body, config: Config, *, asks_for_usage: bool = False) -> Admitt
         Refusal: it cannot be sent.
     """
     try:
-        asked = read_request_body(body.data)
+        asked = read_request_body(body.data, protocol.limits)
     except InvalidBody as error:
         raise Refusal(Fault.INVALID_REQUEST, str(error)) from None
     model = model_for(asked.model, config)

@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler
 
 from goproxy.config import Config, Endpoint
 from goproxy.core.key_snapshot import LimitedKey
-from goproxy.core.protocols import ANTHROPIC, OPENAI
+from goproxy.core.protocols import ANTHROPIC, OPENAI, RESPONSES
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.admission import (
     Admitted,
@@ -73,6 +73,7 @@ ROUTES = (
     Route("messages", ANTHROPIC),
     Route("count_tokens", ANTHROPIC, "/count_tokens"),
     Route("chat_completions", OPENAI),
+    Route("responses", RESPONSES),
 )
 
 
@@ -137,7 +138,7 @@ class Gateway:
                 body = await read_body(came, self.bodies, config.max_body_bytes, config.timeouts.idle)
                 record.bytes_in = len(body.data)
             del came  # what is dropped later on shall be gone then
-            admitted = admit(body, config, asks_for_usage=protocol is OPENAI and config.include_usage)
+            admitted = admit(body, config, protocol, asks_for_usage=protocol is OPENAI and config.include_usage)
             record.model, record.stream = admitted.model.id, admitted.asked.stream
             check_permission(key, config.upstream, admitted.model)
             if head.unsendable is not None:
