@@ -156,6 +156,7 @@ CODEX = (
     {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "encrypted_content": "gAAA"},
     {"type": "function_call", "call_id": "c1", "name": "shell", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "c1", "output": "a\nb"},
+    {"type": "function_call_output", "call_id": "c1", "output": ""},
     {"type": "custom_tool_call", "call_id": "c2", "name": "apply_patch", "input": "*** Begin Patch"},
     {"type": "custom_tool_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "Done"}]},
 )
@@ -187,6 +188,7 @@ def test_an_image_that_comes_along_counts_as_one_wherever_it_stands() -> None:
         {"type": None, "id": "msg_1"},
         {"type": "message", "id": "msg_1"},
         {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [], "encrypted_content": None},
         {"type": "web_search_call", "id": "ws_1", "status": "completed"},
         {"type": "computer_call_output", "output": {"type": "computer_screenshot", "file_id": "file_1"}},
         {"type": "something_new"},

@@ -211,7 +211,9 @@ def _is_text(block: Mapping[str, Any]) -> bool:
         return isinstance(source, dict) and source.get("type") in ("text", "content")
     if not isinstance(kind, str):
         return False
-    return kind in _TEXT or kind.endswith(_TEXT_ENDINGS) or any(block.get(name) for name in _ITEMS.get(kind, ()))
+    if kind in _TEXT or kind.endswith(_TEXT_ENDINGS):
+        return True
+    return any(block.get(name) not in (None, []) for name in _ITEMS.get(kind, ()))
 
 
 def _image(block: Mapping[str, Any]) -> str | None:

@@ -48,8 +48,8 @@ _IN_STREAMS = content_of("delta")
 _AUDIO = b'audio.delta"'
 _SEARCH_CALLS = ("web_search_call", "openrouter:web_search")
 _TOOLS_WITH_A_FEE = ("file_search_call", "code_interpreter_call", "image_generation_call")
-_OTHER_TOOLS = ("server_side_tool_usage_details",)
-"""xAI's count of its tools, some of which have a fee."""
+_TOOLS_OF_XAI = "server_side_tool_usage_details"
+"""How often each was used; some have a fee."""
 
 
 class ResponsesMeter(Meter):
@@ -102,7 +102,7 @@ class ResponsesMeter(Meter):
         usage = self._merge(response.get("usage"), data, path)
         if isinstance(usage, dict):
             self._take_terms(usage)  # as a gateway to Anthropic tells them
-            if any(usage.get(name) for name in _OTHER_TOOLS):
+            if usage.get(_TOOLS_OF_XAI):
                 self._flags.add("server_tool_use")
         self._take_terms(response)
         if isinstance(items := response.get("output"), list) and items:  # what is whole has all of them once more

@@ -181,37 +181,45 @@ async def test_a_keys_limit_is_for_each_period(backend: Backend, calendar: Calen
     assert await left(backend, wallet) == 10
 
 
+async def overcharged(backend: Backend) -> Any:
+    """A key with 20 dollars for each month, which was charged 5.40 of them."""
+    await backend.account(dollars=100)
+    key = await backend.key(limit_nanodollars=20 * DOLLAR, limit_renews="month")
+    mine = {"key_id": key["id"], "wallets": ("alice", f"key:{key['id']}")}
+    await backend.post("i1", row(1, cost=54 * DOLLAR // 10, usage=Usage(input=1_000_000), **mine))
+    return key
+
+
+async def put_right(backend: Backend) -> None:
+    """It was to cost 5."""
+    await backend.admin("POST", "/rerate", {"multiplier": "1", "apply": True})
+
+
+async def left_by_the_same_limit(backend: Backend, key: Any) -> float:
+    await backend.admin("POST", f"/keys/{key['id']}/set", {"limit_nanodollars": 20 * DOLLAR})
+    return await left(backend, f"key:{key['id']}")
+
+
 async def test_a_corrected_price_of_the_month_before_is_no_credit_of_this_one(
     backend: Backend, calendar: Calendar
 ) -> None:
-    await backend.account(dollars=100)
-    key = await backend.key(limit_nanodollars=20 * DOLLAR, limit_renews="month")
-    wallet = f"key:{key['id']}"
-    dear = row(1, cost=54 * DOLLAR // 10, usage=Usage(input=1_000_000), key_id=key["id"], wallets=("alice", wallet))
-    await backend.post("i1", dear)
-    await backend.admin("POST", "/rerate", {"multiplier": "1", "apply": True})  # it costs 5 dollars
-    assert await left(backend, wallet) == 15
+    key = await overcharged(backend)
+    await put_right(backend)
+    assert await left(backend, f"key:{key['id']}") == 15
     await calendar.goes_to(JANUARY)
-    await backend.admin("POST", f"/keys/{key['id']}/set", {"limit_nanodollars": 20 * DOLLAR})
-    assert await left(backend, wallet) == 20
+    assert await left_by_the_same_limit(backend, key) == 20
 
 
 async def test_a_price_that_is_put_right_in_the_next_month_is_credit_of_that(
     backend: Backend, calendar: Calendar
 ) -> None:
-    await backend.account(dollars=100)
-    key = await backend.key(limit_nanodollars=20 * DOLLAR, limit_renews="month")
-    wallet = f"key:{key['id']}"
-    dear = row(1, cost=54 * DOLLAR // 10, usage=Usage(input=1_000_000), key_id=key["id"], wallets=("alice", wallet))
-    await backend.post("i1", dear)
+    key = await overcharged(backend)
     await calendar.goes_to(JANUARY)
-    await backend.admin("POST", "/rerate", {"multiplier": "1", "apply": True})  # it costs 5 dollars
-    assert await left(backend, wallet) == 20.4
-    await backend.admin("POST", f"/keys/{key['id']}/set", {"limit_nanodollars": 20 * DOLLAR})
-    assert await left(backend, wallet) == 20.4
+    await put_right(backend)
+    assert await left(backend, f"key:{key['id']}") == 20.4
+    assert await left_by_the_same_limit(backend, key) == 20.4
     await calendar.goes_to(FEBRUARY)
-    await backend.admin("POST", f"/keys/{key['id']}/set", {"limit_nanodollars": 20 * DOLLAR})
-    assert await left(backend, wallet) == 20
+    assert await left_by_the_same_limit(backend, key) == 20
 
 
 async def test_a_limit_that_begins_to_renew_does_so_at_once(backend: Backend, calendar: Calendar) -> None:
