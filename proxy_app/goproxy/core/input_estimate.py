@@ -18,7 +18,7 @@ allows. Models that search unasked are not told apart here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 IMAGE_TOKENS = 10_000
@@ -117,8 +117,11 @@ class InputEstimate(NamedTuple):
     """Of the web, by the provider."""
 
 
-def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
-    """The estimate for a request of `size` bytes with these fields at its top level. Takes any JSON."""
+def estimate_input(request: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], size: int) -> InputEstimate:
+    """The estimate for a request of `size` bytes with these fields at its top level, and with the tools of `tools_of`.
+
+    Takes any JSON.
+    """
     tokens, remote, is_open, searches = size, 0, False, 0
     if not OPENING_FIELDS.isdisjoint(request):
         spread = request.get("extra_body")
@@ -137,7 +140,7 @@ def estimate_input(request: Mapping[str, Any], size: int) -> InputEstimate:
             if not _PACKING.isdisjoint(block):
                 tokens -= len(_data(block))
             remote += 1
-    if tools := tools_of(request):
+    if tools:
         tokens += TOOLS_TOKENS
         for tool in tools:
             kind = tool.get("type")

@@ -58,6 +58,9 @@ _MANY_ESCAPES = 4
 _MOST_CHOICES = 1024
 """OpenAI takes 128."""
 
+LIMITS = ("max_tokens", "max_completion_tokens")
+"""The fields by which a message or a chat completion is bounded."""
+
 _OTHER_LIMITS = ("max_output_tokens", "maxOutputTokens", "maxTokens", "max_new_tokens", "max_tokens_to_sample")
 _OTHER_CHOICES = ("candidate_count", "candidateCount")
 """What LiteLLM also takes for `max_tokens` and `n`, and before them, where the provider is Google or Amazon."""
@@ -216,7 +219,7 @@ class RequestBody:
         return b"".join((*parts, whole[at:]))
 
 
-def read_request_body(body: bytes, limits: Collection[str] = ("max_tokens", "max_completion_tokens")) -> RequestBody:
+def read_request_body(body: bytes, limits: Collection[str] = LIMITS) -> RequestBody:
     """Read what must be known of `body`.
 
     Args:
@@ -346,7 +349,7 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
             raise _in_another_case(f"stream_options.{_USAGE}")
     if tools := tools_of(fields):
         _check_tools(tools, model)
-    estimate = estimate_input(fields, len(body))
+    estimate = estimate_input(fields, tools, len(body))
     return RequestBody(
         body,
         model,

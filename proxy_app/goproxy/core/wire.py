@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from goproxy.core.meter import Meter
+from goproxy.core.request_body import LIMITS
 
 
 class Fault(Enum):
@@ -91,7 +92,7 @@ class WireProtocol(ABC):
     path: str
     """Where clients POST a request for inference."""
 
-    limits: tuple[str, ...] = ("max_tokens", "max_completion_tokens")
+    limits: tuple[str, ...] = LIMITS
     """The fields that bound an answer. An upstream may pass over any other one."""
 
     @abstractmethod

@@ -169,15 +169,16 @@ class ControlClient:
             ControlPlaneAway, ControlPlaneRefuses: the control plane is an older one.
         """
         match await self._call("GET", "wallet", query={"wallet": wallet}):
-            case {"credits_nanodollars": int() as credited, "spent_nanodollars": int() as spent, **more}:
-                match more:
-                    case {
-                        "renews": str() as period,
-                        "renews_to_nanodollars": int() as amount,
-                        "renews_at": str() as at,
-                    }:
-                        return Statement(credited, spent, period, amount, at)
-                return Statement(credited, spent)  # an older one tells none
+            case {
+                "credits_nanodollars": int() as credited,
+                "spent_nanodollars": int() as spent,
+                "renews": str() as period,
+                "renews_to_nanodollars": int() as amount,
+                "renews_at": str() as at,
+            }:
+                return Statement(credited, spent, period, amount, at)
+            case {"credits_nanodollars": int() as credited, "spent_nanodollars": int() as spent}:
+                return Statement(credited, spent)
         raise ControlPlaneAway("it answers in a way that is not known")
 
     async def _call(
