@@ -63,7 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "key": str(folder / "server.pem"),
         "api_key": KEY,
         "models": MODELS,
-        "paths": {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"},
+        "paths": {"anthropic": "/v1/messages", "openai": "/v1/chat/completions", "responses": "/v1/responses"},
         "listen": "127.0.0.1",
         "port": port,
         "control_port": control_port,

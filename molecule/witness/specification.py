@@ -18,7 +18,6 @@ class Upstream:
     provider_path: str
     multipliers: tuple[Decimal, Decimal]
     models: frozenset[str]
-    protocols: frozenset[str]
 
     def __str__(self) -> str:
         """Give the name: it stands in the names of tests."""
@@ -51,7 +50,6 @@ OPENHANDS = Upstream(
     provider_path="/v1/messages",
     multipliers=(Decimal("1.06"), Decimal("1.08")),
     models=CLAUDES | {"Gemini 3 Pro Preview"},
-    protocols=frozenset({"anthropic", "openai"}),
 )
 OHMYGPT = Upstream(
     name="ohmygpt",
@@ -62,7 +60,6 @@ OHMYGPT = Upstream(
     provider_path="/api/v1/ai/openai/cc-omg/v1/messages",
     multipliers=(Decimal("1.04"), Decimal("1.1")),
     models=CLAUDES,
-    protocols=frozenset({"anthropic"}),
 )
 BOTH = (OPENHANDS, OHMYGPT)
 

@@ -19,6 +19,7 @@ from .edge import Edge
 MODEL = "claude-sonnet-4-5-20250929"
 ANTHROPIC_PATH = "/v1/messages"
 OPENAI_PATH = "/v1/chat/completions"
+RESPONSES_PATH = "/v1/responses"
 
 
 def marker() -> str:

@@ -1,8 +1,9 @@
 """A simulated LLM provider: real sockets, TLS and event streams, made-up words. One process is one provider.
 
     model       what is asked and what is answered, free of any wire format; the rule of the true usage
-    anthropic   the Messages API on the wire, OpenAI's `openai` beside it: refusals, streams, whole answers
-    wire        what the two have in common
+    anthropic   the Messages API on the wire: refusals, streams, whole answers
+    openai      OpenAI's chat completions, and `responses` beside it
+    wire        what they have in common
     behaviour   how it answers: how many events, how fast, and which named fault
     record      what it received and what it sent
     exchange    one answer on its way out

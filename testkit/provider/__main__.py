@@ -1,6 +1,6 @@
 """Run one simulated provider: python3 -m provider --config FILE, or with flags, which win over the file.
 
-The file is a JSON object: name, hosts [], certificate, key, paths {"anthropic": "/v1/messages", "openai": ...},
+The file is a JSON object: name, hosts [], certificate, key, paths {"anthropic": "/v1/messages", "openai": ..., "responses": ...},
 api_key or api_key_file, next_api_key, models [], listen, port, control_port, behaviour {...}.
 """
 
@@ -31,6 +31,7 @@ def read_config(arguments: list[str]) -> Config:
     parser.add_argument("--key", help="PEM file with the private key")
     parser.add_argument("--anthropic", metavar="PATH", help="path of the Messages API")
     parser.add_argument("--openai", metavar="PATH", help="path of the Chat Completions API")
+    parser.add_argument("--responses", metavar="PATH", help="path of the Responses API")
     parser.add_argument("--api-key-file", help="file with the key that it expects")
     parser.add_argument("--model", dest="models", action="append", help="model id that it knows; repeat for more")
     parser.add_argument("--listen", help="address to listen on")

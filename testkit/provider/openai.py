@@ -12,24 +12,7 @@ STOP_REASONS = {"end": "stop", "max_tokens": "length", "tool": "tool_calls"}
 
 def question(headers: Mapping[str, str], body: bytes, expected: Expectations) -> Question:
     """Read a request as the real API does, first the key, then the body."""
-    key = bearer(headers)
-    if key is None:
-        raise _refused(401, "You didn't provide an API key. Put it in an Authorization header, as Bearer YOUR_KEY.")
-    if expected.keys and key not in expected.keys:
-        raise _refused(401, f"Incorrect API key provided: {key[:4]}***.", code="invalid_api_key")
-    try:
-        asked = read_request(body)
-    except ValueError as problem:
-        raise _refused(400, str(problem)) from problem
-    for name in ("model", "messages"):
-        if not asked.get(name):
-            message = f"Missing required parameter: '{name}'."
-            raise _refused(400, message, param=name, code="missing_required_parameter")
-    if not all(isinstance(message, dict) for message in asked["messages"]):
-        raise _refused(400, "Invalid type for 'messages': expected an array of objects.", param="messages")
-    if expected.models and asked["model"] not in expected.models:
-        message = f"The model `{asked['model']}` does not exist or you do not have access to it."
-        raise _refused(404, message, code="model_not_found")
+    asked = read_asked(headers, body, expected, conversation="messages")
     return Question(
         model=asked["model"],
         prompt=(asked["messages"], asked.get("tools")),
@@ -39,6 +22,32 @@ def question(headers: Mapping[str, str], body: bytes, expected: Expectations) ->
         wants_usage=bool((asked.get("stream_options") or {}).get("include_usage")),
         seed=compact(asked["messages"]),
     )
+
+
+def read_asked(headers: Mapping[str, str], body: bytes, expected: Expectations, *, conversation: str) -> Json:
+    """Read what both of OpenAI's APIs ask for; `conversation` is the field that holds it."""
+    key = bearer(headers)
+    if key is None:
+        raise _refused(401, "You didn't provide an API key. Put it in an Authorization header, as Bearer YOUR_KEY.")
+    if expected.keys and key not in expected.keys:
+        raise _refused(401, f"Incorrect API key provided: {key[:4]}***.", code="invalid_api_key")
+    try:
+        asked = read_request(body)
+    except ValueError as problem:
+        raise _refused(400, str(problem)) from problem
+    for name in ("model", conversation):
+        if not asked.get(name):
+            message = f"Missing required parameter: '{name}'."
+            raise _refused(400, message, param=name, code="missing_required_parameter")
+    told = asked[conversation]
+    is_text = conversation == "input" and isinstance(told, str)
+    if not is_text and not (isinstance(told, list) and all(isinstance(item, dict) for item in told)):
+        message = f"Invalid type for '{conversation}': expected an array of objects."
+        raise _refused(400, message, param=conversation)
+    if expected.models and asked["model"] not in expected.models:
+        message = f"The model `{asked['model']}` does not exist or you do not have access to it."
+        raise _refused(404, message, code="model_not_found")
+    return asked
 
 
 def stream(answer: Answer, context: Context) -> list[Frame]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from aiohttp import web
 
-from . import anthropic, openai
+from . import anthropic, openai, responses
 from .behaviour import Behaviour, Behaviours, Fault
 from .exchange import Exchange
 from .model import Json, answer
@@ -21,7 +21,7 @@ from .record import Records
 from .wire import EVENT_STREAM, Context, Expectations, Frame, Refusal, Wire, compact
 
 LARGEST_REQUEST = 32 << 20  # bytes, as at Anthropic's Messages API
-WIRES: dict[str, Wire] = {"anthropic": anthropic, "openai": openai}
+WIRES: dict[str, Wire] = {"anthropic": anthropic, "openai": openai, "responses": responses}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ class Config:
     key: str
     hosts: tuple[str, ...] = ()  # names that it answers to; any, where none is given
     paths: Mapping[str, str] = field(
-        default_factory=lambda: {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
+        default_factory=lambda: {
+            "anthropic": "/v1/messages",
+            "openai": "/v1/chat/completions",
+            "responses": "/v1/responses",
+        }
     )
     api_key: str | None = None  # any key is taken, where none is given
     next_api_key: str | None = None  # taken too: a key is rotated while the one before it still works

@@ -1,4 +1,4 @@
-"""What the two wire formats have in common: the shape of a frame, of a refusal, and of a module that speaks one."""
+"""What the wire formats have in common: the shape of a frame, of a refusal, and of a module that speaks one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulated model and its two wire formats, without a socket: what is said, in which frames, at what usage."""
+"""The simulated model and its wire formats, without a socket: what is said, in which frames, at what usage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from provider import anthropic, openai
+from provider import anthropic, openai, responses
 from provider.behaviour import Behaviour, Behaviours
 from provider.model import Usage, answer, prompt_usage, words
 from provider.wire import Context, Expectations, Frame, Refusal
@@ -25,6 +25,11 @@ def ask_anthropic(**extra: Any) -> Any:
 def ask_openai(**extra: Any) -> Any:
     asked = {"model": "m", "messages": [{"role": "user", "content": "how are you"}], **extra}
     return openai.question({"authorization": "Bearer k"}, json.dumps(asked).encode(), Expectations(("k",), ("m",)))
+
+
+def ask_responses(**extra: Any) -> Any:
+    asked = {"model": "m", "input": [{"role": "user", "content": "how are you"}], **extra}
+    return responses.question({"authorization": "Bearer k"}, json.dumps(asked).encode(), Expectations(("k",), ("m",)))
 
 
 def data_of(frames: list[Frame]) -> list[Any]:
@@ -156,6 +161,50 @@ def test_openai_calls_a_function() -> None:
     whole = openai.whole(answer(asked, "openhands", 12, {}), CONTEXT)
     call = whole["choices"][0]["message"]["tool_calls"][0]["function"]
     assert (call["name"], json.loads(call["arguments"])["unit"]) == ("weather", "celsius")
+
+
+def test_responses_tell_the_whole_answer_and_its_usage_in_the_last_event() -> None:
+    said = answer(ask_responses(instructions="be kind"), "openhands", 3, {"cache_read": 2})
+    events = data_of(responses.stream(said, CONTEXT))
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        *["output_text.delta"] * 3,
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[-1]["response"] == responses.whole(said, CONTEXT)
+    used = events[-1]["response"]["usage"]
+    assert (used["input_tokens"], used["input_tokens_details"]["cached_tokens"], used["output_tokens"]) == (8, 2, 3)
+
+
+def test_responses_that_reach_their_limit_are_incomplete() -> None:
+    said = answer(ask_responses(max_output_tokens=2), "openhands", 9, {})
+    assert data_of(responses.stream(said, CONTEXT))[-1]["type"] == "response.incomplete"
+    assert responses.whole(said, CONTEXT)["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_responses_call_a_function_until_it_has_its_result() -> None:
+    tools = [{"type": "function", "name": "weather", "parameters": WEATHER}]
+    said = answer(ask_responses(tools=tools), "openhands", 12, {})
+    *_, call = responses.whole(said, CONTEXT)["output"]
+    assert (call["name"], json.loads(call["arguments"])["unit"]) == ("weather", "celsius")
+    events = data_of(responses.stream(said, CONTEXT))
+    deltas = [event["delta"] for event in events if event["type"] == "response.function_call_arguments.delta"]
+    assert "".join(deltas) == call["arguments"]
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "21"}
+    assert ask_responses(tools=tools, input=[call, result]).tool is None
+
+
+def test_a_held_stream_waits_behind_its_last_delta() -> None:
+    tools = [{"type": "function", "name": "weather", "parameters": WEATHER}]
+    parts = [frame.part for frame in responses.stream(answer(ask_responses(tools=tools), "v", 12, {}), CONTEXT)]
+    assert "delta" not in parts[parts.index("end") :]
 
 
 def test_an_exception_holds_for_the_requests_it_matches_and_is_used_up() -> None:

@@ -85,6 +85,22 @@ def test_openai_stream(gpt: openai.OpenAI) -> None:
     assert chunks[-1].usage.total_tokens == 16
 
 
+def test_openai_response(gpt: openai.OpenAI) -> None:
+    response = gpt.responses.create(model=GPT, input=QUESTION, instructions="be kind")
+    assert response.output_text.startswith("This is openhands")
+    assert response.usage
+    assert (response.usage.input_tokens, response.usage.output_tokens) == (5, 12)
+
+
+def test_openai_response_stream(gpt: openai.OpenAI) -> None:
+    with gpt.responses.stream(model=GPT, input=QUESTION) as stream:
+        words = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        response = stream.get_final_response()
+    assert "".join(words) == response.output_text
+    assert response.usage
+    assert (response.status, response.usage.output_tokens) == ("completed", len(words))
+
+
 def test_errors_are_those_of_the_real_apis(claude: anthropic.Anthropic, gpt: openai.OpenAI) -> None:
     with pytest.raises(anthropic.AuthenticationError, match="invalid x-api-key"):
         claude.with_options(api_key="wrong").messages.create(model=CLAUDE, max_tokens=1, messages=[])
@@ -94,6 +110,10 @@ def test_errors_are_those_of_the_real_apis(claude: anthropic.Anthropic, gpt: ope
         gpt.with_options(api_key="wrong").chat.completions.create(model=GPT, messages=[])
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         gpt.chat.completions.create(model="none", messages=[{"role": "user", "content": QUESTION}])
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        gpt.responses.create(model="none", input=QUESTION)
+    with pytest.raises(openai.BadRequestError, match="Missing required parameter: 'input'"):
+        gpt.responses.create(model=GPT)
     with pytest.raises(anthropic.ContentTooLargeError):
         claude.messages.create(model=CLAUDE, max_tokens=1, messages=[{"role": "user", "content": "x" * (33 << 20)}])
 

@@ -61,6 +61,7 @@ def test_the_demo_holds_the_two_upstreams_of_the_specification(ansible: Ansible)
     assert {endpoint["name"]: endpoint["base_url"] for endpoint in openhands["endpoints"]} == {
         "openhands-anthropic": "https://llm-proxy.app.all-hands.dev/v1/messages",
         "openhands-openai": "https://llm-proxy.app.all-hands.dev/v1/chat/completions",
+        "openhands-responses": "https://llm-proxy.app.all-hands.dev/v1/responses",
     }
     assert [model["name"] for model in openhands["models"]] == [
         "Claude Opus 4.5",

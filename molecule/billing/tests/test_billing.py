@@ -113,6 +113,28 @@ def test_an_openai_completion_costs_the_same_and_shows_no_chunk_that_was_not_ask
     assert row["cost_nanodollars"] == cost(tokens, list_price(SONNET), multiplier(OPENHANDS.name, SONNET)) > 0
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
+def test_an_openai_response_costs_the_same(
+    streaming: bool, user: User, providers: Providers, ledger: Ledger
+) -> None:
+    content, client = marker(), user.openai(OPENHANDS.domain)
+    providers[OPENHANDS.name].behave_towards(content, usage={"cache_read": 3})
+    asked: dict[str, Any] = {"model": MODEL, "max_output_tokens": 500, "input": content, "stream": streaming}
+    answer = client.responses.with_raw_response.create(**asked)
+    if streaming:
+        assert [event.type for event in answer.parse()][-1] == "response.completed"  # type: ignore[attr-defined]
+    usage = providers[OPENHANDS.name].received(content)["usage"]
+    tokens = {
+        "input": usage["input_tokens"] - 3,
+        "cache_read": usage["input_tokens_details"]["cached_tokens"],
+        "output": usage["output_tokens"],
+    }
+    row = ledger.row(answer.headers["x-request-id"])
+    assert (row["settlement"], row["protocol"], tokens["cache_read"]) == ("exact", "responses", 3)
+    assert {kind: row["usage"][kind] for kind in tokens} == tokens
+    assert row["cost_nanodollars"] == cost(tokens, list_price(SONNET), multiplier(OPENHANDS.name, SONNET)) > 0
+
+
 def test_an_answer_whose_client_leaves_is_drained_and_billed_exactly(
     user: User, providers: Providers, ledger: Ledger
 ) -> None:

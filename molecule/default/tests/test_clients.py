@@ -14,7 +14,7 @@ from witness.connection import Connection
 from witness.edge import Edge
 from witness.provider import Provider, sent_by
 from witness.specification import OHMYGPT, OPENHANDS, Upstream
-from witness.user import ANTHROPIC_PATH, MODEL, OPENAI_PATH, User, body, marker
+from witness.user import ANTHROPIC_PATH, MODEL, OPENAI_PATH, RESPONSES_PATH, User, body, marker
 
 Providers = Mapping[str, Provider]
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -165,6 +165,33 @@ def test_openai_client_calls_a_function(user: User) -> None:
     assert list(json.loads(calls[0].function.arguments)) == ["city"]
 
 
+def test_openai_client_gets_a_response(user: User, providers: Providers) -> None:
+    """The text and the usage are the provider's."""
+    content = marker()
+    response = user.openai(OPENHANDS.domain).responses.create(model=MODEL, input=question(content))
+    received = providers["openhands"].received(content)
+    assert (received["host"], received["path"]) == (OPENHANDS.provider_host, RESPONSES_PATH)
+    assert response.model_dump(mode="json", exclude_unset=True) == json.loads(sent_by(received))
+
+
+def test_openai_client_streams_responses_and_uses_a_tool(user: User, providers: Providers) -> None:
+    """As Codex does: nothing is stored, and the conversation goes along with each turn."""
+    client, asked, result = user.openai(OPENHANDS.domain), question("What is the weather in Hà Nội?"), marker()
+    tool: Any = {"type": "function", "name": "weather", "parameters": WEATHER, "strict": False}
+    with client.responses.stream(model=MODEL, input=asked, tools=[tool], store=False) as stream:
+        call: Any = stream.until_done().get_final_response().output[-1]
+    assert (call.type, list(json.loads(call.arguments))) == ("function_call", ["city"])
+
+    told = {name: getattr(call, name) for name in ("type", "call_id", "name", "arguments")}
+    turns: Any = [*asked, told, {"type": "function_call_output", "call_id": call.call_id, "output": f"31 °C {result}"}]
+    with client.responses.stream(model=MODEL, input=turns, tools=[tool], store=False) as stream:
+        words = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        answered = stream.get_final_response()
+    assert "".join(words) == answered.output_text
+    assert answered.usage
+    assert answered.usage.output_tokens == providers["openhands"].received(result)["usage"]["output_tokens"]
+
+
 def test_openai_client_is_told_in_openais_shape_that_ohmygpt_has_no_openai_endpoint(
     user: User, providers: Providers
 ) -> None:
@@ -182,8 +209,13 @@ def test_openai_client_is_told_in_openais_shape_that_ohmygpt_has_no_openai_endpo
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
 @pytest.mark.parametrize(
     ("chosen", "path"),
-    [(OPENHANDS, ANTHROPIC_PATH), (OHMYGPT, ANTHROPIC_PATH), (OPENHANDS, OPENAI_PATH)],
-    ids=["openhands-anthropic", "ohmygpt-anthropic", "openhands-openai"],
+    [
+        (OPENHANDS, ANTHROPIC_PATH),
+        (OHMYGPT, ANTHROPIC_PATH),
+        (OPENHANDS, OPENAI_PATH),
+        (OPENHANDS, RESPONSES_PATH),
+    ],
+    ids=["openhands-anthropic", "ohmygpt-anthropic", "openhands-openai", "openhands-responses"],
 )
 def test_bytes_at_the_client_equal_bytes_sent_by_the_provider(
     chosen: Upstream, path: str, streaming: bool, user: User, providers: Providers
@@ -193,8 +225,10 @@ def test_bytes_at_the_client_equal_bytes_sent_by_the_provider(
     asked = body(
         f'Größe 流れ "{content}"', stream=streaming, stream_options={"include_usage": True}, not_known=[1.50, None]
     )
-    if path == ANTHROPIC_PATH or not streaming:
+    if path != OPENAI_PATH or not streaming:
         del asked["stream_options"]
+    if path == RESPONSES_PATH:
+        asked["input"], asked["max_output_tokens"] = asked.pop("messages"), asked.pop("max_tokens")
     sent = json.dumps(asked, indent=3, ensure_ascii=False).encode() + b"\n"
     with user.http.stream(
         "POST", f"https://{chosen.domain}{path}", content=sent, headers=credentials(user, path)

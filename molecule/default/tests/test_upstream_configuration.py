@@ -29,6 +29,7 @@ def test_config_openhands_prod_json_configured_for_openhands_upstream(host: Host
     assert config["port"] == 8004
     assert endpoints(config)["openhands-anthropic"] == "https://llm-proxy.app.all-hands.dev/v1/messages"
     assert endpoints(config)["openhands-openai"] == "https://llm-proxy.app.all-hands.dev/v1/chat/completions"
+    assert endpoints(config)["openhands-responses"] == "https://llm-proxy.app.all-hands.dev/v1/responses"
     assert_models(config, OPENHANDS)
 
 
