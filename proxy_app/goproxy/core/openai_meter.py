@@ -16,7 +16,7 @@ for it, if the usage came with a `finish_reason` or after one. A whole JSON body
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from goproxy.core.anthropic_meter import (
@@ -77,9 +77,6 @@ COUNTS = Counts(
     searches=_SEARCHES,
 )
 
-_CONTENT = re.compile(rb'(?:\A|(?<=\n\n))(?:data: {[^\n]*?"choices"[^\n]*+\n\n)+')
-"""Events that may be content only."""
-
 _TELLS_USAGE = re.compile(rb'"usage"\s*+:\s*+(?!null)')
 _FIRST_EVENTS = 16
 """Events that are parsed to find the model's name."""
@@ -131,19 +128,20 @@ class OpenAIMeter(Meter):
         if self._model is None or self._told.tokens:
             return data
         rest, at, looked_at = [], 0, 0
-        for run in _CONTENT.finditer(data):
-            if _TELLS_USAGE.search(data, looked_at, run.start()) is not None:
+        for start, end in _runs_of_content(data):
+            if _TELLS_USAGE.search(data, looked_at, start) is not None:
                 break  # an event of another look told it: what comes after it has a meaning by where it stands
-            content, looked_at = run[0], run.end()
+            run, looked_at = data[start:end], end
+            content = run
             if b'"usage"' in content and (usage := _TELLS_USAGE.search(content)) is not None:
-                before, end, _ = content[: usage.start()].rpartition(b"\n\n")
-                content = before + end
+                before, blank, _ = content[: usage.start()].rpartition(b"\n\n")
+                content = before + blank
             if content and b'"error"' not in content:
-                rest.append(data[at : run.start()])
-                at = run.start() + len(content)
+                rest.append(data[at:start])
+                at = start + len(content)
                 self._leave_uncounted(content)
                 self._look_for_finish(content)
-            if content != run[0]:
+            if content != run:
                 break  # what comes after usage has a meaning by where it stands
         return b"".join([*rest, data[at:]])
 
@@ -211,6 +209,20 @@ class OpenAIMeter(Meter):
         if used_other_tools(told):
             flags.add("server_tool_use")
         return _usage(told, flags)
+
+
+def _runs_of_content(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where events stand, one after the other, that may be content only. `data` begins between two events."""
+    find, start, begin = data.find, 0, 0
+    while (end := find(b"\n\n", begin) + 2) != 1:  # which is what `find` makes of no more
+        is_alone = data.startswith(b"data: {", begin) and find(b"\n", begin) == end - 2
+        if not is_alone or find(b'"choices"', begin, end) < 0:
+            if start < begin:
+                yield start, begin
+            start = end
+        begin = end
+    if start < begin:
+        yield start, begin
 
 
 def _usage(told: RawUsage, flags: set[str]) -> Usage:

@@ -40,10 +40,15 @@ COUNTS = Counts(
 
 _ENDS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 _ITEM_IS_DONE = "response.output_item.done"
-_PARSED = frozenset({*_ENDS, _ITEM_IS_DONE, "response.created", "response.queued", "response.in_progress"})
+_SAYS_IT_AGAIN = frozenset({"response.queued", "response.in_progress"})
+"""Of the response what `response.created` said, with all of its instructions once more."""
+_PARSED = frozenset({*_ENDS, _ITEM_IS_DONE, "response.created", *_SAYS_IT_AGAIN})
 _TYPE = re.compile(rb'"type"\s*+:\s*+"(response\.[a-z_.]++)"')
 _IN_STREAMS = content_of("delta")
 """Each piece of text, thinking, refusal or arguments; events that end a part tell the whole of it once more."""
+
+_DELTAS = re.compile(rb'(?:(?:event: [a-z_.]++\n)?data: {"type": ?"response\.[a-z_.]++(?<=\.delta)"[^\n]*+\n\n)+')
+"""Events of nothing but content."""
 
 _AUDIO = b'audio.delta"'
 _SEARCH_CALLS = ("web_search_call", "openrouter:web_search")
@@ -70,6 +75,8 @@ class ResponsesMeter(Meter):
         kind = (name if (found := _TYPE.search(data)) is None else found[1]).decode(errors="replace")
         if kind.startswith("response.") and kind not in _PARSED:
             self._generated_bytes += self._generated(data)
+            return
+        if kind in _SAYS_IT_AGAIN and self._model is not None:
             return
         document = self._parse(data, "unparsed_event") or {}
         response = document.get("response")
@@ -127,7 +134,23 @@ class ResponsesMeter(Meter):
         self._fail(None if kind == "error" else kind, error.get("code"))
 
     def _set_content_aside(self, data: bytes, events: EventReader) -> bytes:  # noqa: ARG002
-        return data
+        rest, at, begin = [], 0, 0
+        while begin != 1:  # which is what `find` makes of no more
+            if (run := _DELTAS.match(data, begin)) is not None:
+                rest.append(data[at:begin])
+                at = begin = run.end()
+                self._leave_uncounted(run[0])
+            begin = data.find(b"\n\n", begin) + 2
+        return b"".join([*rest, data[at:]])
+
+    def _generated_alike(self, run: bytes) -> int | None:
+        if _AUDIO in run:
+            return None
+        texts = [text for _, text in _IN_STREAMS.findall(run)]
+        generated = b"".join(texts)
+        if b"\n" in generated:  # a string without an end
+            return None
+        return sum(map(string_bytes, texts)) if b"\\" in generated else len(generated)
 
     def _generated(self, data: bytes | bytearray) -> int:
         if self._events is None:
