@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
+import ssl
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from goproxy.config import parse_config
 from goproxy.core.wire import Refusal
+from goproxy.data_plane import upstream_pool
 from goproxy.data_plane.bodies import Bodies, Body, room_for_bodies
 from goproxy.limits import memory_limit
 from tests.gateway import ALICE, Running, config_document, endpoints_at, running_gateway
@@ -32,10 +36,10 @@ def long(size: int, begin: bytes = ALIAS) -> bytes:
 
 
 @asynccontextmanager
-async def upstream(*, reads: bool) -> AsyncIterator[tuple[str, asyncio.Event]]:
+async def upstream(*, reads: bool, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[str, asyncio.Event]]:
     """One that keeps nothing of a request. It begins a stream, and ends it when it is told to.
 
-    `reads`: before that, it reads the request; else it reads nothing until then.
+    `reads`: before that, it reads the request; else it reads as good as nothing until then.
     """
     may_end = asyncio.Event()
 
@@ -53,10 +57,13 @@ async def upstream(*, reads: bool) -> AsyncIterator[tuple[str, asyncio.Event]]:
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=64 * KIB)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=(64 if reads else 1) * KIB, ssl=tls)
     async with server:
+        (listener,) = server.sockets
+        if not reads:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
         try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", may_end
+            yield f"{'https' if tls else 'http'}://localhost:{listener.getsockname()[1]}", may_end
         finally:
             may_end.set()
 
@@ -151,6 +158,30 @@ async def test_what_the_upstream_does_not_take_is_counted(keys: Path, eventually
         await eventually(lambda: gateway.gateway.bodies.bytes == len(body))
         await asyncio.sleep(0.2)
         assert gateway.gateway.bodies.bytes == len(body)
+        may_end.set()
+        await client.reader.readuntil(b"0\r\n\r\n")
+        assert gateway.gateway.bodies.bytes == 0
+
+
+@pytest.mark.parametrize(("size", "is_safe"), [(200 * KIB, False), (700 * KIB, False), (700 * KIB, True)])
+async def test_what_the_event_loop_keeps_to_be_sent_is_counted(
+    size: int, is_safe: bool, keys: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of shorter bodies, too, and above TLS as below it."""
+    sockets = ((socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * KIB), *upstream_pool._SOCKET_OPTIONS)
+    monkeypatch.setattr(upstream_pool, "_SOCKET_OPTIONS", sockets)
+    authority = trustme.CA()
+    trusting, serving = ssl.create_default_context(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.configure_trust(trusting)
+    authority.issue_cert("localhost").configure_cert(serving)
+    async with upstream(reads=False, tls=serving if is_safe else None) as (url, may_end), AsyncExitStack() as stack:
+        document = config_document(endpoints=endpoints_at(url), max_body_bytes=32 * MIB)
+        gateway = await stack.enter_async_context(running_gateway(document, keys, tls=trusting))
+        client = await stack.enter_async_context(connected(gateway.port))
+        await client.post(long(size))
+        await eventually(lambda: gateway.gateway.bodies.bytes == size)
+        await asyncio.sleep(0.3)
+        assert gateway.gateway.bodies.bytes == size
         may_end.set()
         await client.reader.readuntil(b"0\r\n\r\n")
         assert gateway.gateway.bodies.bytes == 0

@@ -226,6 +226,31 @@ async def test_a_client_that_takes_the_end_late_holds_nobody_up(
     assert provider.connections == 1
 
 
+async def test_a_client_that_is_full_of_the_head_already_holds_the_upstream_back(
+    gateway: Running, provider: Provider, eventually: Eventually
+) -> None:
+    wires: list[Wire] = []
+
+    async def script(_: Received, wire: Wire) -> None:
+        wires.append(wire)
+        await wire.begin_stream(("X-Long", "x" * 200_000))
+        while wire.bytes_written < 25_000_000:
+            await wire.chunk(b"x" * 65_536)
+        await wire.end_stream()
+
+    provider.script = script
+    async with full_at_once(gateway) as (slow, connection):
+        await slow.post(ASK)
+        await eventually(lambda: is_full(connection))
+        stood = -1
+        async with asyncio.timeout(20):
+            while wires[0].bytes_written != stood:
+                stood = wires[0].bytes_written
+                await asyncio.sleep(0.5)
+        assert connection.client is not None
+        assert connection.client.waiting < 1_000_000
+
+
 async def test_a_slow_client_is_told_that_the_answer_took_too_long_in_all(
     document: dict[str, Any],
     keys: Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import json
 import socket
 import ssl
@@ -463,6 +464,21 @@ async def test_a_stall_ends_in_an_error_event_and_no_clean_end(
     silence = STALL if sent else "The upstream sent nothing for 0.5 s."
     assert event["error"] == {"type": "timeout_error", "message": silence}
     assert (await lines.request())["outcome"] == "upstream_stalled"
+
+
+async def test_nothing_is_written_into_a_stream_that_is_packed(gateway: Running, provider: Provider) -> None:
+    packed = gzip.compress(ANTHROPIC_EVENTS[0])
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream(("Content-Encoding", "gzip"))
+        await wire.chunk(packed)
+        await wire.until_closed()
+
+    provider.script = script
+    async with connected(gateway.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        assert await raw.chunks_until_broken() == packed
 
 
 async def test_a_stall_after_the_first_piece_is_not_given_the_time_for_the_first_byte(

@@ -177,9 +177,9 @@ _LEAVING = [
 
 
 _SLOW = [
-    Kind("C3", "reads nothing of 12 MiB (drain)", "it is cut after the idle time; the rest is read for the count",
+    Kind("C3", "reads nothing of 12 MiB (drain)", "it is cut after three idle times; the rest is read for the count",
          _reads_nothing, DRAINED, _large, share=0.07),
-    Kind("C3", "reads nothing of 12 MiB (abort)", "it is cut after the idle time", _reads_nothing, ESTIMATED, _large,
+    Kind("C3", "reads nothing of 12 MiB (abort)", "it is cut after three idle times", _reads_nothing, ESTIMATED, _large,
          upstream="aborts", share=0.07),
     Kind("C3", "reads 12 MiB late", "the bytes as they are", _reads_slowly, EXACT, _large, share=0.07),
 ]  # fmt: skip

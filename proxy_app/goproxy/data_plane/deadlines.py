@@ -6,6 +6,10 @@ from collections.abc import Callable
 
 from goproxy.config import Timeouts
 
+_CLIENTS_PATIENCE = 3
+"""Times `idle`. nginx takes 272 KiB of an answer (`proxy_buffer_size`) and then nothing more until its client has all
+of them, which takes one that reads 1 KiB a second longer than `idle`. Who takes nothing at all is given up by nginx."""
+
 
 class Deadlines:
     """The limits of one exchange."""
@@ -33,7 +37,7 @@ class Deadlines:
 
     def for_client(self, since: float) -> float:
         """Until when the client must have taken what waits for it since then."""
-        return min(since + self.timeouts.idle, self._total)
+        return min(since + _CLIENTS_PATIENCE * self.timeouts.idle, self._total)
 
     def is_over(self) -> bool:
         """Whether the exchange has had all the time that there is."""

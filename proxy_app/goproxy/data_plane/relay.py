@@ -15,6 +15,7 @@ from goproxy.core.headers import Headers, to_client
 from goproxy.core.wire import Fault, WireProtocol
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.deadlines import Deadlines
+from goproxy.data_plane.decoding import content_coding
 from goproxy.data_plane.exchange import EVENT_STREAM
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord
@@ -126,6 +127,8 @@ class _Path:
     async def run(self) -> Outcome:
         """Pass on every piece of the answer, to its end or to where it stops."""
         self._client.watcher = self
+        if self._client.is_full:  # of a long head, or of an answer before
+            self.client_is_full()
         self._answer.pass_to(self)
         if not self._over.done():
             self._watch()
@@ -139,8 +142,10 @@ class _Path:
         self._answer.pass_to(None)
 
     def last_words(self, event: bytes) -> None:
-        """Write an event into a stream that ends here, on a line of its own; there is none after its own end."""
-        if self._ended is not Outcome.OK and not self._client.is_gone:
+        """Write an event into a stream that ends here, on a line of its own; none after its own end, nor among what is
+        packed."""
+        is_coded = content_coding(self._answer.header("content-encoding")) is not None
+        if self._ended is not Outcome.OK and not (is_coded or self._client.is_gone):
             self._client.write(event if self._last.endswith(b"\n") else b"\n" + event)
 
     # From the upstream.

@@ -31,11 +31,12 @@ _INTERIM = 16
 _KEPT = 128 * 1024
 """Bytes of a body that wait for a taker before reading pauses."""
 
-_PIECE = 256 * 1024
-"""Bytes of a request's body that are written at once; a larger one waits for the upstream to take each piece."""
+_PIECE = 64 * 1024
+"""Bytes of a long body that are written at once: each piece waits until the upstream has taken most of those before."""
 
 _WINDOW = 48 * 1024
-"""Bytes that the upstream's kernel takes, with a head, whether the upstream reads or not: Linux begins with 64 KiB."""
+"""Bytes that the upstream's kernel takes, with a head, whether the upstream reads or not: Linux begins with 64 KiB. A
+body that is not longer is written at once."""
 
 UNACKNOWLEDGED = 30_000
 """Milliseconds without an acknowledgement after which a path is dead: the kernel would go on for a quarter of an hour,
@@ -223,6 +224,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         """Of the head that is being read."""
         self._head_bytes = 0
+        self._idle_bytes = 0
+        """That have come since the last piece of a body: of a trailer, or of what stands beside a chunk's length."""
         self._interim = 0
         self._is_interim = False
         self._pieces: list[bytes] = []
@@ -263,7 +266,7 @@ class UpstreamConnection(asyncio.Protocol):
         `until`: when the head of the answer must be there, on the loop's clock.
         """
         self._parser = httptools.HttpResponseParser(self)
-        self._head_bytes = self._interim = 0
+        self._head_bytes = self._idle_bytes = self._interim = 0
         self._is_ended_by_close = False
         self._asker = asker
         self._until = until
@@ -272,7 +275,7 @@ class UpstreamConnection(asyncio.Protocol):
         size = len(body.data)
         if self._is_watched is not (size <= _WINDOW):
             self._watch_path(not self._is_watched)
-        if size <= _PIECE:
+        if size <= _WINDOW:
             self._out = head + body.data
             body.drop()
             self._outbox.add(self)
@@ -325,19 +328,25 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._limit_reading = getattr(transport, "set_read_buffer_limits", None)
+        self._transport.set_write_buffer_limits(_PIECE)  # over TLS it would be 512 KiB, which nobody counts
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
         if parser is None:  # nothing was asked for
             self.abort()
             return
-        if self._asker is not None:
+        waits_for_head = self._asker is not None
+        if waits_for_head:
             self._head_bytes += len(data)
         try:
             parser.feed_data(data)
-            if self._pieces and self._answer is not None:
-                take = self._answer.take  # CPython 3.11 looks for a method each time where this is called in one
-                take(self._parsed())
+            if self._answer is not None:
+                if self._pieces:
+                    self._idle_bytes = 0
+                    take = self._answer.take  # CPython 3.11 looks for a method each time where this is called in one
+                    take(self._parsed())
+                elif not waits_for_head:
+                    self._idle_bytes += len(data)
         except httptools.HttpParserUpgrade:
             self._fail()
         except httptools.HttpParserCallbackError as error:
@@ -346,7 +355,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail()
         except httptools.HttpParserError:
             self._fail()
-        if self._asker is not None and self._head_bytes > HEAD_BYTES:
+        if self._idle_bytes > HEAD_BYTES or (self._asker is not None and self._head_bytes > HEAD_BYTES):
             self._fail()
 
     def eof_received(self) -> None:
@@ -444,14 +453,19 @@ class UpstreamConnection(asyncio.Protocol):
         """A long body, as fast as the upstream takes it; an upstream that has answered need not take the rest."""
         try:
             for at in range(0, len(body.data), _PIECE):
-                if self._room is not None:
-                    await self._room
+                await self._have_room()
                 if self._transport.is_closing() or self._parser is None:
                     return
                 self._transport.write(body.data[at : at + _PIECE])
+            await self._have_room()
             self._is_written = True
         finally:
             body.drop()
+
+    async def _have_room(self) -> None:
+        """Until the upstream has taken most of what was written, or is gone."""
+        while self._room is not None and not self._transport.is_closing():
+            await self._room
 
     def _watch_path(self, is_watched: bool) -> None:
         self._is_watched = is_watched

@@ -53,11 +53,12 @@ _TIMEOUT = re.compile(r"(?:^|[,; ])timeout *= *\"?(\d{1,9})", re.IGNORECASE | re
 _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 12),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 4),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED),
 )
-"""A minute's silence of the other end is asked after."""
+"""The other end's silence is asked after, five times until the path is given up: Linux looks at the time alone then
+(tcp(7), TCP_USER_TIMEOUT), so that with fewer questions one lost packet would cut a provider that thinks."""
 
 _Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
 
