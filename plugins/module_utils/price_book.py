@@ -158,6 +158,10 @@ def read_terms(field: Field) -> list[dict[str, Any]]:
     for entry in entries:
         fields, tiers = read_priced(entry, {}, optional=tuple(STANDARD_TERMS))
         values = {name: read_term(fields[name]) for name in STANDARD_TERMS if name in fields}
+        if values.get("service_tier") == "fast":
+            fields["service_tier"].report(
+                'is "fast", which answers call priority', "write priority: it is for both, as with OpenAI"
+            )
         if not isinstance(entry.value, dict) or None in values.values():
             continue
         differing = {name: value for name, value in values.items() if value not in STANDARD_TERMS[name]}

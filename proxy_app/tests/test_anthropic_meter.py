@@ -81,6 +81,34 @@ def test_a_stop_that_cannot_be_read_is_none() -> None:
     assert not read(message_start(START), b"event: message_stop\ndata: oops\n\n").ended
 
 
+@pytest.mark.parametrize(
+    ("category", "words", "flags"),
+    [
+        ("cyber", (), ("refused_unbilled",)),
+        (None, (), ("refused_unbilled",)),
+        (["bio"], (), ("refused_unbilled",)),
+        ("bio", (), ()),
+        ("cyber", ("I ",), ()),
+    ],
+)
+def test_a_refusal_before_any_output_is_flagged_where_it_is_not_billed(
+    category: Any, words: tuple[str, ...], flags: tuple[str, ...]
+) -> None:
+    usage = {"input_tokens": 412, "output_tokens": len(words)}
+    details = {"type": "refusal", "category": category, "explanation": "x"}
+    blocks = text_block(words) if words else ()
+    delta = {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
+    end = anthropic_event("message_delta", delta=delta, usage={"output_tokens": len(words)})
+    streamed = read(message_start({**usage, "output_tokens": 0}), *blocks, end, MESSAGE_STOP)
+    meter = AnthropicMeter(stream=False)
+    content = [{"type": "text", "text": word} for word in words]
+    meter.feed(anthropic_message(usage, content=content, stop_reason="refusal", stop_details=details))
+    meter.end()
+    for reading in (streamed, meter.reading()):
+        assert (reading.exact, reading.flags) == (True, flags)
+        assert reading.usage == Usage(input=412, output=len(words))
+
+
 def test_an_error_keeps_what_was_told() -> None:
     told = read(message_start(START), *text_block(), message_delta({"output_tokens": 5}, None), OVERLOADED)
     assert (told.usage, told.exact, told.error) == (Usage(input=9, output=5), False, "overloaded_error")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from goproxy.core import request_body
 from goproxy.core.input_estimate import (
     IMAGE_TOKENS,
+    LARGEST_IMAGE_TOKENS,
     OPENING_FIELDS,
     REMOTE_TOKENS,
     SEARCHES,
@@ -80,8 +81,9 @@ def test_it_is_read_alike_however_it_is_written(document: dict[str, Any], repeat
             body = read_request_body(text.encode(errors="surrogatepass"))
             ends.append(
                 (
-                    replace(body, body=b"", estimated_input_tokens=0, places=None),
+                    replace(body, body=b"", estimated_input_tokens=0, most_input_tokens=0, places=None),
                     body.estimated_input_tokens - len(text.encode()),
+                    body.most_input_tokens - len(text.encode()),
                 )
             )
         except InvalidBody as error:
@@ -446,6 +448,28 @@ def test_an_image_counts_as_an_image(block: dict[str, Any], packed: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("block", "is_larger"),
+    [
+        ({"type": "image", "source": PACKED}, False),
+        ({"type": "image", "source": PACKED, "detail": "original"}, False),
+        ({"type": "image_url", "image_url": PNG}, True),
+        ({"type": "image_url", "image_url": {"url": PNG}}, True),
+        ({"type": "image_url", "image_url": {"url": PNG}, "detail": "low"}, True),
+        ({"type": "image_url", "image_url": {"url": PNG, "detail": "auto"}}, True),
+        ({"type": "image_url", "image_url": {"url": PNG, "detail": "low"}}, False),
+        ({"type": "input_image", "image_url": PNG, "detail": "original"}, True),
+        ({"type": "input_image", "image_url": PNG, "detail": ["high"]}, True),
+        ({"type": "input_image", "image_url": PNG, "detail": "high"}, False),
+        ({"type": "text", "text": "x"}, False),
+    ],
+)
+def test_more_is_held_for_an_image_that_is_taken_as_it_is(block: dict[str, Any], is_larger: bool) -> None:
+    body = read(messages=[{"role": "user", "content": [block, block]}])
+    beyond = 2 * (LARGEST_IMAGE_TOKENS - IMAGE_TOKENS) if is_larger else 0
+    assert body.most_input_tokens == body.estimated_input_tokens + beyond
+
+
+@pytest.mark.parametrize(
     ("block", "packed"),
     [
         ({"type": "image", "source": {"type": "url", "url": "https://example.com/x.png"}}, ""),
@@ -513,10 +537,35 @@ def test_results_of_the_providers_tools_count_by_their_bytes(inner: dict[str, An
             True,
         ),
         ([{"type": None, "function": {"name": "f"}}, "f", {"name": "g"}], TOOLS_TOKENS, False),
+        ([{"type": "browser_toolset_20260801"}], TOOLS_TOKENS + 5 * TOOL_TOKENS, False),
+        ([{"type": "browser_search"}], TOOLS_TOKENS + REMOTE_TOKENS, True),  # Groq's, which it runs
     ],
 )
 def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) -> None:
     assert estimate(tools=tools) == (tokens, is_open)
+
+
+def adding(*definitions: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Messages that add these tools on the way, and such that tell so of what was compacted."""
+    changes = [
+        {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": definition}}
+        for definition in definitions
+    ]
+    compacted = {"type": "compaction", "content": "x", "tool_changes": [*changes, {"type": "tool_removal"}]}
+    return [{"role": "system", "content": changes}], [{"role": "assistant", "content": [compacted]}]
+
+
+def test_tools_that_are_added_on_the_way_are_looked_at() -> None:
+    for messages in adding({"name": "f", "input_schema": {}}):
+        assert estimate(messages=messages) == (TOOLS_TOKENS, False)
+    for messages in adding({"type": "web_search_20250305", "max_uses": 3}, {"type": "bash_20250124"}):
+        assert estimate(messages=messages) == (TOOLS_TOKENS + TOOL_TOKENS + REMOTE_TOKENS, True)
+        assert read(messages=messages).web_searches == 3
+    for messages in adding({"type": "advisor_20260301", "name": "advisor", "model": "dear"}):
+        with pytest.raises(InvalidBody, match=r"tools\.model: a request is paid by its model here"):
+            read(messages=messages)
+    reference = {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "f"}}
+    assert content(reference, {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "g"}}) == (0, False)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,8 @@ def estimate(*items: Any, **fields: Any) -> tuple[int, bool]:
             "tools.model: a request",
         ),
         ({"tools": [{"type": "mcp", "server_url": "litellm_proxy/mcp/x"}]}, "tools.server_url: what LiteLLM runs"),
+        ({"multi_agent": {"enabled": True}}, "multi_agent: nothing bounds what several agents cost"),
+        ({"multi_agent": {"enabled": False, "max_concurrent_subagents": 3}}, "multi_agent: nothing bounds"),
     ],
 )
 def test_what_would_pass_by_the_meter_or_the_price_is_refused(fields: dict[str, Any], told: str) -> None:
@@ -145,7 +147,14 @@ def test_what_would_pass_by_the_meter_or_the_price_is_refused(fields: dict[str, 
 
 
 def test_what_says_nothing_is_let_through() -> None:
-    body = read(input="Hi", background=False, prompt=None, previous_response_id=None)
+    body = read(
+        input="Hi",
+        background=False,
+        prompt=None,
+        previous_response_id=None,
+        multi_agent={"enabled": False},
+        reasoning={"effort": "high", "mode": "standard"},
+    )
     assert (body.has_remote_input, body.web_searches) == (False, 0)
 
 
@@ -167,6 +176,53 @@ def test_a_conversation_counts_by_its_bytes() -> None:
     tools = [{"type": "function", "name": "shell", "parameters": {}}, {"type": "custom", "name": "apply_patch"}]
     assert estimate(*CODEX, tools=tools) == (TOOLS_TOKENS, False)
     assert estimate(*CODEX, tools=[{"type": "local_shell"}]) == (TOOLS_TOKENS + TOOL_TOKENS, False)
+
+
+@pytest.mark.parametrize(
+    ("tool", "tokens"),
+    [
+        ({"type": "namespace", "name": "crm", "description": "x", "tools": [{"type": "function", "name": "f"}]}, 0),
+        ({"type": "tool_search", "execution": "client", "parameters": {}}, 0),
+        ({"type": "shell", "environment": {"type": "local"}}, 0),
+        ({"type": "computer"}, TOOL_TOKENS),
+    ],
+)
+def test_tools_that_the_client_runs_count_by_their_bytes(tool: dict[str, Any], tokens: int) -> None:
+    assert estimate(tools=[tool]) == (TOOLS_TOKENS + tokens, False)
+    assert read(input="Hi", tools=[tool]).web_searches == 0
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "tool_search"},
+        {"type": "tool_search", "execution": "server"},
+        {"type": "shell"},
+        {"type": "shell", "environment": {"type": "container_auto"}},
+        {"type": "namespace", "name": "crm", "tools": [{"type": "web_search"}]},
+    ],
+)
+def test_so_do_none_that_the_provider_runs(tool: dict[str, Any]) -> None:
+    assert estimate(tools=[tool])[1]
+
+
+def test_what_the_clients_tools_were_asked_and_gave_counts_by_its_bytes() -> None:
+    shell = [
+        {"type": "shell_call", "call_id": "c1", "action": {"commands": ["ls"]}},
+        {
+            "type": "shell_call_output",
+            "call_id": "c1",
+            "output": [{"stdout": "a", "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}],
+        },
+    ]
+    found = {"type": "tool_search_call", "execution": "client", "call_id": "c2", "arguments": {"q": "crm"}}
+    assert estimate(*shell, found) == (0, False)
+    screen = {"type": "computer_screenshot", "image_url": PNG}
+    computer = [
+        {"type": "computer_call", "call_id": "c3", "actions": [{"type": "screenshot"}]},
+        {"type": "computer_call_output", "call_id": "c3", "output": screen},
+    ]
+    assert estimate(*computer) == (IMAGE_TOKENS - len(PNG), False)
 
 
 def test_an_image_that_comes_along_counts_as_one_wherever_it_stands() -> None:
@@ -212,6 +268,7 @@ def test_a_file_counts_by_what_it_may_come_to_and_not_by_its_base64() -> None:
         {"conversation": "conv_1"},
         {"conversation": {"id": "conv_1"}},
         {"context_management": [{"type": "compaction", "compact_threshold": 1000}]},
+        {"reasoning": {"mode": "pro"}},
     ],
 )
 def test_what_the_provider_holds_is_left_to_the_context(fields: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ def test_the_standard_is_not_written() -> None:
     [
         ({"speed": "fast", "inference_geo": "us", "service_tier": "auto"}, "inference_geo=us,speed=fast"),
         ({"service_tier": "on_demand"}, ""),  # Groq's word for its standard
+        ({"service_tier": "fast", "speed": "fast"}, "service_tier=priority,speed=fast"),  # OpenAI's own two names
         ({"service_tier": "Priority"}, "service_tier=Priority"),  # which is not what the provider knows: nor do we
         ({"service_tier": "priority,speed=fast"}, "service_tier=?"),  # nobody gets a price by a trick
         ({"service_tier": ""}, "service_tier=?"),

@@ -742,6 +742,14 @@ PRICE_ROWS: dict[str, Row] = {
         [{"service_tier": "very fast", **COSTS}],
         [f'goproxy_price_book: opus.prices[0].terms[0].service_tier: is "very fast"; {A_TERM}'],
     ),
+    "terms by another name": (
+        TERMS,
+        [{"service_tier": "fast", "input": 1, "output": 2}],
+        [
+            'goproxy_price_book: opus.prices[0].terms[0].service_tier: is "fast", which answers call priority; '
+            "write priority: it is for both, as with OpenAI"
+        ],
+    ),
     "terms as a number": (
         TERMS,
         [{"speed": 2, **COSTS}],

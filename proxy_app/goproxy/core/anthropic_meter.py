@@ -51,6 +51,10 @@ _SAYS_NOTHING = frozenset({b'{"type": "ping"}', b'{"type":"ping"}', b"[DONE]"})
 """The last one is OpenAI's, but some upstreams send it everywhere."""
 
 _STOP = b'{"type":"message_stop"}'
+
+_BILLED_REFUSALS = ("bio", "frontier_llm", "reasoning_extraction")
+"""The categories in which a refusal before any output is billed ("How refusals are billed", 2026-09)."""
+
 _NOTHING = Usage()
 
 
@@ -65,6 +69,7 @@ class AnthropicMeter(Meter):
         super().__init__(stream=stream)
         self._output_was_told = False
         self._has_stop_reason = False
+        self._is_refusal = False
         self._apart = _NOTHING
         self._iterated: Usage | None = None
         """The sum of the iterations that made up the answer; None: there were none, or they leave something open."""
@@ -122,15 +127,20 @@ class AnthropicMeter(Meter):
         self._take_usage(usage, data, ("usage",))
         if isinstance(usage, dict) and usage.get("output_tokens") is not None:
             self._output_was_told = True
-        if value_at(document, ("delta", "stop_reason")) is not None:
+        if (reason := value_at(document, ("delta", "stop_reason"))) is not None:
             self._has_stop_reason = True
+            self._take_stop(reason, value_at(document, ("delta", "stop_details", "category")))
 
     def _on_body(self, document: Mapping[str, Any], data: bytes | bytearray) -> None:
         if document.get("type") == "error" or document.get("error"):
             self._fail(value_at(document, ("error", "type")))
         self._name_model(document.get("model"))
         self._take_usage(document.get("usage"), data, ("usage",))
+        self._take_stop(document.get("stop_reason"), value_at(document, ("stop_details", "category")))
         self._output_was_told = True
+
+    def _take_stop(self, reason: object, category: object) -> None:
+        self._is_refusal = reason == "refusal" and category not in _BILLED_REFUSALS
 
     def _is_final(self) -> bool:
         return self._output_was_told and (self._has_stop_reason or self._ended)
@@ -164,6 +174,8 @@ class AnthropicMeter(Meter):
             flags.add("incomplete_usage")
         if used_other_tools(told):
             flags.add("server_tool_use")
+        if self._is_refusal and not self._generated_by_now():
+            flags.add("refused_unbilled")
         answer = _usage(told, flags) if self._iterated is None else _split_as(self._iterated, told, flags)
         usage = _sum(answer, self._apart)
         usage.web_search = told.get(SEARCHES)

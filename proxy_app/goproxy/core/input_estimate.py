@@ -12,6 +12,8 @@ bound, and each is looked for at the places where the protocols have it:
   Then `is_open` is true, and the model's context is the bound. Where an estimate is wanted and not a bound, that would
   be far too much: in `tokens` IMAGE_TOKENS stand for such an image, and REMOTE_TOKENS for anything else of that sort.
 
+What a request of OpenAI's multi-agent beta comes to is bounded by no context, and is refused (request_body.py).
+
 A provider searches where it is asked to, be it by a tool that it runs: as often as the `max_uses` of Anthropic's tool
 allows. Models that search unasked are not told apart here.
 """
@@ -19,11 +21,19 @@ allows. Models that search unasked are not told apart here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 IMAGE_TOKENS = 10_000
-"""Twice what an image comes to with Anthropic at most ("Vision": 4,784), and as much as with OpenAI's patches.
-Their older models that count tiles with a multiplier (gpt-4o-mini) come to more, at a price that is as much lower."""
+"""Twice what an image comes to with Anthropic at most ("Vision": 4,784)."""
+
+LARGEST_IMAGE_TOKENS = 36_000
+"""What one comes to with OpenAI, who takes it as it is unless the client says otherwise: up to 30,000 patches, each 1.2
+tokens ("Images and vision"; gpt-5.6). Held for, but no image that is seen every day.
+Older models that count tiles with a multiplier (gpt-4o-mini) come to more, at a price that is as much lower."""
+
+_RESIZED = ("low", "high")
+"""By these details OpenAI makes it smaller first."""
 
 REMOTE_TOKENS = 40_000
 """An estimate takes a quarter of it (ledger.py): a PDF of a few pages, five minutes of audio, what a search finds."""
@@ -34,12 +44,18 @@ TOOLS_TOKENS = 1_000
 TOOL_TOKENS = 2_000
 """A built-in tool that the client runs: the computer's has 735 and a prompt of 499 of its own."""
 
+_TOOLS_OF_A_SET = 5
+
 _TEXT = (
     *("text", "thinking", "redacted_thinking", "refusal", "search_result", "compaction"),
     *("input_text", "output_text", "summary_text", "reasoning_text"),
     *("tool_use", "server_tool_use", "mcp_tool_use", "tool_result", "tool_reference"),
+    *("tool_addition", "tool_removal", "mcp_tool_listing", "fallback"),
 )
 """Blocks whose words stand in them."""
+
+_ADDING = ("tool_addition", "compaction")
+"""Blocks of Anthropic's messages in which tools may be defined."""
 
 _TEXT_ENDINGS = (
     *("_tool_result", "_tool_result_error", "web_fetch_result", "execution_result", "execution_output"),
@@ -53,7 +69,10 @@ _ITEMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("function_call_output", "custom_tool_call_output", "local_shell_call_output"), ("output",)),
     "apply_patch_call_output": ("status",),
     "apply_patch_call": ("operation",),
-    "local_shell_call": ("action",),
+    **dict.fromkeys(("local_shell_call", "shell_call"), ("action",)),
+    "computer_call": ("action", "actions"),
+    **dict.fromkeys(("shell_call_output", "computer_call_output"), ("output",)),
+    "tool_search_call": ("arguments",),
     "reasoning": ("encrypted_content", "content"),
     **dict.fromkeys(("mcp_list_tools", "additional_tools", "tool_search_output"), ("tools",)),
     **dict.fromkeys(("mcp_approval_request", "mcp_approval_response"), ("id", "approve")),
@@ -61,7 +80,10 @@ _ITEMS: Mapping[str, tuple[str, ...]] = {
 """Of the Responses protocol's input, beside messages: those whose words stand in them, if they have one of these
 fields. Without it they refer to what the provider holds, as all others do."""
 
-_IMAGES = ("image", "image_url", "input_image")
+_OF_A_SHELL = "stdout"
+"""What such a call gave has no type, but this."""
+
+_IMAGES = ("image", "image_url", "input_image", "computer_screenshot")
 _NAMED_TYPE = frozenset({"format", "mime_type", "content_type"})
 _PACKING = frozenset({"source", "file", "input_audio", "file_data"})
 """Where a block has what comes with the request, if it is no image."""
@@ -69,7 +91,8 @@ _PACKING = frozenset({"source", "file", "input_audio", "file_data"})
 _MOST_BLOCKS = 25_000
 """No more are looked at: everybody waits meanwhile, and a conversation of 2,000 messages has a third of it."""
 
-_OWN_TOOLS = ("custom", "function")
+_OWN_TOOLS = ("custom", "function", "namespace")
+"""A namespace only has tools in it, each of which is looked at."""
 _OWN_TOOLS_HAVE = frozenset({"name", "function", "input_schema"})
 """What tells a tool of the client's that has no type."""
 _GOOGLES_TOOLS = frozenset(
@@ -94,8 +117,8 @@ _MAX_USES = "max_uses"
 _SEARCHING = ("web_search_options", "plugins", "enable_search", "search_parameters")
 """Fields by which a request asks for searches."""
 
-_BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_")
-_SHELLS = ("local_shell", "apply_patch")
+_BUILT_IN_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "browser_toolset_")
+_BUILT_IN_WHOLE = ("local_shell", "apply_patch", "computer")
 _OPENING = (
     *("mcp_servers", "container", "web_search_options", "plugins", "cached_content"),
     *("enable_search", "vl_high_resolution_images"),  # DashScope's
@@ -104,37 +127,42 @@ _OPENING = (
 )
 """Fields by which a request asks for something that the provider gets from elsewhere, or sees in more tokens."""
 
-OPENING_FIELDS = frozenset({*_OPENING, "context_management", "thread", "extra_body"})
+OPENING_FIELDS = frozenset({*_OPENING, "context_management", "thread", "reasoning", "extra_body"})
 """Without any of these there is nothing to look for; nearly every request has none."""
 
 
 class InputEstimate(NamedTuple):
-    """The bound on the input, unless it is open."""
+    """What the input comes to."""
 
     tokens: int
+    most: int
+    """The bound, unless it is open."""
     is_open: bool
     searches: int
     """Of the web, by the provider."""
 
 
-def estimate_input(request: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], size: int) -> InputEstimate:
-    """The estimate for a request of `size` bytes with these fields at its top level, and with the tools of `tools_of`.
+def estimate_input(
+    request: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], size: int
+) -> InputEstimate:
+    """The estimate for a request of `size` bytes with these fields at its top level, and what was found in it.
 
     Takes any JSON.
     """
-    tokens, remote, is_open, searches = size, 0, False, 0
+    tokens, larger, remote, is_open, searches = size, 0, 0, False, 0
     if not OPENING_FIELDS.isdisjoint(request):
         spread = request.get("extra_body")
         remote = _asks(request, _OPENING) + _compacts(request) + _continues(request) + _hides_more(spread)
+        remote += _reasons_in_passes(request)
         if _asks(request, _SEARCHING) or _asks(spread, _SEARCHING):
             searches = SEARCHES
-    for number, block in enumerate(_blocks(request)):
-        if number == _MOST_BLOCKS:  # what is not looked at may be anything
-            is_open = True
-            break
+    if len(blocks) > _MOST_BLOCKS:  # what was not looked at may be anything
+        is_open = True
+    for block in blocks:
         if block.get("type") in _IMAGES:
             packed = _image(block)
             tokens += IMAGE_TOKENS - len(packed or "")
+            larger += _may_be_larger(block)
             is_open = is_open or packed is None
         elif not _is_text(block):
             if not _PACKING.isdisjoint(block):
@@ -144,12 +172,19 @@ def estimate_input(request: Mapping[str, Any], tools: Sequence[Mapping[str, Any]
         tokens += TOOLS_TOKENS
         for tool in tools:
             kind = tool.get("type")
-            if isinstance(kind, str) and (kind.startswith(_BUILT_IN_TOOLS) or kind in _SHELLS):
-                tokens += TOOL_TOKENS
+            if isinstance(kind, str) and (kind.startswith(_BUILT_IN_TOOLS) or kind in _BUILT_IN_WHOLE):
+                tokens += TOOL_TOKENS * (_TOOLS_OF_A_SET if "_toolset_" in kind else 1)
             elif not _is_own(tool, kind):
                 remote += 1
                 searches += _uses(tool)
-    return InputEstimate(tokens + remote * REMOTE_TOKENS, is_open or remote > 0, searches)
+    tokens += remote * REMOTE_TOKENS
+    most = tokens + larger * (LARGEST_IMAGE_TOKENS - IMAGE_TOKENS)
+    return InputEstimate(tokens, most, is_open or remote > 0, searches)
+
+
+def blocks_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the messages consist of; one more than are looked at, if there are more."""
+    return list(islice(_blocks(request), _MOST_BLOCKS + 1))
 
 
 def _blocks(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -172,11 +207,19 @@ def _blocks(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
                 waiting.append(source.get("content"))
 
 
-def tools_of(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All tools that the model may use: those of Responses may stand among its input as well, and within others."""
+def tools_of(request: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """All tools that the model may use.
+
+    Those of Responses may stand among its input as well, and within others; Anthropic's among the messages.
+    """
     tools = objects(request.get("tools"))
     for item in objects(request.get("input")):
         tools += objects(item.get("tools"))
+    for block in blocks:
+        if block.get("type") in _ADDING:
+            for change in (block, *objects(block.get("tool_changes"))):
+                for tool in objects(change.get("tool")):
+                    tools += objects(tool.get("definition"))
     for number, tool in enumerate(tools):
         if "tools" in tool and number < _MOST_BLOCKS:
             tools += objects(tool["tools"])
@@ -194,6 +237,9 @@ def _is_own(tool: Mapping[str, Any], kind: object) -> bool:
     """Whether the client runs it."""
     if kind in _OWN_TOOLS or (kind is None and not _OWN_TOOLS_HAVE.isdisjoint(tool)):
         return _GOOGLES_TOOLS.isdisjoint(tool)
+    match tool:
+        case {"type": "tool_search", "execution": "client"} | {"type": "shell", "environment": {"type": "local"}}:
+            return True
     return False
 
 
@@ -213,7 +259,7 @@ def _is_text(block: Mapping[str, Any]) -> bool:
         source = block.get("source")
         return isinstance(source, dict) and source.get("type") in ("text", "content")
     if not isinstance(kind, str):
-        return False
+        return kind is None and _OF_A_SHELL in block
     if kind in _TEXT or kind.endswith(_TEXT_ENDINGS):
         return True
     return any(block.get(name) not in (None, []) for name in _ITEMS.get(kind, ()))
@@ -232,9 +278,21 @@ def _image(block: Mapping[str, Any]) -> str | None:
             "data:image/"
         ):
             return url
-        case {"type": "input_image", "image_url": str() as url} if url.startswith("data:image/"):
+        case {"type": "input_image" | "computer_screenshot", "image_url": str() as url} if url.startswith(
+            "data:image/"
+        ):
             return url
     return None
+
+
+def _may_be_larger(image: Mapping[str, Any]) -> bool:
+    """Whether it is one of OpenAI's that nobody makes smaller."""
+    match image:
+        case {"type": "image"}:
+            return False
+        case {"type": "image_url"}:
+            image = named if isinstance(named := image.get("image_url"), dict) else {}
+    return image.get("detail") not in _RESIZED
 
 
 def _data(block: Mapping[str, Any]) -> str:
@@ -264,6 +322,14 @@ def _compacts(request: Mapping[str, Any]) -> bool:
             return any(str(edit.get("type")).startswith("compact") for edit in objects(edits))
         case list() as edits:  # of the Responses protocol
             return bool(edits)
+    return False
+
+
+def _reasons_in_passes(request: Mapping[str, Any]) -> bool:
+    """Whether the model reads the input several times over (OpenAI's `pro`)."""
+    match request.get("reasoning"):
+        case {"mode": mode}:
+            return mode not in (None, "standard")
     return False
 
 

@@ -62,6 +62,8 @@ FLAGS: Mapping[str, str] = {
     "raw_usage_trimmed": "The usage object was too long, too deep or not ASCII; only its counts are kept.",
     "reasoning_beside_output": "By its own total, the OpenAI usage tells reasoning beside the output; added to it.",
     "reasoning_by_total": "By its own total, the OpenAI usage leaves tokens out of its parts: taken for reasoning.",
+    "refused_unbilled": "The model refused before it said anything, which Anthropic itself does not bill, and others "
+    "may; priced by the usage told.",
     "server_tool_use": "The provider ran tools other than its search, whose fee by use, if any, is not priced here.",
     "total_mismatch": "The usage contradicts itself: a sum or a part does not fit.",
     "undecoded_body": "The answer came in a Content-Encoding that was not asked for and cannot be read.",

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from goproxy.core.input_estimate import OPENING_FIELDS, estimate_input, objects, tools_of
+from goproxy.core.input_estimate import OPENING_FIELDS, blocks_of, estimate_input, objects, tools_of
 from goproxy.core.terms import STANDARD
 
 _DECODER = json.JSONDecoder()
@@ -101,6 +101,9 @@ answer in an error, which costs nothing."""
 _UNATTENDED = "background"
 """With it OpenAI answers at once, and works on for an answer that is fetched later: past whoever meters it."""
 
+_TREE = "multi_agent"
+"""OpenAI's beta, in which agents begin others: there is no limit on how many, nor on what they read and write."""
+
 _FORMAT, _VALIDATING = "response_format", "enforce_validation"
 """So does this one in that one."""
 
@@ -119,6 +122,7 @@ _RARE = frozenset(
         _PLUGINS,
         _FORMAT,
         _UNATTENDED,
+        _TREE,
         _DROPPING,
         *_SPREAD,
         *STANDARD,
@@ -175,6 +179,7 @@ class RequestBody:
     """The stream shall have OpenAI's usage chunk."""
 
     estimated_input_tokens: int
+    most_input_tokens: int
     """An upper bound, unless there is remote input; see input_estimate.py."""
 
     has_remote_input: bool
@@ -347,9 +352,10 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
     for name in options or ():
         if name != _USAGE and name.casefold() == _USAGE:
             raise _in_another_case(f"stream_options.{_USAGE}")
-    if tools := tools_of(fields):
+    blocks = blocks_of(fields)
+    if tools := tools_of(fields, blocks):
         _check_tools(tools, model)
-    estimate = estimate_input(fields, tools, len(body))
+    estimate = estimate_input(fields, blocks, tools, len(body))
     return RequestBody(
         body,
         model,
@@ -358,6 +364,7 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
         choices,
         options is not None and _flag(options, _USAGE, within="stream_options."),
         estimate.tokens,
+        estimate.most,
         estimate.is_open,
         estimate.searches,
         terms,
@@ -383,6 +390,8 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
             raise _not_for_clients(name)
     if _flag(fields, _UNATTENDED):
         raise InvalidBody(f"{_UNATTENDED}: the answer must come on this connection. Leave this field out.")
+    if (tree := fields.get(_TREE)) and tree != {"enabled": False}:
+        raise InvalidBody(f"{_TREE}: nothing bounds what several agents cost together. Leave this field out.")
     if isinstance(form := fields.get(_FORMAT), dict) and form.get(_VALIDATING):
         raise _not_for_clients(f"{_FORMAT}.{_VALIDATING}")
     if fields.get(_DROPPING):

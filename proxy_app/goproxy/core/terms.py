@@ -4,6 +4,8 @@ Terms are text, of the fields that are not standard alone, in order: `inference_
 request it is empty. A value that no price could be written for is `?` there. OpenAI has the service tier, Anthropic
 all three; a gateway that speaks OpenAI's protocol passes the others on to Anthropic, so that no protocol is told apart.
 
+OpenAI's tier `fast` is `priority`, by which name its answers tell it.
+
 Sources: `types/chat/completion_create_params.py` of openai-python, `types/beta/message_create_params.py` and
 `types/beta/beta_usage.py` of anthropic-sdk-python; "Service Tiers" of Groq's documentation, whose standard tier is
 `on_demand`.
@@ -27,6 +29,9 @@ _LEFT_TO_PROVIDER: Mapping[str, frozenset[str | None]] = {
 }
 """What a request says that lets the provider choose; None: nothing."""
 
+_SAME_AS: Mapping[tuple[str, str | None], str] = {("service_tier", "fast"): "priority"}
+"""Values of a field by another name."""
+
 VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a price can be written for."""
 
@@ -40,6 +45,7 @@ def written_terms(values: Mapping[str, str]) -> str:
     for name, standard in STANDARD.items():
         value = values.get(name)
         if value is not None and value not in standard:
+            value = _SAME_AS.get((name, value), value)
             parts.append(f"{name}={value if VALUE.fullmatch(value) else '?'}")
     return ",".join(parts) if parts else ""
 
@@ -57,6 +63,7 @@ def can_come_of(terms: str, asked: Mapping[str, str]) -> bool:
     for part in terms.split(","):
         name, value = part.split("=", 1)
         wish = asked.get(name)
+        wish = _SAME_AS.get((name, wish), wish)
         if wish != value and wish not in _LEFT_TO_PROVIDER.get(name, ()):
             return False
     return True

@@ -87,8 +87,7 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
         Refusal: it asks for terms that have no price.
     """
     asked, model = admitted.asked, admitted.model
-    estimated = min(asked.estimated_input_tokens, model.context_tokens)
-    prompt = model.context_tokens if asked.has_remote_input else estimated
+    prompt = model.context_tokens if asked.has_remote_input else min(asked.most_input_tokens, model.context_tokens)
     longest = min(asked.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
     opened_at = now()
     version = version_in_force(model.prices, day_of(opened_at))
@@ -104,7 +103,7 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
         protocol=endpoint.protocol.name,
         model=model.id,
         stream=asked.stream,
-        estimated_input_tokens=estimated,
+        estimated_input_tokens=min(asked.estimated_input_tokens, model.context_tokens),
         terms=terms_of(asked.terms, model, version),
         amount=worst_case(
             version,
