@@ -812,6 +812,35 @@ async def test_a_journal_that_was_copied_while_it_was_used_is_another_instances(
     assert lines.all("this proxy begins a new instance")
 
 
+async def test_rows_that_the_control_plane_has_are_not_held_for_after_damage(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+) -> None:
+    """What said that they were posted is what the damage hit."""
+    async with crashing(tmp_path, control) as books:
+        for n in range(3):
+            await spend(books, f"req_{n}", 1000, 100)
+        await eventually(lambda: len(control.rows) == 3 and books.standing.unposted_rows == 0)
+        for n in (8, 9):
+            await books.open(a_hold(f"req_{n}", 1000))
+    (former,) = control.sequences
+    spent = control.wallets["alice"].spent
+    (path,) = tmp_path.glob("journal-*.log")
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"posted"') + 1] ^= 0x01
+    path.write_bytes(content)
+    async with kept(tmp_path, control) as books:
+        await eventually(lambda: {"req_8", "req_9"} <= set(control.rows) and books.standing.unposted_rows == 0)
+        await spend(books, "req_10", 1000, 100)
+        await eventually(lambda: "req_10" in control.rows)
+    (_, latter) = control.sequences
+    assert {posted["instance"] for posted in control.calls_to("rows")[:-1]} == {former}
+    assert control.wallets["alice"].loans[latter].held == 0, "nothing is spent here that is not spent there"
+    assert control.wallets["alice"].spent == spent + 100 + sum(
+        control.rows[name][1].cost_nanodollars for name in ("req_8", "req_9")
+    )
+    assert control.total_is_right()
+
+
 async def test_rows_that_the_control_plane_has_are_not_held_by_the_next_instance(
     tmp_path: Path, control: Control, eventually: Callable[..., Any]
 ) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,13 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def adopting(
-    directory: Path, books_of: sibling_journals.BooksOf, adopted: Callable[[Books], object] = lambda _: None
+    directory: Path,
+    books_of: sibling_journals.BooksOf,
+    adopted: Callable[[Path, Books], object] = lambda _, __: None,
+    own: str = "beside-2",
 ) -> AsyncIterator[None]:
     """Another process, which has a journal of its own."""
-    task = asyncio.create_task(adopt(directory, directory / "beside-2", books_of, adopted))
+    task = asyncio.create_task(adopt(directory, directory / own, books_of, adopted))
     try:
         yield
     finally:
@@ -163,6 +166,56 @@ async def test_a_row_that_is_not_taken_keeps_nobody_from_what_others_left(
         control.rows.clear()
     async with adopting(tmp_path, lambda path: kept(path, control)):
         await eventually(lambda: "req_2" in control.rows, seconds=5)
+
+
+async def test_several_processes_bring_each_journal_to_an_end_once(
+    tmp_path: Path, control: Control, eventually: Eventually
+) -> None:
+    async with crashing(tmp_path, control) as books:
+        await books.open(a_hold("req_1", 1000))
+    by: list[str] = []
+
+    def counting(own: str) -> sibling_journals.BooksOf:
+        @asynccontextmanager
+        async def books_of(path: Path) -> AsyncIterator[Books]:
+            async with kept(path, control) as books:
+                by.append(own)
+                yield books
+
+        return books_of
+
+    async with AsyncExitStack() as stack:
+        for own in ("beside-2", "beside-3", "beside-4"):
+            await stack.enter_async_context(adopting(tmp_path, counting(own), own=own))
+        await eventually(lambda: sorted(by) == ["beside-2", "beside-3", "beside-4"], seconds=5)
+        await asyncio.sleep(1)  # fifty looks
+    assert len(by) == 3
+
+
+async def test_rows_that_were_not_taken_are_told_and_offered_once_more(
+    tmp_path: Path, control: Control, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sibling_journals, "_ROWS_AGAIN", 0.5)
+    control.rejects = {"req_1": "a reason"}
+    async with crashing(tmp_path, control) as books:
+        control.loses_all_of = {"rows"}
+        await spend(books, "req_1", 1000, 100)
+    control.loses_all_of = set()
+    control.rows.clear()
+    async with kept(tmp_path / "beside-2", control) as own:
+        observer = Observer("openhands", own, Bodies(0))
+
+        def told(name: str) -> float:
+            return float(observer.metrics().partition(f'\ngoproxy_{name}{{upstream="openhands"}} ')[2].split()[0])
+
+        assert told("journal_unposted_rows") == 0
+        async with adopting(tmp_path, lambda path: kept(path, control), observer.adopted):
+            await eventually((tmp_path / "ended").exists, seconds=5)
+            assert told("journal_unposted_rows") == 1
+            assert told("journal_unposted_age_seconds") > 0
+            control.rejects = {}
+            await eventually(lambda: "req_1" in control.rows, seconds=5)
+            await eventually(lambda: told("journal_unposted_rows") == 0, seconds=5)
 
 
 async def test_damage_in_what_another_one_left_is_in_the_metrics(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from goproxy.control_plane.key_feed import KeyFeed
 from goproxy.control_plane.metrics import Metrics
 from goproxy.control_plane.store import keys, leases, renewals
 from goproxy.control_plane.store.database import Database, StoreUnavailable
-from goproxy.control_plane.store.totals import Totals, totals
+from goproxy.control_plane.store.totals import totals
 from goproxy.hosting import Stay
 from goproxy.observe import log, told
 from goproxy.timestamps import now
@@ -27,6 +28,9 @@ from goproxy.watched_file import LOOK_EVERY
 T = TypeVar("T")
 
 _COUNT_EVERY = 5.0
+_SUMS_REST = 20
+"""Times what they took: the sums over all leases are not made sooner again, for nobody writes to SQLite meanwhile."""
+
 _NOTE_EVERY = 60.0
 _RENEW_EVERY = 5.0
 
@@ -57,6 +61,8 @@ class ControlPlane:
         self._declared = declared
         self.listening_since = now()
         self.feed = KeyFeed(database.transact("read keys", keys.snapshot))
+        self._sums_due = 0.0
+        """When the sums over the whole store are made again, on time.monotonic's clock."""
         self._changes: set[asyncio.Task[object]] = set()
 
     @property
@@ -152,16 +158,17 @@ class ControlPlane:
     async def count(self) -> None:
         """Bring the metrics up to date; and the keys, should another process have changed them."""
 
-        def work(connection: Connection) -> tuple[Totals, keys.Snapshot | None]:
-            version = keys.version(connection)
-            return totals(connection), None if version == known else keys.snapshot(connection)
+        def work(connection: Connection) -> keys.Snapshot | None:
+            return None if keys.version(connection) == known else keys.snapshot(connection)
 
-        known = self.feed.version
+        known, began = self.feed.version, time.monotonic()
         try:
-            found, snapshot = await self.database.read("count", work)
+            if began >= self._sums_due:
+                self.metrics.stands(await self.database.read("count", totals))
+                self._sums_due = time.monotonic() + _SUMS_REST * (time.monotonic() - began)
+            snapshot = await self.database.read("look for keys", work)
         except StoreUnavailable:
             return
-        self.metrics.stands(found)
         if snapshot is not None and self.feed.version == known:  # else it may be older than what is told by now
             self.feed.publish(snapshot)
 

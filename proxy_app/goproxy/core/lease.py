@@ -155,6 +155,14 @@ class Wallet:
             raise ValueError(f"{-amount} cannot be taken: the balance is {self.balance}")
         self.credits += amount
 
+    def is_exceeded(self, instance: str, known_total: int) -> bool:
+        """Whether an instance knows of more than it was lent, so that its journal, or what is here, is of a backup.
+
+        What it gave back since may be another's. One that nothing is known of is believed.
+        """
+        loan = self.loans.get(instance)
+        return loan is not None and known_total > loan.granted_total
+
     def lend(self, instance: str, known_total: int, want: int, chunk: int) -> int:
         """Lend `want` more to an instance that knows of `known_total`; its new total.
 

@@ -141,8 +141,10 @@ class Books:
             start=recovered.start,
             lease_wait=self._lease_wait,
             idle_after=self._idle_after,
+            is_disowned=recovered.former is not None,
         )
-        self._post = RowPost(self._journal, self._control, recovered.unposted)
+        poster = recovered.former or recovered.instance
+        self._post = RowPost(self._journal, self._control, recovered.unposted, poster)
         self._poll = KeyPoll(self._journal, self._control, self._keys_path, self._keys_beside, self._desk.recall)
         for row in left_open:
             self._write(row)
@@ -286,19 +288,25 @@ class Books:
         """Become another instance, between two posts: rows are spent by the instance that posts them.
 
         The former one posts its rows before. Should the control plane have some of them already (their answer was
-        lost, or our journal is of a backup), nobody would spend them there, and another instance here.
+        lost, or our journal is of a backup, or is damaged where it said so), nobody would spend them there, and another
+        instance here.
 
         Raises:
             ControlPlaneAway, ControlPlaneRefuses: they cannot be posted now; the instance is the former one.
         """
+        was_damaged = self._post.poster != self._journal.instance
+        if was_damaged and self._unsettled:
+            await asyncio.wait([written for _, written in self._unsettled.values()])
         try:
             await self._post.post_all()
         except ControlPlaneRefuses as refusal:
             if not refusal.is_conflict:  # else it is another upstream's instance there, and has posted nothing of ours
                 raise
         async with self._post.posting:
-            log("this proxy begins a new instance", level=logging.ERROR, former_instance=self._journal.instance)
-            self._journal.renew()
+            if not was_damaged:  # else it is another one's already
+                log("this proxy begins a new instance", level=logging.ERROR, former_instance=self._post.poster)
+                self._journal.renew()
+            self._post.poster = self._journal.instance
             spent = self._post.spent()
             spent.update(spent_by_wallet((row.wallets, row.cost_nanodollars) for row, _ in self._unsettled.values()))
             return spent

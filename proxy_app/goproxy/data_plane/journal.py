@@ -74,6 +74,8 @@ class Recovered:
 
     instance: str
     """Whom the control plane lends to: this proxy, for as long as its journal lives."""
+    former: str | None
+    """Whose rows these are, if damage has made this one of another instance."""
     start: int
     """How often this journal was opened, this time included."""
     holds: Sequence[tuple[Hold, Usage | None]]
@@ -267,12 +269,14 @@ class Journal:
             self.instance = secrets.token_hex(16)
         else:
             self.instance = state.instance
+        former = None if state.instance == self.instance else state.instance
         self._start = state.start + 1
         started = Started(self.instance, self._start)
         state.apply(started, encode(started))
         self._commit(())
         return Recovered(
             instance=self.instance,
+            former=former,
             start=self._start,
             holds=[(hold, state.progress.get(hold.id)) for hold in state.holds.values()],
             unposted=dict(state.unposted),

@@ -83,6 +83,7 @@ class LeaseDesk:
         start: int,
         lease_wait: float,
         idle_after: float,
+        is_disowned: bool = False,
     ) -> None:
         self._journal = journal
         self._control = control
@@ -97,7 +98,7 @@ class LeaseDesk:
         """Wallets to look at soon. All are looked at every second."""
         self._looked_at = -_LOOK_EVERY
         self._is_leaving = False
-        self._is_disowned = False
+        self._is_disowned = is_disowned
         """Whether this proxy must become another instance before it is lent anything."""
         self._back_off = BackOff("leases")
 

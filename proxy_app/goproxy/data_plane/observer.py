@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -94,7 +95,10 @@ _GAUGES = {
     "keys_age_seconds": "Since the backend told the keys.",
 }
 
-_AGES = ("journal_unposted_age_seconds", "journal_unsettled_age_seconds", "keys_age_seconds")
+_LEFT = "journal_left_rows"
+"""What others left whom this process followed: all look at the same journals. Told with the unposted rows."""
+
+_ALIKE = frozenset({"journal_unposted_age_seconds", "journal_unsettled_age_seconds", "keys_age_seconds", _LEFT})
 """Of several processes it is the highest that is told, and not the sum."""
 
 
@@ -118,6 +122,8 @@ class Observer(Collector):
         self._former_syncs = self._counts.numbers[self._counts.index("journal_syncs")]
         """Those of the processes that had this place before: their sum must not fall."""
 
+        self._adopted: dict[Path, Books] = {}
+        """Of each instance that is no more, as it was found last."""
         self._adopted_damage = 0
         self._undecoded_told_at = -math.inf
         for protocol in PROTOCOLS:
@@ -125,8 +131,9 @@ class Observer(Collector):
                 self._counts.numbers[self._index["requests", protocol, status, outcome]] += 0
         self._count_interrupted(books.interrupted)
 
-    def adopted(self, books: Books) -> None:
-        """Count what is found in the journal of an instance that is no more."""
+    def adopted(self, path: Path, books: Books) -> None:
+        """Count what is found in the journal, in `path`, of an instance that is no more."""
+        self._adopted[path] = books
         self._count_interrupted(books.interrupted)
         self._adopted_damage += books.standing.journal_damaged
 
@@ -178,6 +185,7 @@ class Observer(Collector):
     def gauges(self) -> dict[str, float]:
         """What is to be told of this process at this moment, by name."""
         standing = self._books.standing
+        left = [books.standing for books in self._adopted.values()]
         syncs = self._former_syncs + standing.journal_syncs
         self._counts.numbers[self._counts.index("journal_syncs")] = syncs
         return {
@@ -188,9 +196,10 @@ class Observer(Collector):
             "held_nanodollars": standing.held,
             "lease_free_nanodollars": standing.free,
             "journal_unposted_rows": standing.unposted_rows,
+            _LEFT: sum(each.unposted_rows for each in left),
             "journal_unsettled_rows": standing.unsettled_rows,
             "journal_damaged": standing.journal_damaged + self._adopted_damage,
-            "journal_unposted_age_seconds": standing.unposted_age,
+            "journal_unposted_age_seconds": max(each.unposted_age for each in (standing, *left)),
             "journal_unsettled_age_seconds": standing.unsettled_age,
             "keys_age_seconds": standing.keys_age,
         }
@@ -203,8 +212,9 @@ class Observer(Collector):
             for name, value in other.counts.items():
                 counted[name] = counted.get(name, 0.0) + value
             for name, value in other.gauges.items():
-                gauges[name] = max(gauges[name], value) if name in _AGES else gauges[name] + value
+                gauges[name] = max(gauges[name], value) if name in _ALIKE else gauges[name] + value
         gauges["journal_syncs"] = counted["journal_syncs"]
+        gauges["journal_unposted_rows"] += gauges.pop(_LEFT)
         for name, (text, *labels) in _COUNTERS.items():
             counter = CounterMetricFamily(f"goproxy_{name}", text, labels=["upstream", *labels])
             for counted_name, value in counted.items():

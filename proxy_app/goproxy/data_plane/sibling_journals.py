@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,12 @@ _LOOK_EVERY = 3.0
 """Seconds between two looks for journals that were left."""
 
 _SETTLED_EVERY = 0.2
+
+_ROWS_AGAIN = 3600.0
+"""Seconds until rows that the control plane did not take are offered once more."""
+
+_ENDED = "ended"
+"""A file of a journal's directory: the last segment when it had been brought to an end."""
 
 BooksOf = Callable[[Path], AbstractAsyncContextManager[Books]]
 """The books of the journal in a directory."""
@@ -68,22 +75,42 @@ def has_company(shared: Path) -> bool:
     return any(map(_is_in_use, directories(shared)))
 
 
-async def adopt(shared: Path, own: Path, books_of: BooksOf, adopted: Callable[[Books], object]) -> None:
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a journal was left by who brought it to its end."""
+
+    segment: int
+    """The last one then. Whoever starts there makes another one, and may be gone at the next look."""
+    look_again_at: float
+    """On the loop's clock."""
+
+
+async def adopt(shared: Path, own: Path, books_of: BooksOf, adopted: Callable[[Path, Books], object]) -> None:
     """Bring to an end, for ever, what other instances left in their journals.
 
-    `adopted`: is given the books of each, to count what nobody else has: their open requests, and damage.
+    Each process does so once with each of them: its control plane may be of a backup, and know of loans that the one of
+    before had back. Afterwards it believes the others, who do the same.
+
+    `adopted`: is given the books of each, to count what nobody else has: their open requests, damage, and rows that
+    the control plane does not take.
     """
-    ended: dict[Path, int] = {}
-    """The last segment of each then. Whoever starts there makes another one, and may be gone at the next look."""
+    ends: dict[Path, _End] = {}
     problems: dict[Path, str] = {}
+    now = asyncio.get_running_loop().time
     while True:
         for path in directories(shared):
             try:
-                if path == own or _last_segment(path) in (0, ended.get(path)) or _is_in_use(path):
+                last, end = _last_segment(path), ends.get(path)
+                if path == own or not last or _is_in_use(path):
+                    continue
+                if end is not None and now() < end.look_again_at and last in (end.segment, _ended_at(path)):
                     continue
                 if path not in problems:
                     log("adopting the journal that another instance left", path=str(path))
-                ended[path] = await _bring_to_an_end(path, books_of, adopted)
+                last, has_told_all, rows = await _bring_to_an_end(path, books_of, adopted)
+                if has_told_all:
+                    ends[path] = _End(last, now() + _ROWS_AGAIN if rows else math.inf)
+                    _note_end(path, last)
                 problems.pop(path, None)
             except JournalInUse:
                 continue  # another one was faster
@@ -94,14 +121,32 @@ async def adopt(shared: Path, own: Path, books_of: BooksOf, adopted: Callable[[B
         await asyncio.sleep(_LOOK_EVERY)
 
 
-async def _bring_to_an_end(path: Path, books_of: BooksOf, adopted: Callable[[Books], object]) -> int:
-    """The last segment, if the control plane has all that it takes, and what was lent. Else it is to be tried again."""
+async def _bring_to_an_end(
+    path: Path, books_of: BooksOf, adopted: Callable[[Path, Books], object]
+) -> tuple[int, bool, int]:
+    """The last segment; whether the control plane has what it takes, and what was lent; the rows it did not take."""
     async with books_of(path) as books:
-        adopted(books)
+        adopted(path, books)
         while not books.is_settled:  # noqa: ASYNC110 - a few looks, at what has no event
             await asyncio.sleep(_SETTLED_EVERY)
         last = _last_segment(path)
-    return last if books.has_told_all else 0
+    return last, books.has_told_all, books.standing.unposted_rows
+
+
+def _ended_at(path: Path) -> int:
+    """What the last one noted who brought it to an end; 0: nothing."""
+    try:
+        return int((path / _ENDED).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _note_end(path: Path, segment: int) -> None:
+    """For the other processes. Should the disk not take it, they see for themselves."""
+    draft = path / f"{_ENDED}.new"
+    with suppress(OSError):
+        draft.write_text(str(segment))
+        draft.rename(path / _ENDED)
 
 
 def directories(shared: Path) -> Iterator[Path]:

@@ -118,7 +118,8 @@ def lend(
             it (see `authorization.withheld`), so that it has nothing of them to give back.
 
     Raises:
-        Conflict: the call is late, or the instance is retired, or another upstream's.
+        Conflict: the call is late, or the instance is retired, or another upstream's, or knows of what is no longer
+            its own: it, or this store, is of a backup.
     """
     last = met(connection, instance, upstream)
     if connection.execute(select(instances.c.retired_at).where(instances.c.id == instance)).scalar() is not None:
@@ -133,6 +134,8 @@ def lend(
             lent.refused.extend([ask.wallet] if ask.want else [])
             continue
         wallet = _load(connection, ask.wallet)
+        if wallet.is_exceeded(instance, ask.known_total):
+            raise Conflict(f"instance {instance} knows of more of {ask.wallet} than it was lent")
         before = wallet.lend(instance, ask.known_total, 0, 0)
         total = wallet.lend(instance, before, ask.want, CHUNK)
         loan = wallet.loans[instance]

@@ -96,6 +96,8 @@ def show(connection: Connection, account: str | None = None, wallet: str | None 
     if wallet is not None:
         chosen = chosen.where(wallets.c.id == wallet)
     lent = select(leases) if wallet is None else select(leases).where(leases.c.wallet == wallet)
+    if account is not None:
+        lent = lent.join(wallets, wallets.c.id == leases.c.wallet).where(wallets.c.account == account)
     by_wallet: dict[str, dict[str, Loan]] = {}
     for lease in connection.execute(lent):
         by_wallet.setdefault(lease.wallet, {})[lease.instance] = Loan(lease.granted_total, lease.spent_total)
