@@ -328,6 +328,8 @@ class Rollout:
     rolled_out: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """Why, by service."""
+    left_behind: list[str] = field(default_factory=list)
+    """What became of old containers that are still there. The services are rolled out all the same."""
     _leaving: list[tuple[Instance, subprocess.Popen[bytes]]] = field(default_factory=list)
 
     def run(self, needed: Sequence[Plan], wanted: Mapping[str, str]) -> None:
@@ -403,9 +405,12 @@ class Rollout:
     def _see_off(self) -> None:
         for each, stop in self._leaving:
             _out, err = stop.communicate()
-            if stop.returncode != 0:
-                raise Refused(f"{each.name} was told to leave, and did not: {err.decode(errors='replace').strip()}")
-            self.engine.docker("rm", each.id)
+            try:
+                if stop.returncode != 0:
+                    raise Refused(err.decode(errors="replace").strip())
+                self.engine.docker("rm", each.id)
+            except Refused as problem:
+                self.left_behind.append(f"{each.name} was told to leave, and did not: {problem}")
 
 
 @contextmanager
@@ -449,6 +454,8 @@ def roll_out(module: AnsibleModule) -> dict[str, Any]:
         engine.compose("up", "--detach", "--no-deps", "--wait", needs)
     rollout = Rollout(engine, module.params["ready_seconds"])
     rollout.run(needed, wanted)
+    for problem in rollout.left_behind:
+        module.warn(f"{problem}. The next run sees to it.")
     result: dict[str, Any] = {"changed": bool(rollout.rolled_out), "rolled_out": rollout.rolled_out}
     if rollout.failed:
         result |= {

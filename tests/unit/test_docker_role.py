@@ -75,6 +75,29 @@ def test_a_host_without_apt_or_systemd_or_with_an_old_python_is_refused(
         assert f"its service manager is '{service_manager}', and its Python is {python}." in run.result["msg"]
 
 
+@pytest.mark.parametrize("said", ["toomanyrequests: too many requests", "no basic auth credentials"])
+def test_a_base_image_that_no_registry_gives_is_made(
+    ansible: Ansible, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Also where it might have given it later."""
+    programs = ansible.directory / "bin"
+    docker = ansible.write(str(programs / "docker"), f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (_, provide) = yaml.safe_load((ROLE / "tasks/base_image.yml").read_text())
+    _, pull, make = provide["block"]
+    own = yaml.safe_load((ROLE / "vars/main.yml").read_text())
+    made = {"ansible.builtin.debug": {"msg": "made of packages"}, "when": make["when"]}
+    given = {
+        "docker_pull_timeout": 10,
+        "docker_base_image": "debian:trixie-slim",
+        "__docker_pull_temporary": own["__docker_pull_temporary"],
+    }
+    run = ansible.play([pull | {"delay": 0, "vars": given}, made])
+    assert run.code == 0, run.output
+    assert "made of packages" in run.output
+
+
 # -- what the engine and the trust store have not read yet -------------------------------------------------------------
 
 OWN = {"packages": ["docker.io", "docker-cli"], "daemon_file": True, "images": [], "repository": False}

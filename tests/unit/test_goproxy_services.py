@@ -329,6 +329,24 @@ def test_the_backend_of_before_gets_its_own_configuration_and_the_proxies_keep_t
     assert "./goproxy/config-alpha-prod.json:/app/config.json:ro" in host.started()
 
 
+def test_a_backend_of_before_keeps_its_own_configuration_when_the_run_fails_once_more(host: Host) -> None:
+    """The first run has rolled the proxies out: what they run on by now is not what it ran on."""
+    for name in ("alpha", "beta"):
+        host.record[name] = {"current": host.releases[name], "previous": host.record[name]["current"]}
+    run = host.run(rollout=UP, compose=LOST, backend=f"unhealthy {NEW} s")
+    assert run.code != 0
+    for name in ("alpha", "beta"):
+        assert OLD in host.file(f"goproxy-former/config-{name}-prod.json")
+
+
+def test_what_the_backend_of_before_wrote_when_it_was_new_keeps_nobody_from_it(host: Host) -> None:
+    """The new one could not even be made: the container that is there is the one of before."""
+    run = host.run(rollout=UP, compose=LOST, backend=f"healthy {OLD} s", log=MIGRATED)
+    assert run.code != 0
+    assert "The backend of before is back, and healthy." in run.output
+    assert host.current()["backend"] == OLD
+
+
 def test_one_of_before_that_could_not_open_the_store_any_more_is_not_put_back(host: Host) -> None:
     run = host.run(rollout=UP, compose=LOST, backend=f"unhealthy {NEW} s", log=MIGRATED)
     assert run.code != 0

@@ -146,6 +146,29 @@ def test_an_old_one_stays_until_nobody_believes_what_was_told_while_names_change
     assert ("sleep", "2") in engine.calls
 
 
+def test_an_old_one_that_the_engine_does_not_let_go_is_left_to_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new ones serve by then: to go back to the files of before would take their configuration from them."""
+
+    class Stop:
+        def __init__(self, words: list[str], **_: object) -> None:
+            self.returncode = 1 if OLD.id in words else 0
+
+        def communicate(self) -> tuple[bytes, bytes]:
+            return b"", b"Error response from daemon: EOF\n"
+
+    monkeypatch.setattr("subprocess.Popen", Stop)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    engine, other = Engine(), container("goproxy-b", "old", service="goproxy-b")
+    rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    plans = [subject.Plan(A, None, [OLD]), subject.Plan("goproxy-b", None, [other])]
+    rollout.run(plans, WANTED | {"goproxy-b": "new"})
+    assert (rollout.rolled_out, rollout.failed) == ([A, "goproxy-b"], {})
+    assert rollout.left_behind == [
+        "goproxy-a was told to leave, and did not: Error response from daemon: EOF",
+    ]
+    assert [call for call in engine.calls if call[0] == "rm"] == [("rm", other.id)]
+
+
 def test_one_rollout_waits_for_another_that_outlived_its_run(tmp_path: Path) -> None:
     """And says so where that takes too long; nothing is left that could hold up a third one."""
     with (
