@@ -1,7 +1,7 @@
 """Run one simulated provider: python3 -m provider --config FILE, or with flags, which win over the file.
 
-The file is a JSON object: name, hosts [], certificate, key, paths {"anthropic": "/v1/messages", "openai": ..., "responses": ...},
-api_key or api_key_file, next_api_key, models [], listen, port, control_port, behaviour {...}.
+The file is a JSON object: name, hosts [], certificate, key, paths {"anthropic": "/v1/messages", "openai": ...,
+"responses": ...}, api_key or api_key_file, next_api_key, models [], listen, port, control_port, behaviour {...}.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The rule of the usage, so that a test can do the sum itself:
 - a prompt token is a word (`str.split`) of any string value, at any depth, of the prompt's parts
-  (Anthropic: system, messages, tools; OpenAI: messages, tools; Responses: instructions, input, tools). Keys, numbers and booleans are free.
+  (Anthropic: system, messages, tools; OpenAI: messages, tools; Responses: instructions, input, tools). Keys, numbers
+  and booleans are free.
 - the words of a block that carries `cache_control` are cache writes, for 5 minutes or, with `"ttl": "1h"`, 1 hour.
 - an output token is one content delta: one word of thinking or of text, or one piece of a tool call's JSON.
 A behaviour's `usage` replaces single numbers, say `{"cache_read": 100}`.

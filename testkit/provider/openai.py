@@ -32,7 +32,7 @@ def read_asked(headers: Mapping[str, str], body: bytes, expected: Expectations, 
     if expected.keys and key not in expected.keys:
         raise _refused(401, f"Incorrect API key provided: {key[:4]}***.", code="invalid_api_key")
     try:
-        asked = read_request(body)
+        asked: Json = read_request(body)
     except ValueError as problem:
         raise _refused(400, str(problem)) from problem
     for name in ("model", conversation):

@@ -31,9 +31,9 @@ def stream(answer: Answer, context: Context) -> list[Frame]:
     """Give the events, response.created to the one that has the whole response in it once more."""
     frames: list[Frame] = []
 
-    def add(part: Part, kind: str, used: Json | None = None, **told: object) -> None:
+    def add(place: Part, kind: str, used: Json | None = None, **told: object) -> None:
         event = {"type": kind, **told, "sequence_number": len(frames)}
-        frames.append(Frame(_event(event), part, used))
+        frames.append(Frame(_event(event), place, used))
 
     begun = _response(answer, context, "in_progress", [], None)
     add("start", "response.created", response=begun)

@@ -114,9 +114,7 @@ def test_an_openai_completion_costs_the_same_and_shows_no_chunk_that_was_not_ask
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
-def test_an_openai_response_costs_the_same(
-    streaming: bool, user: User, providers: Providers, ledger: Ledger
-) -> None:
+def test_an_openai_response_costs_the_same(streaming: bool, user: User, providers: Providers, ledger: Ledger) -> None:
     content, client = marker(), user.openai(OPENHANDS.domain)
     providers[OPENHANDS.name].behave_towards(content, usage={"cache_read": 3})
     asked: dict[str, Any] = {"model": MODEL, "max_output_tokens": 500, "input": content, "stream": streaming}
