@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from goproxy.config import parse_config
+from goproxy.core.input_estimate import IMAGE_TOKENS, LARGEST_IMAGE_TOKENS
 from goproxy.core.key_snapshot import KeySnapshot
 from goproxy.core.ledger import Hold
 from goproxy.core.wire import Fault, Refusal
@@ -127,6 +128,15 @@ def test_what_is_held_is_for_as_long_an_answer_as_is_asked_for_and_the_model_giv
     assert hold.amount == (25_000 * tokens + 10_000 * hold.estimated_input_tokens) * MODEL.billing_multiplier
 
 
+def test_more_is_held_for_an_image_than_is_estimated_of_it() -> None:
+    """OpenAI takes it as it is, and few are as large as they may be."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    hold = held({"max_tokens": 0, "messages": [{"role": "user", "content": [image]}]}, text="")
+    large = LARGEST_IMAGE_TOKENS - IMAGE_TOKENS
+    output = 25_000 * MODEL.max_output_tokens
+    assert hold.amount == (output + 10_000 * (hold.estimated_input_tokens + large)) * MODEL.billing_multiplier
+
+
 def test_no_more_is_held_for_a_prompt_than_the_model_reads() -> None:
     long, longer = (held({"max_tokens": 1}, text="a" * length * MODEL.context_tokens) for length in (8, 16))
     assert long.estimated_input_tokens == MODEL.context_tokens
@@ -147,7 +157,7 @@ def test_it_is_held_in_the_wallet_of_the_account_or_the_upstream_and_of_a_key_wi
     assert held({}, wallet=wallet, limits=limits).wallets == wallets
 
 
-def held(asked: dict[str, int], *, text: str = "Hello", wallet: str | None = None, limits: bool = False) -> Hold:
+def held(asked: dict[str, Any], *, text: str = "Hello", wallet: str | None = None, limits: bool = False) -> Hold:
     """What is held for a request by a key of Alice's."""
     config = parse_config(json.dumps(config_document(**({"wallet": wallet} if wallet else {}))).encode())
     key = KeySnapshot.from_json({"version": 1, "keys": [key_entry("key", wallets_limit=limits)]}).find("key")

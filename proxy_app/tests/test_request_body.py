@@ -322,9 +322,11 @@ def test_a_body_is_walked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scanned.count('["long"]') == 1
 
 
-def test_what_is_not_looked_at_is_left_to_the_context() -> None:
-    assert not content(*[{"type": "text", "text": "x"}] * 10_000)[1]
-    assert content(*[{"type": "text", "text": "x"}] * 30_000)[1]
+def test_messages_of_more_blocks_than_are_looked_at_are_refused() -> None:
+    """Among the others there may be anything."""
+    assert content(*[{"type": "text", "text": "x"}] * 25_000) == (0, False)
+    with pytest.raises(InvalidBody, match="more than 25,000 blocks"):
+        content(*[{"type": "text", "text": "x"}] * 25_001)
 
 
 WISH = '"include_usage":true'
@@ -488,6 +490,7 @@ def test_more_is_held_for_an_image_that_is_taken_as_it_is(block: dict[str, Any],
         ({"type": "video_url", "video_url": {"url": PNG}}, ""),
         ({"type": 7}, ""),
         ({}, ""),
+        ({"stdout": "", "video_url": "https://example.com/x.mp4"}, ""),
         ({"type": "tool_result", "content": [{"type": "image", "source": {"type": "url"}}]}, ""),
         (fetched({"type": "document", "source": {**PACKED, "media_type": "application/pdf"}}), BASE64),
     ],
@@ -539,6 +542,10 @@ def test_results_of_the_providers_tools_count_by_their_bytes(inner: dict[str, An
         ([{"type": None, "function": {"name": "f"}}, "f", {"name": "g"}], TOOLS_TOKENS, False),
         ([{"type": "browser_toolset_20260801"}], TOOLS_TOKENS + 5 * TOOL_TOKENS, False),
         ([{"type": "browser_search"}], TOOLS_TOKENS + REMOTE_TOKENS, True),  # Groq's, which it runs
+        *(
+            ([{"type": kind, "googleSearch": {}}], TOOLS_TOKENS + REMOTE_TOKENS, True)
+            for kind in ("computer", "bash_20250124", "browser_toolset_20260801", "local_shell", "namespace")
+        ),
     ],
 )
 def test_tools_bring_words_of_their_own(tools: Any, tokens: int, is_open: bool) -> None:
@@ -615,6 +622,8 @@ def test_searches_are_counted_as_they_are_allowed(fields: dict[str, Any], search
         ({"search_parameters": {"mode": "on"}}, True),
         ({"extra_body": {"enable_search": True}}, True),
         ({"extra_body": {"web_search_options": {}}}, True),
+        ({"extra_body": {"reasoning": {"mode": "pro"}}}, True),
+        ({"extra_body": {"context_management": {"edits": [{"type": "compact_20260112"}]}}}, True),
         ({"extra_body": {"enable_search": False, "top_k": 3}}, False),
         ({"messages": [{"role": "assistant", "content": "y", "images": [{"image_url": {"url": "v.mp4"}}]}]}, True),
         ({"data_sources": [{"type": "azure_search"}]}, True),

@@ -182,5 +182,6 @@ def test_nothing_that_may_be_told_costs_more_than_the_worst_case(
 def test_what_a_request_has_settled_itself_comes_of_nothing_else() -> None:
     assert can_come_of("service_tier=flex", {})
     assert can_come_of("service_tier=flex", {"service_tier": "flex"})
+    assert can_come_of("service_tier=priority", {"service_tier": "fast"})
     assert not can_come_of("service_tier=flex", {"service_tier": "standard_only"})
     assert not can_come_of("service_tier=flex,speed=fast", {"service_tier": "flex"})

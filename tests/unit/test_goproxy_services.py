@@ -339,12 +339,33 @@ def test_a_backend_of_before_keeps_its_own_configuration_when_the_run_fails_once
         assert OLD in host.file(f"goproxy-former/config-{name}-prod.json")
 
 
-def test_what_the_backend_of_before_wrote_when_it_was_new_keeps_nobody_from_it(host: Host) -> None:
+def test_nor_does_a_third_run_take_it(host: Host) -> None:
+    """Nothing of what is noted of the proxies is of its image any more."""
+    for name in ("alpha", "beta"):
+        between = release("trollllm/goproxy:between", name)
+        host.record[name] = {"current": host.releases[name], "previous": between}
+        (host.folder / "gateway/goproxy-former").mkdir(exist_ok=True)
+        (host.folder / f"gateway/goproxy-former/config-{name}-prod.json").write_text(f"{OLD} {name}")
+    assert host.run(rollout=UP, compose=LOST, backend=f"unhealthy {NEW} s").code != 0
+    for name in ("alpha", "beta"):
+        assert host.file(f"goproxy-former/config-{name}-prod.json") == f"{OLD} {name}"
+
+
+@pytest.mark.parametrize("there", [f"{OLD} s", f"{NEW} other"])
+def test_what_the_backend_of_before_wrote_when_it_was_new_keeps_nobody_from_it(host: Host, there: str) -> None:
     """The new one could not even be made: the container that is there is the one of before."""
-    run = host.run(rollout=UP, compose=LOST, backend=f"healthy {OLD} s", log=MIGRATED)
+    run = host.run(rollout=UP, compose=LOST, backend=f"healthy {there}", log=MIGRATED)
     assert run.code != 0
     assert "The backend of before is back, and healthy." in run.output
     assert host.current()["backend"] == OLD
+
+
+def test_and_nobody_is_told_that_the_new_one_has_migrated_the_store(host: Host) -> None:
+    """Whoever is told that goes the way of the backup, which loses what was spent since."""
+    run = host.run(rollout=UP, compose=LOST, backend=f"healthy {OLD} s", log=MIGRATED, starts=(1, 1))
+    assert run.code != 0
+    assert "The backend of before was put back, and is not healthy either" in run.output
+    assert "has migrated the store" not in run.output
 
 
 def test_one_of_before_that_could_not_open_the_store_any_more_is_not_put_back(host: Host) -> None:

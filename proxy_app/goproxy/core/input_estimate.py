@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 IMAGE_TOKENS = 10_000
 """Twice what an image comes to with Anthropic at most ("Vision": 4,784)."""
@@ -80,16 +80,16 @@ _ITEMS: Mapping[str, tuple[str, ...]] = {
 """Of the Responses protocol's input, beside messages: those whose words stand in them, if they have one of these
 fields. Without it they refer to what the provider holds, as all others do."""
 
-_OF_A_SHELL = "stdout"
-"""What such a call gave has no type, but this."""
+_OF_A_SHELL = frozenset({"stdout", "stderr", "outcome", "created_by"})
+"""What such a call gave has no type, but these."""
 
 _IMAGES = ("image", "image_url", "input_image", "computer_screenshot")
 _NAMED_TYPE = frozenset({"format", "mime_type", "content_type"})
 _PACKING = frozenset({"source", "file", "input_audio", "file_data"})
 """Where a block has what comes with the request, if it is no image."""
 
-_MOST_BLOCKS = 25_000
-"""No more are looked at: everybody waits meanwhile, and a conversation of 2,000 messages has a third of it."""
+MOST_BLOCKS = 25_000
+"""No more may there be: everybody waits while they are looked at. A conversation of 2,000 messages has a third of it."""
 
 _OWN_TOOLS = ("custom", "function", "namespace")
 """A namespace only has tools in it, each of which is looked at."""
@@ -152,12 +152,11 @@ def estimate_input(
     tokens, larger, remote, is_open, searches = size, 0, 0, False, 0
     if not OPENING_FIELDS.isdisjoint(request):
         spread = request.get("extra_body")
-        remote = _asks(request, _OPENING) + _compacts(request) + _continues(request) + _hides_more(spread)
-        remote += _reasons_in_passes(request)
+        remote = _asks(request, _OPENING) + _continues(request) + _hides_more(spread)
+        for fields in (request, spread) if isinstance(spread, dict) else (request,):
+            remote += _compacts(fields) + _reasons_in_passes(fields)
         if _asks(request, _SEARCHING) or _asks(spread, _SEARCHING):
             searches = SEARCHES
-    if len(blocks) > _MOST_BLOCKS:  # what was not looked at may be anything
-        is_open = True
     for block in blocks:
         if block.get("type") in _IMAGES:
             packed = _image(block)
@@ -172,19 +171,19 @@ def estimate_input(
         tokens += TOOLS_TOKENS
         for tool in tools:
             kind = tool.get("type")
-            if isinstance(kind, str) and (kind.startswith(_BUILT_IN_TOOLS) or kind in _BUILT_IN_WHOLE):
-                tokens += TOOL_TOKENS * (_TOOLS_OF_A_SET if "_toolset_" in kind else 1)
-            elif not _is_own(tool, kind):
+            if not _GOOGLES_TOOLS.isdisjoint(tool) or not _is_own(tool, kind):
                 remote += 1
                 searches += _uses(tool)
+            elif _is_built_in(kind):
+                tokens += TOOL_TOKENS * (_TOOLS_OF_A_SET if "_toolset_" in kind else 1)
     tokens += remote * REMOTE_TOKENS
     most = tokens + larger * (LARGEST_IMAGE_TOKENS - IMAGE_TOKENS)
     return InputEstimate(tokens, most, is_open or remote > 0, searches)
 
 
 def blocks_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What the messages consist of; one more than are looked at, if there are more."""
-    return list(islice(_blocks(request), _MOST_BLOCKS + 1))
+    """What the messages consist of; one more than there may be, if there are more."""
+    return list(islice(_blocks(request), MOST_BLOCKS + 1))
 
 
 def _blocks(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -221,7 +220,7 @@ def tools_of(request: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) ->
                 for tool in objects(change.get("tool")):
                     tools += objects(tool.get("definition"))
     for number, tool in enumerate(tools):
-        if "tools" in tool and number < _MOST_BLOCKS:
+        if "tools" in tool and number < MOST_BLOCKS:
             tools += objects(tool["tools"])
     return tools
 
@@ -235,12 +234,17 @@ def objects(items: object) -> list[dict[str, Any]]:
 
 def _is_own(tool: Mapping[str, Any], kind: object) -> bool:
     """Whether the client runs it."""
-    if kind in _OWN_TOOLS or (kind is None and not _OWN_TOOLS_HAVE.isdisjoint(tool)):
-        return _GOOGLES_TOOLS.isdisjoint(tool)
+    if kind in _OWN_TOOLS or _is_built_in(kind) or (kind is None and not _OWN_TOOLS_HAVE.isdisjoint(tool)):
+        return True
     match tool:
         case {"type": "tool_search", "execution": "client"} | {"type": "shell", "environment": {"type": "local"}}:
             return True
     return False
+
+
+def _is_built_in(kind: object) -> TypeGuard[str]:
+    """Whether the provider has words of its own for such a tool."""
+    return isinstance(kind, str) and (kind.startswith(_BUILT_IN_TOOLS) or kind in _BUILT_IN_WHOLE)
 
 
 def _uses(tool: Mapping[str, Any]) -> int:
@@ -259,7 +263,7 @@ def _is_text(block: Mapping[str, Any]) -> bool:
         source = block.get("source")
         return isinstance(source, dict) and source.get("type") in ("text", "content")
     if not isinstance(kind, str):
-        return kind is None and _OF_A_SHELL in block
+        return kind is None and "stdout" in block and block.keys() <= _OF_A_SHELL
     if kind in _TEXT or kind.endswith(_TEXT_ENDINGS):
         return True
     return any(block.get(name) not in (None, []) for name in _ITEMS.get(kind, ()))

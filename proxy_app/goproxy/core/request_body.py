@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from goproxy.core.input_estimate import OPENING_FIELDS, blocks_of, estimate_input, objects, tools_of
+from goproxy.core.input_estimate import MOST_BLOCKS, OPENING_FIELDS, blocks_of, estimate_input, objects, tools_of
 from goproxy.core.terms import STANDARD
 
 _DECODER = json.JSONDecoder()
@@ -353,6 +353,8 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
         if name != _USAGE and name.casefold() == _USAGE:
             raise _in_another_case(f"stream_options.{_USAGE}")
     blocks = blocks_of(fields)
+    if len(blocks) > MOST_BLOCKS:
+        raise InvalidBody(f"The messages consist of more than {MOST_BLOCKS:,} blocks. Send less at a time.")
     if tools := tools_of(fields, blocks):
         _check_tools(tools, model)
     estimate = estimate_input(fields, blocks, tools, len(body))
