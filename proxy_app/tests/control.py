@@ -137,6 +137,9 @@ class Control:
         instance = document["instance"]
         if instance in self.disowns or document["sequence"] <= self.sequences.get(instance, -1):
             return _refusal(409, "conflict_error", "that was before")
+        for asked in document["leases"]:
+            if self.wallets.get(asked["wallet"], Wallet()).is_exceeded(instance, asked["known_total"]):
+                return _refusal(409, "conflict_error", "more than it was lent")
         self.sequences[instance] = document["sequence"]
         answers = []
         for asked in document["leases"]:

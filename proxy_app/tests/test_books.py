@@ -812,10 +812,11 @@ async def test_a_journal_that_was_copied_while_it_was_used_is_another_instances(
     assert lines.all("this proxy begins a new instance")
 
 
+@pytest.mark.parametrize("starts_in_vain", [0, 1])
 async def test_rows_that_the_control_plane_has_are_not_held_for_after_damage(
-    tmp_path: Path, control: Control, eventually: Callable[..., Any]
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], starts_in_vain: int
 ) -> None:
-    """What said that they were posted is what the damage hit."""
+    """What said that they were posted is what the damage hit. In vain is a start that hears nothing of the backend."""
     async with crashing(tmp_path, control) as books:
         for n in range(3):
             await spend(books, f"req_{n}", 1000, 100)
@@ -828,13 +829,23 @@ async def test_rows_that_the_control_plane_has_are_not_held_for_after_damage(
     content = bytearray(path.read_bytes())
     content[content.index(b'"posted"') + 1] ^= 0x01
     path.write_bytes(content)
+    for _ in range(starts_in_vain):
+        control.away = True
+        async with crashing(tmp_path, control) as books:
+            await eventually(lambda: books.standing.unsettled_rows == 0)
+        control.away = False
     async with kept(tmp_path, control) as books:
         await eventually(lambda: {"req_8", "req_9"} <= set(control.rows) and books.standing.unposted_rows == 0)
         await spend(books, "req_10", 1000, 100)
         await eventually(lambda: "req_10" in control.rows)
-    (_, latter) = control.sequences
+    *_, latter = control.sequences
+    assert (latter == former) is bool(starts_in_vain), "the second start knows of all that it spent"
     assert {posted["instance"] for posted in control.calls_to("rows")[:-1]} == {former}
     assert control.wallets["alice"].loans[latter].held == 0, "nothing is spent here that is not spent there"
+    async with kept(tmp_path, control) as books:
+        await spend(books, "req_11", 1000, 0)
+    assert control.wallets["alice"].loans[latter].held == 0, "nor after the next start"
+    assert [*control.sequences][-1] == latter
     assert control.wallets["alice"].spent == spent + 100 + sum(
         control.rows[name][1].cost_nanodollars for name in ("req_8", "req_9")
     )

@@ -447,9 +447,9 @@ async def test_damage_is_counted_and_kept_and_costs_one_record(tmp_path: Path, l
     async with opened(tmp_path) as (journal, recovered):
         assert journal.damaged == 1
         assert [hold.id for hold, _ in recovered.holds] == ["req_0", "req_2"]
-        # Perhaps a lease or a row was hit: what is lent to the former instance is not counted on any more.
-        assert recovered.instance != before.instance
-        assert recovered.granted_totals == {}
+        # Perhaps a lease or a row was hit: what is lent to this instance is not counted on any more.
+        assert (recovered.instance, recovered.is_disowned) == (before.instance, True)
+        assert (recovered.granted_totals, recovered.spent_totals) == ({}, {})
     assert lines.all("journal is damaged; the damaged segments are kept, and this proxy begins a new instance")
     assert (tmp_path / "damaged-00000001.log").read_bytes() == content
     async with opened(tmp_path) as (journal, again):
@@ -512,7 +512,7 @@ async def test_a_segment_without_its_whole_head_is_damaged(
 
     async with opened(tmp_path) as (journal, recovered):
         assert journal.damaged == 1
-        assert recovered.instance != before.instance
+        assert (recovered.instance, recovered.is_disowned) == (before.instance, True)
         assert (recovered.granted_totals, recovered.unposted) == ({}, {})
         assert [hold.id for hold, _ in recovered.holds] == ["req_0"]
     (line,) = lines.all("journal is damaged; the damaged segments are kept, and this proxy begins a new instance")

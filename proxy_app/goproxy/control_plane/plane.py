@@ -19,7 +19,7 @@ from goproxy.control_plane.key_feed import KeyFeed
 from goproxy.control_plane.metrics import Metrics
 from goproxy.control_plane.store import keys, leases, renewals
 from goproxy.control_plane.store.database import Database, StoreUnavailable
-from goproxy.control_plane.store.totals import totals
+from goproxy.control_plane.store.totals import Totals, totals
 from goproxy.hosting import Stay
 from goproxy.observe import log, told
 from goproxy.timestamps import now
@@ -161,11 +161,16 @@ class ControlPlane:
         def work(connection: Connection) -> keys.Snapshot | None:
             return None if keys.version(connection) == known else keys.snapshot(connection)
 
-        known, began = self.feed.version, time.monotonic()
+        def sums(connection: Connection) -> tuple[Totals, float]:
+            began = time.monotonic()
+            return totals(connection), time.monotonic() - began
+
+        known = self.feed.version
         try:
-            if began >= self._sums_due:
-                self.metrics.stands(await self.database.read("count", totals))
-                self._sums_due = time.monotonic() + _SUMS_REST * (time.monotonic() - began)
+            if time.monotonic() >= self._sums_due:
+                found, taken = await self.database.read("count", sums)
+                self._sums_due = time.monotonic() + _SUMS_REST * taken
+                self.metrics.stands(found)
             snapshot = await self.database.read("look for keys", work)
         except StoreUnavailable:
             return

@@ -89,7 +89,7 @@ _PACKING = frozenset({"source", "file", "input_audio", "file_data"})
 """Where a block has what comes with the request, if it is no image."""
 
 MOST_BLOCKS = 25_000
-"""No more may there be: everybody waits while they are looked at. A conversation of 2,000 messages has a third of it."""
+"""No more may there be: everybody waits while they are looked at. A conversation of 2,000 messages has a third."""
 
 _OWN_TOOLS = ("custom", "function", "namespace")
 """A namespace only has tools in it, each of which is looked at."""

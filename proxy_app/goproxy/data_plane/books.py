@@ -113,6 +113,7 @@ class Books:
         self._open: dict[str, Hold] = {}
         self._unsettled: dict[str, tuple[Row, asyncio.Future[bytes]]] = {}
         """Rows that are on their way to the disk."""
+        self._was_damaged = False
         self._tasks: list[asyncio.Task[None]] = []
         self._desk: LeaseDesk
         self._post: RowPost
@@ -141,10 +142,10 @@ class Books:
             start=recovered.start,
             lease_wait=self._lease_wait,
             idle_after=self._idle_after,
-            is_disowned=recovered.former is not None,
+            is_disowned=recovered.is_disowned,
         )
-        poster = recovered.former or recovered.instance
-        self._post = RowPost(self._journal, self._control, recovered.unposted, poster)
+        self._was_damaged = recovered.is_disowned
+        self._post = RowPost(self._journal, self._control, recovered.unposted)
         self._poll = KeyPoll(self._journal, self._control, self._keys_path, self._keys_beside, self._desk.recall)
         for row in left_open:
             self._write(row)
@@ -254,6 +255,11 @@ class Books:
         return not (self._unsettled or self._post.postable or self._desk.untold)
 
     @property
+    def left(self) -> tuple[int, str | None]:
+        """Rows that the control plane does not have, and when the first of them was settled."""
+        return len(self._post), self._post.oldest
+
+    @property
     def standing(self) -> Standing:
         """For metrics and readiness."""
         return Standing(
@@ -294,8 +300,7 @@ class Books:
         Raises:
             ControlPlaneAway, ControlPlaneRefuses: they cannot be posted now; the instance is the former one.
         """
-        was_damaged = self._post.poster != self._journal.instance
-        if was_damaged and self._unsettled:
+        if self._was_damaged and self._unsettled:  # what was left open may be settled there
             await asyncio.wait([written for _, written in self._unsettled.values()])
         try:
             await self._post.post_all()
@@ -303,10 +308,9 @@ class Books:
             if not refusal.is_conflict:  # else it is another upstream's instance there, and has posted nothing of ours
                 raise
         async with self._post.posting:
-            if not was_damaged:  # else it is another one's already
-                log("this proxy begins a new instance", level=logging.ERROR, former_instance=self._post.poster)
-                self._journal.renew()
-            self._post.poster = self._journal.instance
+            log("this proxy begins a new instance", level=logging.ERROR, former_instance=self._journal.instance)
+            self._journal.renew()
+            self._was_damaged = False
             spent = self._post.spent()
             spent.update(spent_by_wallet((row.wallets, row.cost_nanodollars) for row, _ in self._unsettled.values()))
             return spent

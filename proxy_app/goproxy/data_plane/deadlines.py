@@ -11,6 +11,11 @@ _CLIENTS_PATIENCE = 3
 of them, which takes one that reads 1 KiB a second longer than `idle`. Who takes nothing at all is given up by nginx."""
 
 
+def patience_with_client(timeouts: Timeouts) -> float:
+    """Seconds in which a client may take nothing of what waits for it."""
+    return _CLIENTS_PATIENCE * timeouts.idle
+
+
 class Deadlines:
     """The limits of one exchange."""
 
@@ -37,7 +42,7 @@ class Deadlines:
 
     def for_client(self, since: float) -> float:
         """Until when the client must have taken what waits for it since then."""
-        return min(since + _CLIENTS_PATIENCE * self.timeouts.idle, self._total)
+        return min(since + patience_with_client(self.timeouts), self._total)
 
     def is_over(self) -> bool:
         """Whether the exchange has had all the time that there is."""

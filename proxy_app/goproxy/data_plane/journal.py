@@ -74,8 +74,8 @@ class Recovered:
 
     instance: str
     """Whom the control plane lends to: this proxy, for as long as its journal lives."""
-    former: str | None
-    """Whose rows these are, if damage has made this one of another instance."""
+    is_disowned: bool
+    """It must become another instance, once its rows are posted: there was damage."""
     start: int
     """How often this journal was opened, this time included."""
     holds: Sequence[tuple[Hold, Usage | None]]
@@ -256,8 +256,8 @@ class Journal:
             if reader.torn:
                 log("journal ends in records that were not written whole", segment=number, places=len(reader.torn))
         if self.damaged or state.instance is None:
-            # What was lent, or spent of it, may be among what is lost. Another instance was lent nothing: that errs
-            # on the safe side, and what the former one was lent is the operator's to call back.
+            # What was lent, or spent of it, may be among what is lost. So it shall become another instance, which was
+            # lent nothing: that errs on the safe side, and what this one was lent is the operator's to call back.
             if self.damaged:
                 log(
                     "journal is damaged; the damaged segments are kept, and this proxy begins a new instance",
@@ -266,17 +266,15 @@ class Journal:
                     segments=self._to_set_aside,
                     former_instance=state.instance,
                 )
-            self.instance = secrets.token_hex(16)
-        else:
-            self.instance = state.instance
-        former = None if state.instance == self.instance else state.instance
+            state.lent = {}
+        self.instance = state.instance or secrets.token_hex(16)
         self._start = state.start + 1
         started = Started(self.instance, self._start)
         state.apply(started, encode(started))
         self._commit(())
         return Recovered(
             instance=self.instance,
-            former=former,
+            is_disowned=self.damaged > 0,
             start=self._start,
             holds=[(hold, state.progress.get(hold.id)) for hold in state.holds.values()],
             unposted=dict(state.unposted),

@@ -27,6 +27,7 @@ from goproxy.data_plane.books import Books
 from goproxy.data_plane.scoreboard import Place
 from goproxy.data_plane.tally import OwnTally, Tally
 from goproxy.observe import Outcome, RequestRecord, log
+from goproxy.timestamps import seconds_since
 
 _FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _GAP_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -122,8 +123,8 @@ class Observer(Collector):
         self._former_syncs = self._counts.numbers[self._counts.index("journal_syncs")]
         """Those of the processes that had this place before: their sum must not fall."""
 
-        self._adopted: dict[Path, Books] = {}
-        """Of each instance that is no more, as it was found last."""
+        self._left: dict[Path, tuple[int, str | None]] = {}
+        """What the backend does not take of those who are no more: rows, and when the first of them was settled."""
         self._adopted_damage = 0
         self._undecoded_told_at = -math.inf
         for protocol in PROTOCOLS:
@@ -131,11 +132,14 @@ class Observer(Collector):
                 self._counts.numbers[self._index["requests", protocol, status, outcome]] += 0
         self._count_interrupted(books.interrupted)
 
-    def adopted(self, path: Path, books: Books) -> None:
-        """Count what is found in the journal, in `path`, of an instance that is no more."""
-        self._adopted[path] = books
+    def adopted(self, books: Books) -> None:
+        """Count what is found in the journal of an instance that is no more."""
         self._count_interrupted(books.interrupted)
         self._adopted_damage += books.standing.journal_damaged
+
+    def left(self, path: Path, rows: int, since: str | None) -> None:
+        """Tell of rows that are left in such a journal."""
+        self._left[path] = rows, since
 
     def _count_interrupted(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -185,7 +189,6 @@ class Observer(Collector):
     def gauges(self) -> dict[str, float]:
         """What is to be told of this process at this moment, by name."""
         standing = self._books.standing
-        left = [books.standing for books in self._adopted.values()]
         syncs = self._former_syncs + standing.journal_syncs
         self._counts.numbers[self._counts.index("journal_syncs")] = syncs
         return {
@@ -196,10 +199,12 @@ class Observer(Collector):
             "held_nanodollars": standing.held,
             "lease_free_nanodollars": standing.free,
             "journal_unposted_rows": standing.unposted_rows,
-            _LEFT: sum(each.unposted_rows for each in left),
+            _LEFT: sum(rows for rows, _ in self._left.values()),
             "journal_unsettled_rows": standing.unsettled_rows,
             "journal_damaged": standing.journal_damaged + self._adopted_damage,
-            "journal_unposted_age_seconds": max(each.unposted_age for each in (standing, *left)),
+            "journal_unposted_age_seconds": max(
+                standing.unposted_age, *(seconds_since(since) for _, since in self._left.values() if since), 0.0
+            ),
             "journal_unsettled_age_seconds": standing.unsettled_age,
             "keys_age_seconds": standing.keys_age,
         }

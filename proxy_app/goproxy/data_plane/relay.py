@@ -24,7 +24,7 @@ RESTARTING = Fault.UNAVAILABLE, "The gateway is being restarted. Try again."
 """What clients are told when the process leaves."""
 
 _LOOKS = 4
-"""How often, in the time that a client may take nothing, it is looked at whether it took something."""
+"""How often in `idle` it is looked at whether a client that is full took something."""
 
 
 class Tap(Protocol):
@@ -127,7 +127,7 @@ class _Path:
     async def run(self) -> Outcome:
         """Pass on every piece of the answer, to its end or to where it stops."""
         self._client.watcher = self
-        if self._client.is_full:  # of a long head, or of an answer before
+        if self._client.is_full:  # of a long head
             self.client_is_full()
         self._answer.pass_to(self)
         if not self._over.done():

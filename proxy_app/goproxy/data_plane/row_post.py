@@ -50,10 +50,8 @@ class _SetAside:
 class RowPost:
     """The rows that are on the disk here and not in the control plane yet."""
 
-    def __init__(self, journal: Journal, control: ControlClient, unposted: Mapping[str, Unposted], poster: str) -> None:
+    def __init__(self, journal: Journal, control: ControlClient, unposted: Mapping[str, Unposted]) -> None:
         self._journal = journal
-        self.poster = poster
-        """The instance that posts them. Each row is spent of what it was lent."""
         self._control = control
         self._unposted = dict(unposted)
         self._bytes = sum(len(row.line) for row in unposted.values())
@@ -150,7 +148,7 @@ class RowPost:
                 return False
             documents = [row_document(self._unposted[id_].line) for id_ in batch]
             try:
-                answer = await self._control.post_rows(self.poster, documents)
+                answer = await self._control.post_rows(self._journal.instance, documents)
             except ControlPlaneRefuses as refusal:
                 if refusal.status in _ABOUT_US:
                     raise

@@ -19,6 +19,7 @@ from goproxy.core.ledger import Row
 from goproxy.data_plane.acceptor import acceptor_of
 from goproxy.data_plane.bodies import Bodies, room_for_bodies
 from goproxy.data_plane.books import Books, books_for
+from goproxy.data_plane.deadlines import patience_with_client
 from goproxy.data_plane.drain import Drains
 from goproxy.data_plane.envelope import Envelope
 from goproxy.data_plane.front import Front
@@ -76,7 +77,7 @@ def make_app(gateway: Gateway, place: Place | None = None) -> web.Application:
 
 def front_of(gateway: Gateway) -> Callable[[web.Server], Front]:
     """What stands before aiohttp's server."""
-    return lambda server: Front(server, gateway.plain(), gateway.stay, gateway.config.timeouts.idle)
+    return lambda server: Front(server, gateway.plain(), gateway.stay, patience_with_client(gateway.config.timeouts))
 
 
 def readiness(config: Config, books: Books) -> Readiness:
@@ -164,7 +165,7 @@ async def serve(
         if not begins_anew and (own.is_beside if place is None else place.is_beside):
             await _until_ready(config, books, tls)
         beside = [
-            asyncio.create_task(adopt(journal, own.path, books_of, gateway.observer.adopted)),
+            asyncio.create_task(adopt(journal, own.path, books_of, gateway.observer)),
             asyncio.create_task(recycling.watch(stay, books, gateway.observer)),
         ]
         if place is not None:

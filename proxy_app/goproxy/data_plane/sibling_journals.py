@@ -9,12 +9,14 @@ an instance of its own, and leases are the instance's, so that two of them never
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import JournalInUse
@@ -33,7 +35,7 @@ _ROWS_AGAIN = 3600.0
 """Seconds until rows that the control plane did not take are offered once more."""
 
 _ENDED = "ended"
-"""A file of a journal's directory: the last segment when it had been brought to an end."""
+"""A file of a journal's directory, with what others need to know of how it was brought to an end."""
 
 BooksOf = Callable[[Path], AbstractAsyncContextManager[Books]]
 """The books of the journal in a directory."""
@@ -75,42 +77,57 @@ def has_company(shared: Path) -> bool:
     return any(map(_is_in_use, directories(shared)))
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
+class Heir(Protocol):
+    """Who tells what was found in the journals of instances that are no more."""
+
+    def adopted(self, books: Books) -> None:
+        """One is being brought to its end: its open requests and its damage are nobody else's."""
+
+    def left(self, path: Path, rows: int, since: str | None) -> None:
+        """So many rows are left in this one that the control plane does not take; `since`: when the first was settled.
+
+        None are where somebody has that journal, and tells of them.
+        """
+
+
+class _End(NamedTuple):
     """How a journal was left by who brought it to its end."""
 
     segment: int
     """The last one then. Whoever starts there makes another one, and may be gone at the next look."""
-    look_again_at: float
-    """On the loop's clock."""
+    rows: int
+    since: str | None
+    """See `Heir.left`."""
 
 
-async def adopt(shared: Path, own: Path, books_of: BooksOf, adopted: Callable[[Path, Books], object]) -> None:
+async def adopt(shared: Path, own: Path, books_of: BooksOf, heir: Heir) -> None:
     """Bring to an end, for ever, what other instances left in their journals.
 
     Each process does so once with each of them: its control plane may be of a backup, and know of loans that the one of
-    before had back. Afterwards it believes the others, who do the same.
-
-    `adopted`: is given the books of each, to count what nobody else has: their open requests, damage, and rows that
-    the control plane does not take.
+    before had back. Afterwards it believes what the others note, who do the same.
     """
     ends: dict[Path, _End] = {}
+    again_at: dict[Path, float] = {}
     problems: dict[Path, str] = {}
     now = asyncio.get_running_loop().time
     while True:
         for path in directories(shared):
             try:
-                last, end = _last_segment(path), ends.get(path)
-                if path == own or not last or _is_in_use(path):
+                if path == own or not (last := _last_segment(path)):
                     continue
-                if end is not None and now() < end.look_again_at and last in (end.segment, _ended_at(path)):
+                if _is_in_use(path):
+                    heir.left(path, 0, None)
                     continue
-                if path not in problems:
-                    log("adopting the journal that another instance left", path=str(path))
-                last, has_told_all, rows = await _bring_to_an_end(path, books_of, adopted)
-                if has_told_all:
-                    ends[path] = _End(last, now() + _ROWS_AGAIN if rows else math.inf)
-                    _note_end(path, last)
+                known = ends.get(path)
+                end = known if known is None or known.segment == last else _noted_end(path)
+                if end is None or end.segment != last or now() >= again_at.get(path, math.inf):
+                    if path not in problems:
+                        log("adopting the journal that another instance left", path=str(path))
+                    end = await _bring_to_an_end(path, books_of, heir)
+                if end is not None and end != known:
+                    ends[path] = end
+                    again_at[path] = now() + _ROWS_AGAIN if end.rows else math.inf
+                    heir.left(path, end.rows, end.since)
                 problems.pop(path, None)
             except JournalInUse:
                 continue  # another one was faster
@@ -121,32 +138,29 @@ async def adopt(shared: Path, own: Path, books_of: BooksOf, adopted: Callable[[P
         await asyncio.sleep(_LOOK_EVERY)
 
 
-async def _bring_to_an_end(
-    path: Path, books_of: BooksOf, adopted: Callable[[Path, Books], object]
-) -> tuple[int, bool, int]:
-    """The last segment; whether the control plane has what it takes, and what was lent; the rows it did not take."""
+async def _bring_to_an_end(path: Path, books_of: BooksOf, heir: Heir) -> _End | None:
+    """None: the control plane has not heard all that it takes, or what was lent. It is to be tried again."""
     async with books_of(path) as books:
-        adopted(path, books)
+        heir.adopted(books)
         while not books.is_settled:  # noqa: ASYNC110 - a few looks, at what has no event
             await asyncio.sleep(_SETTLED_EVERY)
         last = _last_segment(path)
-    return last, books.has_told_all, books.standing.unposted_rows
-
-
-def _ended_at(path: Path) -> int:
-    """What the last one noted who brought it to an end; 0: nothing."""
-    try:
-        return int((path / _ENDED).read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def _note_end(path: Path, segment: int) -> None:
-    """For the other processes. Should the disk not take it, they see for themselves."""
-    draft = path / f"{_ENDED}.new"
-    with suppress(OSError):
-        draft.write_text(str(segment))
+    if not books.has_told_all:
+        return None
+    end = _End(last, *books.left)
+    with suppress(OSError):  # the other processes see for themselves then
+        draft = path / f"{_ENDED}.new"
+        draft.write_text(json.dumps(end))
         draft.rename(path / _ENDED)
+    return end
+
+
+def _noted_end(path: Path) -> _End | None:
+    """What the last one noted who brought it to an end."""
+    try:
+        return _End(*json.loads((path / _ENDED).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def directories(shared: Path) -> Iterator[Path]:
