@@ -46,11 +46,13 @@ TOOL_TOKENS = 2_000
 
 _TOOLS_OF_A_SET = 5
 
-_TEXT = (
-    *("text", "thinking", "redacted_thinking", "refusal", "search_result", "compaction"),
-    *("input_text", "output_text", "summary_text", "reasoning_text"),
-    *("tool_use", "server_tool_use", "mcp_tool_use", "tool_result", "tool_reference"),
-    *("tool_addition", "tool_removal", "mcp_tool_listing", "fallback"),
+_TEXT = frozenset(
+    {
+        *("text", "thinking", "redacted_thinking", "refusal", "search_result", "compaction"),
+        *("input_text", "output_text", "summary_text", "reasoning_text"),
+        *("tool_use", "server_tool_use", "mcp_tool_use", "tool_result", "tool_reference"),
+        *("tool_addition", "tool_removal", "mcp_tool_listing", "fallback"),
+    }
 )
 """Blocks whose words stand in them."""
 
@@ -128,6 +130,7 @@ _OPENING = (
 """Fields by which a request asks for something that the provider gets from elsewhere, or sees in more tokens."""
 
 OPENING_FIELDS = frozenset({*_OPENING, "context_management", "thread", "reasoning", "extra_body"})
+LOOKED_AT = OPENING_FIELDS | {"tools", "input"}
 """Without any of these there is nothing to look for; nearly every request has none."""
 
 
@@ -158,7 +161,10 @@ def estimate_input(
         if _asks(request, _SEARCHING) or _asks(spread, _SEARCHING):
             searches = SEARCHES
     for block in blocks:
-        if block.get("type") in _IMAGES:
+        kind = block.get("type")
+        if kind.__class__ is str and kind in _TEXT:
+            continue
+        if kind in _IMAGES:
             packed = _image(block)
             tokens += IMAGE_TOKENS - len(packed or "")
             larger += _may_be_larger(block)
@@ -183,7 +189,24 @@ def estimate_input(
 
 def blocks_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What the messages consist of; one more than there may be, if there are more."""
+    if "input" not in request and _are_words(request.get("messages")):
+        return []
     return list(islice(_blocks(request), MOST_BLOCKS + 1))
+
+
+def _are_words(messages: object) -> bool:
+    """Whether each has one text alone, as in most requests that nobody's agent sends."""
+    if messages.__class__ is not list:
+        return False
+    for message in messages:
+        if (
+            message.__class__ is not dict
+            or message.get("content").__class__ is not str
+            or "audio" in message
+            or "images" in message
+        ):
+            return False
+    return True
 
 
 def _blocks(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -201,7 +224,8 @@ def _blocks(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     while waiting:
         for block in objects(waiting.pop()):
             yield block
-            waiting.append(block.get("content"))
+            if (inner := block.get("content")) is not None:
+                waiting.append(inner)
             if isinstance(source := block.get("source"), dict):
                 waiting.append(source.get("content"))
 

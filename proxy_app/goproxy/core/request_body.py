@@ -23,7 +23,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from goproxy.core.input_estimate import MOST_BLOCKS, OPENING_FIELDS, blocks_of, estimate_input, objects, tools_of
+from goproxy.core.input_estimate import (
+    LOOKED_AT,
+    MOST_BLOCKS,
+    OPENING_FIELDS,
+    InputEstimate,
+    blocks_of,
+    estimate_input,
+    objects,
+    tools_of,
+)
 from goproxy.core.terms import STANDARD
 
 _DECODER = json.JSONDecoder()
@@ -339,15 +348,19 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
         raise InvalidBody("model: this field must be a string.")
     limit, other = _integer(fields, "max_tokens", at_least=0), _integer(fields, "max_completion_tokens", at_least=0)
     limit = other if limit is None else limit if other is None else max(limit, other)
-    choices = _integer(fields, "n", at_least=1, at_most=_MOST_CHOICES) or 1
+    choices = (_integer(fields, "n", at_least=1, at_most=_MOST_CHOICES) or 1) if "n" in fields else 1
     terms = _NO_TERMS
     if not _RARE.isdisjoint(fields):
         limit, choices = _read_rare(fields, limit, choices)
         terms = {name: value for name in STANDARD if (value := _text(fields, name)) is not None}
-    if limit is not None and all(fields.get(name) is None for name in limits):
-        limit = None
+    if limit is not None:
+        for name in limits:
+            if fields.get(name) is not None:
+                break
+        else:
+            limit = None
     options = fields.get("stream_options")
-    if not isinstance(options, dict | None):
+    if options is not None and not isinstance(options, dict):
         raise InvalidBody("stream_options: this field must be an object.")
     for name in options or ():
         if name != _USAGE and name.casefold() == _USAGE:
@@ -355,9 +368,11 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
     blocks = blocks_of(fields)
     if len(blocks) > MOST_BLOCKS:
         raise InvalidBody(f"The messages consist of more than {MOST_BLOCKS:,} blocks. Send less at a time.")
-    if tools := tools_of(fields, blocks):
-        _check_tools(tools, model)
-    estimate = estimate_input(fields, blocks, tools, len(body))
+    estimate = InputEstimate(len(body), len(body), False, 0)
+    if blocks or not LOOKED_AT.isdisjoint(fields):
+        if tools := tools_of(fields, blocks):
+            _check_tools(tools, model)
+        estimate = estimate_input(fields, blocks, tools, len(body))
     return RequestBody(
         body,
         model,

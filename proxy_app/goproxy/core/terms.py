@@ -41,6 +41,8 @@ TERMS = re.compile(r"([a-z_]{1,40}=([A-Za-z0-9][A-Za-z0-9._-]{0,63}|\?)(,(?!$)|$
 
 def written_terms(values: Mapping[str, str]) -> str:
     """The terms of these fields' values."""
+    if not values:
+        return ""
     parts = []  # no generator: nearly every answer tells the standard, and nothing is joined
     for name, standard in STANDARD.items():
         value = values.get(name)

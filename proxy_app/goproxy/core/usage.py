@@ -12,7 +12,7 @@ MAX_TOKENS = 20_000_000
 A provider is believed up to it, also where that is far above the hold."""
 
 
-@dataclass(slots=True)  # not frozen: that makes one several times as dear, for each request
+@dataclass  # not frozen, and without slots, as a row is (ledger.py)
 class Usage:
     """What one request used. The kinds of tokens do not overlap, except that `reasoning` is a part of `output`."""
 

@@ -21,6 +21,7 @@ from goproxy.data_plane.outbox import Outbox, waiting_on
 _LAST_PIECE = 5.0
 """Seconds for a client to take what was on its way when the answer broke off."""
 
+_NO_CONTENT = http.HTTPStatus.NO_CONTENT.value
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 
 
@@ -72,7 +73,7 @@ class Client:
         A body without a length is chunked, or for HTTP/1.0 ended by the connection's end. Where there can be no body,
         there is no length (RFC 9110, 8.6).
         """
-        if status == http.HTTPStatus.NO_CONTENT:
+        if status == _NO_CONTENT:
             headers = [pair for pair in headers if pair[0].lower() != "content-length"]
         head = f"HTTP/1.1 {status} {_REASONS.get(status, '')}"
         for name, value in headers:

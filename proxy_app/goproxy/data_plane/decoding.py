@@ -54,7 +54,9 @@ class Decoded:
 
 def content_coding(told: str | None) -> str | None:
     """What of a Content-Encoding is one; None: the body is as it is."""
-    names = [] if told is None else [name.strip().lower() for name in told.split(",")]
+    if told is None:
+        return None
+    names = [name.strip().lower() for name in told.split(",")]
     return ",".join(name for name in names if name not in ("", "identity")) or None
 
 

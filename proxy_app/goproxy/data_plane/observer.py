@@ -26,7 +26,7 @@ from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.scoreboard import Place
 from goproxy.data_plane.tally import OwnTally, Tally
-from goproxy.observe import Outcome, RequestRecord, log
+from goproxy.observe import Outcome, RequestRecord, log, log_fields
 from goproxy.timestamps import seconds_since
 
 _FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -162,25 +162,25 @@ class Observer(Collector):
         self._counts.numbers[self._index["requests", record.protocol, record.status, record.outcome]] += 1
         if record.first_byte_ms is not None:
             self._first_byte.observe(record.first_byte_ms / 1000)
-        log(
-            "request",
-            is_patient=True,
-            request_id=record.request_id,
-            upstream=self._upstream,
-            route=record.route,
-            protocol=record.protocol,
-            account=record.account,
-            model=record.model,
-            stream=record.stream,
-            status=record.status,
-            outcome=record.outcome,
-            bytes_in=record.bytes_in,
-            bytes_out=record.bytes_out,
-            first_byte_ms=record.first_byte_ms,
-            ms=record.age_ms(),
-            upstream_request_id=record.upstream_request_id,
-            **(self._settled(row) if row is not None else {}),
-        )
+        line = {
+            "request_id": record.request_id,
+            "upstream": self._upstream,
+            "route": record.route,
+            "protocol": record.protocol,
+            "account": record.account,
+            "model": record.model,
+            "stream": record.stream,
+            "status": record.status,
+            "outcome": record.outcome,
+            "bytes_in": record.bytes_in,
+            "bytes_out": record.bytes_out,
+            "first_byte_ms": record.first_byte_ms,
+            "ms": record.age_ms(),
+            "upstream_request_id": record.upstream_request_id,
+        }
+        if row is not None:
+            line |= self._settled(row)
+        log_fields("request", line, is_patient=True)
 
     def metrics(self) -> str:
         """All metrics, in Prometheus's text format."""
@@ -248,13 +248,15 @@ class Observer(Collector):
             numbers[index[("web_searches",)]] += searches
         if "undecoded_body" in row.flags:
             self._tell_undecoded(row)
-        return {
+        told = {
             "settlement": row.settlement,
             "cost_nanodollars": row.cost_nanodollars,
             "tokens": tokens,
             "flags": row.flags,
-            **({"web_searches": searches} if searches else {}),
         }
+        if searches:
+            told["web_searches"] = searches
+        return told
 
     def _tell_undecoded(self, row: Row) -> None:
         """What an operator must do something about; each request's own line has the flag."""

@@ -59,21 +59,39 @@ async def relay(
     """Pass `answer` on to the client; how that ended stands in the record afterwards."""
     is_event_stream = answer.content_type == EVENT_STREAM
     record.status = answer.status
-    path = _Path(client, answer, deadlines, record, tap)
+    path: _Path | None = None
     ended = Outcome.INTERNAL_ERROR
     try:
         client.begin(answer.status, _headers(answer, own_headers, is_event_stream=is_event_stream))
-        ended = await path.run()
+        if answer.is_short and not client.is_full:
+            _pass_at_once(answer.rest(), client, record, tap)
+            ended = Outcome.OK
+        else:
+            path = _Path(client, answer, deadlines, record, tap)
+            ended = await path.run()
     except asyncio.CancelledError:
         ended = Outcome.CLIENT_GONE if client.is_gone else Outcome.SHUTDOWN
         raise
     finally:
-        path.stop()
+        if path is not None:
+            path.stop()
         if ended is not Outcome.OK:
             record.outcome = ended
-            if is_event_stream and (reason := _reason(ended, deadlines, has_begun=record.bytes_out > 0)):
+            if (
+                path is not None
+                and is_event_stream
+                and (reason := _reason(ended, deadlines, has_begun=record.bytes_out > 0))
+            ):
                 path.last_words(protocol.error_event(*reason, record.request_id))
             client.break_off()
+
+
+def _pass_at_once(body: bytes, client: Client, record: RequestRecord, tap: Tap) -> None:
+    """Pass on a whole body that was here before anybody waited for it."""
+    if rest := tap.end(body):
+        record.first_byte_ms = record.age_ms()
+        record.bytes_out += len(rest)
+    client.write_last(rest)
 
 
 _TOLD_BY_US = frozenset({"x-accel-buffering", "content-length"})

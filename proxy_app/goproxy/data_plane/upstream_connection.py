@@ -11,7 +11,8 @@ import asyncio
 import logging
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Protocol, cast
 
 import httptools
@@ -34,6 +35,9 @@ _KEPT = 128 * 1024
 _PIECE = 64 * 1024
 """Bytes of a long body that are written at once: each piece waits until the upstream has taken most of those before."""
 
+_LITTLE = 15 * 1024
+"""Bytes of a body that go out with the others of a turn (client.py): nobody has to see whether they are taken."""
+
 _WINDOW = 48 * 1024
 """Bytes that the upstream's kernel takes, with a head, whether the upstream reads or not: Linux begins with 64 KiB. A
 body that is not longer is written at once."""
@@ -42,6 +46,19 @@ UNACKNOWLEDGED = 30_000
 """Milliseconds without an acknowledgement after which a path is dead: the kernel would go on for a quarter of an hour,
 and who waits, for all of `first_byte`. An upstream that pauses in reading a long body looks the same to the kernel,
 though it acknowledges: with such a body the patience is `first_byte`."""
+
+
+_SHORT = 64
+"""Bytes of a header's name that is remembered: the same ones come with each answer."""
+
+
+def _in_small(written: bytes) -> tuple[str, str]:
+    """A header's name, and the same in small letters."""
+    name = written.decode()
+    return name, name.lower()
+
+
+_names = lru_cache(maxsize=128)(_in_small)
 
 
 class AnswerBroken(Exception):
@@ -82,10 +99,11 @@ class Taker(Protocol):
 class Answer:
     """The head of an answer, and its body as it comes. Its owner closes it."""
 
-    def __init__(self, connection: UpstreamConnection, status: int, headers: Headers) -> None:
+    def __init__(self, connection: UpstreamConnection, status: int, headers: Headers, first: Mapping[str, str]) -> None:
+        """`first`: the first value of each header, by its name in small letters."""
         self.status = status
         self.headers = headers
-        self._first = {name.lower(): value for name, value in reversed(headers)}
+        self._first = first
         self.content_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
         """The media type in small letters, without parameters; empty if none was told."""
         self._connection = connection
@@ -123,6 +141,16 @@ class Answer:
     def header(self, name: str) -> str | None:
         """The first value of a header; `name` in small letters."""
         return self._first.get(name)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether all of it is here, and that is little."""
+        return self.is_whole and self._kept_bytes < _LITTLE
+
+    def rest(self) -> bytes:
+        """What has not been taken of a body that is whole."""
+        kept, self._kept, self._kept_bytes = self._kept, [], 0
+        return kept[0] if len(kept) == 1 else b"".join(kept)
 
     def pass_to(self, taker: Taker | None) -> None:
         """Give what has come and what comes to this taker; None: keep it, within a bound."""
@@ -174,6 +202,7 @@ class Answer:
         self._give_to(None)
         if taker is None:
             self._kept.append(last)
+            self._kept_bytes += len(last)
         elif is_whole:
             taker.ended(last)
         else:
@@ -409,8 +438,15 @@ class UpstreamConnection(asyncio.Protocol):
             raise InvalidAnswer
         if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > HEAD_BYTES:
             raise InvalidAnswer
-        headers = [(name.decode(), value.decode("utf-8", "surrogateescape")) for name, value in fields]
-        answer = self._answer = Answer(self, status, headers)
+        headers: Headers = []
+        first: dict[str, str] = {}
+        for written, value in fields:
+            name, small = _names(written) if len(written) <= _SHORT else _in_small(written)
+            text = value.decode("utf-8", "surrogateescape")
+            headers.append((name, text))
+            if small not in first:
+                first[small] = text
+        answer = self._answer = Answer(self, status, headers, first)
         self._is_ended_by_close = not answer.is_framed and status not in WITHOUT_BODY
         self._asker = None
         self._until = math.inf
