@@ -127,6 +127,7 @@ async def adopt(shared: Path, own: Path, books_of: BooksOf, heir: Heir) -> None:
                 if end is not None and end != known:
                     ends[path] = end
                     again_at[path] = now() + _ROWS_AGAIN if end.rows else math.inf
+                if end is not None:  # each time: another one that only looked was in the way
                     heir.left(path, end.rows, end.since)
                 problems.pop(path, None)
             except JournalInUse:
