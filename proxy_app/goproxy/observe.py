@@ -199,8 +199,8 @@ def log_fields(event: str, fields: dict[str, Any], *, level: int = logging.INFO,
 
 
 def _written(event: str, level: int, fields: dict[str, Any]) -> bytes:
-    told = "info" if level == logging.INFO else logging.getLevelName(level).lower()
-    return _line({"time": f"{unzoned(time.time_ns())}+00:00", "level": told, "event": event, **fields}) + b"\n"
+    name = "info" if level == logging.INFO else logging.getLevelName(level).lower()
+    return _line({"time": f"{unzoned(time.time_ns())}+00:00", "level": name, "event": event, **fields}) + b"\n"
 
 
 def flush_log() -> None:

@@ -115,6 +115,16 @@ async def test_a_client_that_leaves_in_the_middle_of_its_upload(
     )
 
 
+async def standstill(wires: list[Wire]) -> int:
+    """How much the upstream has written when it can write no more."""
+    stood = -1
+    async with asyncio.timeout(20):
+        while wires[0].bytes_written != stood:
+            stood = wires[0].bytes_written
+            await asyncio.sleep(0.5)
+    return stood
+
+
 async def test_a_client_that_reads_nothing_holds_the_upstream_back(gateway: Running, provider: Provider) -> None:
     wires: list[Wire] = []
 
@@ -128,11 +138,7 @@ async def test_a_client_that_reads_nothing_holds_the_upstream_back(gateway: Runn
     async with connected(gateway.port) as raw:
         await raw.post(ASK)
         await raw.head()
-        stood = -1
-        async with asyncio.timeout(20):
-            while wires[0].bytes_written != stood:  # it comes to stand still ...
-                stood = wires[0].bytes_written
-                await asyncio.sleep(0.5)
+        stood = await standstill(wires)  # it comes to stand still ...
         while wires[0].bytes_written == stood:  # ... until the client reads again
             await raw.reader.read(1 << 20)
 
@@ -243,11 +249,7 @@ async def test_a_client_that_is_full_of_the_head_already_holds_the_upstream_back
     async with full_at_once(gateway) as (slow, connection):
         await slow.post(ASK)
         await eventually(lambda: is_full(connection))
-        stood = -1
-        async with asyncio.timeout(20):
-            while wires[0].bytes_written != stood:
-                stood = wires[0].bytes_written
-                await asyncio.sleep(0.5)
+        await standstill(wires)
         assert connection.client is not None
         assert connection.client.waiting < 1_000_000
 

@@ -37,6 +37,11 @@ class Usage:
     cache_read: int = 0
     output: int = 0
 
+    @property
+    def prompt(self) -> int:
+        """The whole of it, as OpenAI counts."""
+        return self.input + self.cache_write_5m + self.cache_write_1h + self.cache_read
+
 
 @dataclass(frozen=True)
 class Tool:

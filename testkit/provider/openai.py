@@ -103,11 +103,10 @@ def whole(answer: Answer, context: Context) -> Json:
 
 def usage(counted: Usage) -> Json:
     """Say the usage as OpenAI does: prompt_tokens includes what was cached."""
-    prompt = counted.input + counted.cache_write_5m + counted.cache_write_1h + counted.cache_read
     return {
-        "prompt_tokens": prompt,
+        "prompt_tokens": counted.prompt,
         "completion_tokens": counted.output,
-        "total_tokens": prompt + counted.output,
+        "total_tokens": counted.prompt + counted.output,
         "prompt_tokens_details": {"cached_tokens": counted.cache_read, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
@@ -125,9 +124,14 @@ def refusal(status: int, message: str, param: str | None = None, code: str | Non
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def failure() -> Json:
+    """Give what ends a stream after HTTP 200."""
+    return refusal(500, "The server had an error while processing your request. Sorry about that!")
+
+
 def error_frame() -> bytes:
     """Give the error that ends a stream after HTTP 200."""
-    return _data(refusal(500, "The server had an error while processing your request. Sorry about that!"))
+    return _data(failure())
 
 
 def keep_alive() -> bytes:
@@ -159,11 +163,17 @@ def _tool_to_call(asked: Json) -> Tool | None:
     """Call the function that tool_choice names, or the first; none when the last message brings a tool's result."""
     choice = asked.get("tool_choice")
     named = choice.get("function", {}).get("name") if isinstance(choice, dict) else None
-    functions = [tool["function"] for tool in asked.get("tools") or [] if "function" in tool]
-    functions = [function for function in functions if named in (None, function.get("name"))]
-    if not functions or choice == "none" or asked["messages"][-1].get("role") == "tool":
+    if choice == "none" or asked["messages"][-1].get("role") == "tool":
         return None
-    return Tool(functions[0].get("name", ""), functions[0].get("parameters") or {})
+    return first_tool([tool["function"] for tool in asked.get("tools") or [] if "function" in tool], named)
+
+
+def first_tool(functions: list[Json], named: str | None) -> Tool | None:
+    """Give the function of this name, or the first where none is named."""
+    for function in functions:
+        if named in (None, function.get("name")):
+            return Tool(function.get("name", ""), function.get("parameters") or {})
+    return None
 
 
 def _data(value: Json) -> bytes:

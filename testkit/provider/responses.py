@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .model import Answer, Json, Question, Tool, Usage
-from .openai import headers, keep_alive, read_asked, refusal
+from .openai import failure, first_tool, headers, keep_alive, read_asked, refusal
 from .wire import Context, Expectations, Frame, Part, compact
 
 __all__ = ["error_frame", "headers", "keep_alive", "question", "refusal", "stream", "usage", "whole"]
@@ -64,38 +64,37 @@ def stream(answer: Answer, context: Context) -> list[Frame]:
 
 def whole(answer: Answer, context: Context) -> Json:
     """Give the response as one object."""
-    status = "incomplete" if answer.stop == "max_tokens" else "completed"
-    return _response(answer, context, status, _items(answer, context), usage(answer.usage))
+    return _response(answer, context, _status(answer), _items(answer, context), usage(answer.usage))
 
 
 def usage(counted: Usage) -> Json:
     """Say the usage as `response.usage` does: input_tokens includes what was cached."""
-    prompt = counted.input + counted.cache_write_5m + counted.cache_write_1h + counted.cache_read
     return {
-        "input_tokens": prompt,
+        "input_tokens": counted.prompt,
         "input_tokens_details": {"cached_tokens": counted.cache_read},
         "output_tokens": counted.output,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": prompt + counted.output,
+        "total_tokens": counted.prompt + counted.output,
     }
 
 
 def error_frame() -> bytes:
     """Give the error that ends a stream after HTTP 200."""
-    error = refusal(500, "The server had an error while processing your request. Sorry about that!")
-    return _event({"type": "error", **error, "sequence_number": 2})
+    return _event({"type": "error", **failure(), "sequence_number": 2})
 
 
 def _tool_to_call(asked: Json) -> Tool | None:
     """Call the function that tool_choice names, or the first; none when the last item brings a tool's result."""
     choice, items = asked.get("tool_choice"), asked["input"]
     named = choice.get("name") if isinstance(choice, dict) else None
-    functions = [tool for tool in asked.get("tools") or [] if tool.get("type") == "function"]
-    functions = [function for function in functions if named in (None, function.get("name"))]
     answered = isinstance(items, list) and items[-1].get("type") == "function_call_output"
-    if not functions or answered or choice == "none":
+    if answered or choice == "none":
         return None
-    return Tool(functions[0].get("name", ""), functions[0].get("parameters") or {})
+    return first_tool([tool for tool in asked.get("tools") or [] if tool.get("type") == "function"], named)
+
+
+def _status(answer: Answer) -> str:
+    return "incomplete" if answer.stop == "max_tokens" else "completed"
 
 
 def _items(answer: Answer, context: Context) -> list[Json]:
@@ -103,8 +102,7 @@ def _items(answer: Answer, context: Context) -> list[Json]:
     items: list[Json] = []
     if answer.text:
         text = {"type": "output_text", "annotations": [], "logprobs": [], "text": "".join(answer.text)}
-        status = "incomplete" if answer.stop == "max_tokens" else "completed"
-        message = {"id": context.id("msg_"), "type": "message", "status": status, "role": "assistant"}
+        message = {"id": context.id("msg_"), "type": "message", "status": _status(answer), "role": "assistant"}
         items.append({**message, "content": [text]})
     if tool := answer.question.tool:
         call = {"id": context.id("fc_"), "type": "function_call", "status": "completed", "name": tool.name}

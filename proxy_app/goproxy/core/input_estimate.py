@@ -130,8 +130,10 @@ _OPENING = (
 """Fields by which a request asks for something that the provider gets from elsewhere, or sees in more tokens."""
 
 OPENING_FIELDS = frozenset({*_OPENING, "context_management", "thread", "reasoning", "extra_body"})
+"""Without any of these there is nothing to look for at the top level."""
+
 LOOKED_AT = OPENING_FIELDS | {"tools", "input"}
-"""Without any of these there is nothing to look for; nearly every request has none."""
+"""Without any of these, and without blocks, a request comes to its bytes; nearly every one that no agent sends."""
 
 
 class InputEstimate(NamedTuple):
@@ -169,7 +171,7 @@ def estimate_input(
             tokens += IMAGE_TOKENS - len(packed or "")
             larger += _may_be_larger(block)
             is_open = is_open or packed is None
-        elif not _is_text(block):
+        elif not _has_words(block):
             if not _PACKING.isdisjoint(block):
                 tokens -= len(_data(block))
             remote += 1
@@ -177,7 +179,7 @@ def estimate_input(
         tokens += TOOLS_TOKENS
         for tool in tools:
             kind = tool.get("type")
-            if not _GOOGLES_TOOLS.isdisjoint(tool) or not _is_own(tool, kind):
+            if not _is_own(tool, kind):
                 remote += 1
                 searches += _uses(tool)
             elif _is_built_in(kind):
@@ -258,6 +260,8 @@ def objects(items: object) -> list[dict[str, Any]]:
 
 def _is_own(tool: Mapping[str, Any], kind: object) -> bool:
     """Whether the client runs it."""
+    if not _GOOGLES_TOOLS.isdisjoint(tool):
+        return False
     if kind in _OWN_TOOLS or _is_built_in(kind) or (kind is None and not _OWN_TOOLS_HAVE.isdisjoint(tool)):
         return True
     match tool:
@@ -281,14 +285,15 @@ def _uses(tool: Mapping[str, Any]) -> int:
     return min(max(uses, 1), _MOST_SEARCHES)
 
 
-def _is_text(block: Mapping[str, Any]) -> bool:
+def _has_words(block: Mapping[str, Any]) -> bool:
+    """Whether the words of a block that is neither _TEXT nor an image stand in it."""
     kind = block.get("type")
     if kind == "document":
         source = block.get("source")
         return isinstance(source, dict) and source.get("type") in ("text", "content")
     if not isinstance(kind, str):
         return kind is None and "stdout" in block and block.keys() <= _OF_A_SHELL
-    if kind in _TEXT or kind.endswith(_TEXT_ENDINGS):
+    if kind.endswith(_TEXT_ENDINGS):
         return True
     return any(block.get(name) not in (None, []) for name in _ITEMS.get(kind, ()))
 

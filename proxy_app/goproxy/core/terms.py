@@ -55,7 +55,7 @@ def written_terms(values: Mapping[str, str]) -> str:
 def settled(asked: str, told: Mapping[str, str]) -> str:
     """The terms that a request is charged by: what the answer tells, and what was asked for where it does not."""
     if not asked:
-        return written_terms(told) if told else ""
+        return written_terms(told)
     said = {name: value for name, value in told.items() if value not in _LEFT_TO_PROVIDER.get(name, ())}
     return written_terms({**dict(part.split("=", 1) for part in asked.split(",")), **said})
 

@@ -255,17 +255,16 @@ class Journal:
                 self._to_set_aside.append(number)
             if reader.torn:
                 log("journal ends in records that were not written whole", segment=number, places=len(reader.torn))
-        if self.damaged or state.instance is None:
+        if self.damaged:
             # What was lent, or spent of it, may be among what is lost. So it shall become another instance, which was
             # lent nothing: that errs on the safe side, and what this one was lent is the operator's to call back.
-            if self.damaged:
-                log(
-                    "journal is damaged; the damaged segments are kept, and this proxy begins a new instance",
-                    level=logging.ERROR,
-                    places=self.damaged,
-                    segments=self._to_set_aside,
-                    former_instance=state.instance,
-                )
+            log(
+                "journal is damaged; the damaged segments are kept, and this proxy begins a new instance",
+                level=logging.ERROR,
+                places=self.damaged,
+                segments=self._to_set_aside,
+                former_instance=state.instance,
+            )
             state.lent = {}
         self.instance = state.instance or secrets.token_hex(16)
         self._start = state.start + 1

@@ -203,7 +203,7 @@ class Observer(Collector):
             "journal_unsettled_rows": standing.unsettled_rows,
             "journal_damaged": standing.journal_damaged + self._adopted_damage,
             "journal_unposted_age_seconds": max(
-                standing.unposted_age, *(seconds_since(since) for _, since in self._left.values() if since), 0.0
+                [standing.unposted_age, *(seconds_since(since) for _, since in self._left.values() if since)]
             ),
             "journal_unsettled_age_seconds": standing.unsettled_age,
             "keys_age_seconds": standing.keys_age,

@@ -148,16 +148,16 @@ class Answer:
         return self.is_whole and self._kept_bytes < _LITTLE
 
     def rest(self) -> bytes:
-        """What has not been taken of a body that is whole."""
-        kept, self._kept, self._kept_bytes = self._kept, [], 0
-        return kept[0] if len(kept) == 1 else b"".join(kept)
+        """What has come and was not taken yet, to be taken now."""
+        kept, self._kept, self._kept_bytes = b"".join(self._kept), [], 0
+        return kept
 
     def pass_to(self, taker: Taker | None) -> None:
         """Give what has come and what comes to this taker; None: keep it, within a bound."""
         self._give_to(taker)
         if taker is None:
             return
-        kept, self._kept, self._kept_bytes = b"".join(self._kept), [], 0
+        kept = self.rest()
         if self.is_whole:
             self._give_to(None)
             taker.ended(kept)
