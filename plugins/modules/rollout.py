@@ -99,7 +99,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -351,8 +351,12 @@ class Rollout:
         missing = {service: wanted[service] for service in batch if service not in fresh}
         if missing:
             fresh |= self.engine.create(missing)
-        self.engine.docker("start", *fresh.values())
-        ready, lost = self._wait(fresh)
+        try:
+            self.engine.docker("start", *fresh.values())
+            ready, lost = self._wait(fresh)
+        except Refused:
+            self._take_back(batch, fresh)
+            raise
         for service in ready:
             self._hand_over(batch[service], fresh[service])
         if ready:
@@ -361,9 +365,15 @@ class Rollout:
             self._tell_to_leave(batch[service])
         for service, known in lost.items():
             self.failed[service] = report(service, known, self.engine.logs(fresh[service]))
-            if any(each.runs for each in batch[service].stale):  # else it is all that there is
-                self.engine.docker("stop", "--time", "10", fresh[service])
-                self.engine.docker("rm", fresh[service])
+        self._take_back(batch, {service: fresh[service] for service in lost})
+
+    def _take_back(self, batch: Mapping[str, Plan], fresh: Mapping[str, str]) -> None:
+        """New containers leave again, where there is one that goes on. The next run sees to what the engine keeps."""
+        for service, container in fresh.items():
+            if any(each.runs for each in batch[service].stale):
+                with suppress(Refused):
+                    self.engine.docker("stop", "--time", "10", container)
+                    self.engine.docker("rm", container)
 
     def _wait(self, fresh: Mapping[str, str]) -> tuple[list[str], dict[str, Any]]:
         ready: list[str] = []

@@ -122,6 +122,17 @@ def test_what_the_engine_refuses_leaves_the_others_rolled_out_and_names_those_th
     }
 
 
+def test_new_ones_leave_again_where_the_engine_refuses_and_an_old_one_goes_on() -> None:
+    """They would answer beside it, and take their files of before for their own when they start again."""
+    engine = Engine("new-goproxy-b")
+    rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    plans = [subject.Plan(A, None, [OLD]), subject.Plan("goproxy-b", None, [OLD]), subject.Plan("goproxy-c", BEGUN, [])]
+    rollout.run(plans, {A: "new", "goproxy-b": "new"})
+    assert sorted(rollout.failed) == [A, "goproxy-b", "goproxy-c"]
+    left = [call[-1] for call in engine.calls if call[0] in ("stop", "rm")]
+    assert left == ["new-goproxy-a", "new-goproxy-a", "new-goproxy-b", "new-goproxy-b"]
+
+
 def test_an_old_one_stays_until_nobody_believes_what_was_told_while_names_changed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
