@@ -49,14 +49,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible carries no type
         price_book = self.resolve(variables.get("goproxy_price_book"))
         normalised, problems = inventory.check(upstreams, price_book, settings)
         options = settable_options()
-        problems += role_options.check(
-            {
-                name: self.resolve(value) if name in options else None
-                for name, value in variables.items()
-                if name.startswith(role_options.PREFIXES) and not name.startswith(inventory.VARIABLE_PREFIX)
-            },
-            options,
-        )
+        given = {
+            name: self.resolve(value) if name in options else None
+            for name, value in variables.items()
+            if name.startswith(role_options.PREFIXES) and not name.startswith(inventory.VARIABLE_PREFIX)
+        }
+        problems += role_options.check(given, options)
+        temp_size = given.get("nginx_temp_size", options["nginx_temp_size"]["default"])
+        problems += inventory.oversized(upstreams, settings, temp_size)
         misnamed = inventory.misnamed(variables)
         if variables.get("inventory_dir"):
             root = Path(str(variables["inventory_dir"]))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
 from . import price_book as book
-from . import secret, site
+from . import role_options, secret, site
 from .field import Field, Problem, listed, nearest, shown
 from .names import endpoint_fault, plain_url, read_domain
 
@@ -51,6 +52,8 @@ POLICIES = ("drain", "abort")
 MULTIPLIER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,18})?")  # as goproxy has it in core/pricing.py
 PROTOCOLS = {"anthropic": "/messages", "openai": "/chat/completions", "responses": "/responses"}
 """How the path of each one's requests ends."""
+MOST_NAMES = 100  # of one certificate by Let's Encrypt, as the role certbot has it
+ADMIN_BODY_MIB = 64  # as the role nginx has it
 TAKEN_PORTS = {80: "the edge", 443: "the edge", 8000: "the backend"}
 
 
@@ -150,6 +153,7 @@ def check(
         if upstream is not None:
             normalised.append(upstream)
     problems += clashes(upstreams)
+    problems += crowded(upstreams, settings)
     return sorted(normalised, key=lambda upstream: str(upstream["name"])), sorted(set(problems))
 
 
@@ -183,6 +187,53 @@ def clashes(upstreams: Mapping[str, Any]) -> list[Problem]:
                 )
             taken.setdefault(value, name)
     return problems
+
+
+def crowded(upstreams: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Problem]:
+    """More names than one certificate has room for. The role certbot would say so when DNS has been changed."""
+    problems: list[Problem] = []
+    directory = settings.get("gateway_acme_directory", "letsencrypt")
+    of_lets_encrypt = directory in (*site.ACME_DIRECTORIES, *site.ACME_DIRECTORIES.values())
+    domains = [raw.get("domain") for raw in upstreams.values() if isinstance(raw, Mapping)]
+    admin = settings.get("gateway_admin_domain")
+    names = {name.lower() for name in [*domains, admin] if isinstance(name, str) and name}
+    if of_lets_encrypt and len(names) > MOST_NAMES:
+        count = f"{len(names)} names, gateway_admin_domain's included," if admin else f"{len(names)} names,"
+        Field(None, "upstreams", problems).report(
+            f"have {count} and Let's Encrypt puts {MOST_NAMES} on a certificate at most",
+            "move upstreams to a second gateway (a host with an inventory and a gateway_zone of its own), "
+            "or order from another authority (gateway_acme_directory)",
+        )
+    return problems
+
+
+def oversized(upstreams: Mapping[str, Any], settings: Mapping[str, Any], temp_size: Any) -> list[Problem]:
+    """Bodies that the edge has no room for: it keeps one whole while it arrives, in nginx_temp_size.
+
+    The role nginx would say so when the proxies have been rolled out.
+    """
+    problems: list[Problem] = []
+    room = role_options.mib(temp_size)
+    if room is None:
+        return problems
+    right = f"{f'give {room} at most, or ' if room else ''}raise nginx_temp_size, and nginx_memory_limit with it"
+    fields = [
+        Field(raw, upstream_name(key), problems, of_upstream=True).child("max_body_mib", raw["max_body_mib"])
+        if "max_body_mib" in raw
+        else Field(settings.get("gateway_max_body_mib", site.DEFAULT_MAX_BODY_MIB), "gateway_max_body_mib", problems)
+        for key, raw in upstreams.items()
+        if isinstance(raw, Mapping)
+    ]
+    for field in fields:
+        size = site.read_max_body_mib(replace(field, problems=[]))  # what is wrong with it in itself is told already
+        if size is not None and size > room:
+            field.report(f"is {size}, more than the edge has room for (nginx_temp_size is {temp_size})", right)
+    if settings.get("gateway_admin_domain") and room < ADMIN_BODY_MIB:
+        Field(None, "nginx_temp_size", problems).report(
+            f"is {temp_size}, and a body of the admin API may have {ADMIN_BODY_MIB} MiB",
+            f"give {ADMIN_BODY_MIB}m or more, and raise nginx_memory_limit with it, or leave gateway_admin_domain out",
+        )
+    return sorted(set(problems))
 
 
 class Reader:

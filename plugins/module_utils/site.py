@@ -53,7 +53,10 @@ DOCUMENTATION_NETWORKS = [
 ]
 EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
 LOCALHOST = ("localhost", "localhost.localdomain", "[::1]")
-ACME_DIRECTORIES = ("letsencrypt", "letsencrypt-staging")
+ACME_DIRECTORIES = {
+    "letsencrypt": "https://acme-v02.api.letsencrypt.org/directory",
+    "letsencrypt-staging": "https://acme-staging-v02.api.letsencrypt.org/directory",
+}
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 import trustme
+import yaml
 
 from ansible_collections.trollllm.gateway.plugins.module_utils.field import Unresolved
-from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import check, misnamed
+from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import (
+    ADMIN_BODY_MIB,
+    MOST_NAMES,
+    check,
+    misnamed,
+    oversized,
+)
+from ansible_collections.trollllm.gateway.plugins.module_utils.site import ACME_DIRECTORIES
+from real_ansible import REPOSITORY
 from sound_inventory import ALICE, BOB, PROVIDER_KEY, SOUND, Inventory
 
 Checked = tuple[list[dict[str, Any]], list[str]]
@@ -1317,6 +1326,104 @@ def test_no_upstream_says_how_to_add_one(inventory: Inventory) -> None:
             "goproxy_upstream__<name> (inventory/example has two to copy)"
         ],
     )
+
+
+def with_domains(inventory: Inventory, count: int) -> Inventory:
+    for number in range(count):
+        name = f"n{number}"
+        own = {**inventory.upstreams["openhands"], "domain": f"{name}.trollllm.xyz", "port": 9000 + number}
+        inventory.upstreams[name] = own
+    del inventory.upstreams["openhands"], inventory.upstreams["ohmygpt"]
+    return inventory
+
+
+MORE_THAN_FIT = (
+    "upstreams: have {} and Let's Encrypt puts 100 on a certificate at most; move upstreams to a second gateway "
+    "(a host with an inventory and a gateway_zone of its own), or order from another authority (gateway_acme_directory)"
+)
+
+
+@pytest.mark.parametrize("directory", [..., "letsencrypt-staging", ACME_DIRECTORIES["letsencrypt"]])
+def test_one_certificate_has_room_for_a_hundred_names(inventory: Inventory, directory: Any) -> None:
+    """The role certbot refuses more, when the records are written."""
+    if directory is not ...:
+        inventory.spoil((S, "gateway_acme_directory"), directory)
+    with_domains(inventory, 100)
+    assert checked(inventory)[1] == []
+    inventory.spoil((S, "gateway_admin_domain"), "admin.trollllm.xyz")
+    assert checked(inventory)[1] == [MORE_THAN_FIT.format("101 names, gateway_admin_domain's included,")]
+    inventory.spoil((S, "gateway_admin_domain"), "")
+    inventory.upstreams["last"] = {**inventory.upstreams["n0"], "domain": "last.trollllm.xyz", "port": 9999}
+    assert checked(inventory)[1] == [MORE_THAN_FIT.format("101 names,")]
+
+
+def test_another_authority_has_limits_of_its_own(inventory: Inventory) -> None:
+    inventory.spoil((S, "gateway_acme_directory"), "https://ca.trollllm.xyz/directory")
+    assert checked(with_domains(inventory, 101))[1] == []
+
+
+def test_the_role_that_orders_knows_the_same_limit() -> None:
+    role = yaml.safe_load((REPOSITORY / "roles/certbot/vars/main.yml").read_text())
+    assert role["__certbot_names_max"] == MOST_NAMES
+    assert role["__certbot_directories"] == ACME_DIRECTORIES
+
+
+def told(inventory: Inventory, temp_size: Any) -> list[str]:
+    return [str(problem) for problem in oversized(inventory.upstreams, inventory.settings, temp_size)]
+
+
+def test_a_body_must_fit_into_the_edge(inventory: Inventory) -> None:
+    """The role nginx refuses it, too, when proxies and backend have been rolled out."""
+    right = "give 384 at most, or raise nginx_temp_size, and nginx_memory_limit with it"
+    assert told(inventory, "384m") == []
+    inventory.spoil((S, "gateway_max_body_mib"), 384)
+    assert told(inventory, "384m") == []
+    inventory.spoil((S, "gateway_max_body_mib"), 512).spoil(("upstreams", "ohmygpt", "max_body_mib"), 385)
+    assert told(inventory, "384m") == [
+        f"gateway_max_body_mib: is 512, more than the edge has room for (nginx_temp_size is 384m); {right}",
+        f"ohmygpt: max_body_mib: is 385, more than the edge has room for (nginx_temp_size is 384m); {right}",
+    ]
+    assert told(inventory, "512m") == []
+    inventory.spoil((*U, "max_body_mib"), 8).spoil(("upstreams", "ohmygpt", "max_body_mib"), 8)
+    assert told(inventory, "384m") == []  # nobody has the site's
+
+
+@pytest.mark.parametrize(
+    ("temp_size", "room", "remedy"),
+    [
+        ("16M", 16, "give 16 at most, or raise"),
+        (16 * 1024 * 1024, 16, "give 16 at most, or raise"),
+        ("16384k", 16, "give 16 at most, or raise"),
+        ("4194303", 3, "give 3 at most, or raise"),
+        ("512k", 0, "raise"),
+    ],
+)
+def test_the_room_may_be_written_in_several_ways(inventory: Inventory, temp_size: Any, room: int, remedy: str) -> None:
+    inventory.spoil(("upstreams", "ohmygpt", "max_body_mib"), room or 1)
+    site, *of_upstreams = told(inventory, temp_size)
+    assert site == (
+        f"gateway_max_body_mib: is 32, more than the edge has room for (nginx_temp_size is {temp_size}); "
+        f"{remedy} nginx_temp_size, and nginx_memory_limit with it"
+    )
+    assert len(of_upstreams) == (0 if room else 1)
+
+
+@pytest.mark.parametrize("temp_size", ["50%", "a lot", None, True, Unresolved("refers to x", "define it"), "1g"])
+def test_room_that_only_the_host_knows_is_not_judged(inventory: Inventory, temp_size: Any) -> None:
+    """Nor what role_options tells of, nor a body that is wrong in itself."""
+    inventory.spoil((S, "gateway_max_body_mib"), 512).spoil((*U, "max_body_mib"), 2000)
+    assert told(inventory, temp_size) == []
+
+
+def test_the_admin_api_takes_larger_bodies(inventory: Inventory) -> None:
+    role = yaml.safe_load((REPOSITORY / "roles/nginx/vars/main.yml").read_text())
+    assert role["__nginx_admin_body_mib"] == ADMIN_BODY_MIB
+    assert told(inventory, "32m") == []
+    assert told(inventory.spoil((S, "gateway_admin_domain"), "admin.trollllm.xyz"), "64m") == []
+    assert told(inventory, "32m") == [
+        "nginx_temp_size: is 32m, and a body of the admin API may have 64 MiB; "
+        "give 64m or more, and raise nginx_memory_limit with it, or leave gateway_admin_domain out"
+    ]
 
 
 def test_no_price_book(inventory: Inventory) -> None:
