@@ -1,4 +1,4 @@
-"""README.md names every variable that is read, with its default, and every verb."""
+"""README.md names every variable that is read, with its default, every verb, and every header that does not pass."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from goproxy import cli
 from goproxy.admin import verbs as admin
+from goproxy.core import headers
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 _VARIABLE = re.compile(r'(?:environment\.get\(|_(?:path|number)\(environment, )"([A-Z_]+)"(?:, (_[A-Z_]+))?')
@@ -44,3 +45,16 @@ def test_every_verb_is_named() -> None:
             assert any(f"`{rest[-1]}" in line or f"{rest[-1]}`" in line for line in lines), rest
         else:
             assert f"`goproxy {' '.join((noun, *rest))}" in README, noun
+
+
+def test_every_header_that_does_not_pass_is_named() -> None:
+    _, up, down = README.partition("\n## Commands")[0].rpartition("## What does not pass")[2].split("\n| not to the ")
+    for table, names, prefixes in (
+        (up, headers._NOT_UP, headers._NOT_UP_PREFIXES),
+        (down, headers._NOT_DOWN, headers._NOT_DOWN_PREFIXES),
+    ):
+        cells = " ".join(line.partition(" | ")[0] for line in table.splitlines())
+        named = {name.lower() for name in re.findall(r"`([A-Za-z_*-]+)`", cells)}
+        wanted = set(names) | {f"{prefix}*" for prefix in prefixes}
+        assert wanted - named == set()
+        assert named - wanted <= {"content-length", "x-accel-buffering"}  # of event streams
