@@ -263,7 +263,7 @@ def check_operator_token(field: Field) -> None:
 
 
 def check_opening_credits(field: Field, accounts: Any) -> None:
-    """What an account is given once, when it is made."""
+    """What an account is given once, when it first stands there."""
     right = "give accounts of gateway_api_keys and US dollars, like {alice: 10}"
     known = accounts if isinstance(accounts, Mapping) else {}
     for account, amount in (field.mapping(right) or {}).items():
