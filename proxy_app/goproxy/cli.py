@@ -158,6 +158,7 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from goproxy.limits import raise_file_limit
     from goproxy.listening import CannotListen
     from goproxy.observe import start_logging
+    from goproxy.watchdog import watched
 
     try:
         tls = trust(_path(environment, "CA_PATH", _CA_PATH))
@@ -190,9 +191,10 @@ def _serve(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     def work(place: Place | None = None, sockets: Sequence[socket.socket] = ()) -> int:
         stay = Stay()
         try:
-            kept = uvloop.run(
-                serve(config, secret, tls, grace, journal, control_plane, proxy_token, recycling, stay, place, sockets)
+            serving = serve(
+                config, secret, tls, grace, journal, control_plane, proxy_token, recycling, stay, place, sockets
             )
+            kept = uvloop.run(watched(serving))
         except (JournalInUse, JournalUnwritable) as problem:
             print(problem, file=sys.stderr)
             return 1
@@ -237,6 +239,7 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from goproxy.limits import raise_file_limit
     from goproxy.listening import CannotListen
     from goproxy.observe import start_logging
+    from goproxy.watchdog import watched
 
     paths = {name: Path(path) for name, path in environment.items() if _CONFIG_VARIABLE.fullmatch(name)}
     if not paths:
@@ -255,7 +258,7 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     database = _database(url, metrics)
     open_plane = partial(_control_plane, catalogue, database, metrics, environment)
     try:
-        asyncio.run(serve(catalogue, metrics, database, open_plane, port, grace))
+        asyncio.run(watched(serve(catalogue, metrics, database, open_plane, port, grace)))
     except CannotListen as problem:
         raise CannotStart(problem) from None
     return 0
