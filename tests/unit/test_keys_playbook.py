@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 import yaml
 
 from ansible_collections.trollllm.gateway.plugins.filter.verb_variables import untaken
+from goproxy.admin.verbs import add_verbs
 from real_ansible import REPOSITORY, Ansible, Run
 
 DOCKER = """#!/bin/sh
 cat > /dev/null  # the token: who does not take it breaks the pipe
-printf '%s\\n' "$*" >> {calls}
+(IFS=$(printf '\\t') && printf '%s\\n' "$*" >> {calls})
 case "$*" in *account\\ add*|*credit*) [ ! -e {refusal} ] || {{ cat {refusal} >&2; exit 1; }} ;; esac
 exec cat {answer}
 """
@@ -43,10 +45,14 @@ class Gateway:
         more = ("-e", json.dumps(variables), *options)
         return self._ansible.playbook(REPOSITORY / "playbooks/keys.yml", *more, callback=callback)
 
-    def calls(self) -> list[str]:
-        """What was asked for."""
+    def arguments(self) -> list[list[str]]:
+        """What `goproxy admin` was called with."""
         calls = self._calls.read_text().splitlines() if self._calls.exists() else []
-        return [call.partition(" goproxy admin ")[2] for call in calls]
+        return [call.partition("\tgoproxy\tadmin\t")[2].split("\t") for call in calls]
+
+    def calls(self) -> list[str]:
+        """The same as it reads."""
+        return [" ".join(arguments) for arguments in self.arguments()]
 
     def credits(self) -> list[str]:
         """What was asked for about credits."""
@@ -78,6 +84,30 @@ def test_the_first_credit_of_an_account_has_an_id_that_is_shown_as_well(gateway:
     run = gateway.run(account="alice", credit="2.50")
     assert run.code == 0
     assert gateway.credits() == [f"grant alice 2.50 --id {shown_id(run)}"]
+
+
+def test_a_withdrawal_that_broke_off_is_repeated_as_one_under_the_same_id(gateway: Gateway) -> None:
+    broken = gateway.run(verb="withdraw", account="alice", credit="5")
+    assert broken.code != 0
+    chosen = shown_id(broken)
+    assert chosen.startswith("withdrawal_")
+    assert f"-e verb=withdraw -e account=alice -e credit=5 -e id={chosen} does not take it twice" in broken.output
+    assert gateway.credits() == [f"withdraw alice 5 --id {chosen}"]
+
+
+READS: list[dict[str, str]] = [
+    {"verb": "list"},
+    {"verb": "balance"},
+    {"verb": "usage"},
+    {"verb": "rows", "id": "req_01"},
+]
+
+
+@pytest.mark.parametrize("variables", READS, ids=lambda each: each["verb"])
+def test_who_only_reads_changes_nothing(gateway: Gateway, variables: dict[str, str]) -> None:
+    gateway.answer.write_text("done")
+    run = gateway.run(**variables)
+    assert (run.code, "changed=0" in run.output, "-e id=" in run.output) == (0, True, False)
 
 
 def test_no_id_is_shown_where_there_is_no_credit(gateway: Gateway) -> None:
@@ -119,6 +149,14 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"verb": "grant", "account": "dora", "credit": 5, "id": "g1", "note": "of May", "force": True},
         ["credit grant dora 5 --id g1 --note=of May --force"],
     ),
+    "a withdrawal": (
+        {"verb": "withdraw", "account": "dora", "credit": "2.50", "id": "w1", "note": "too much"},
+        ["credit withdraw dora 2.50 --id w1 --note=too much"],
+    ),
+    "what everybody has left": ({"verb": "balance"}, ["credit list"]),
+    "what an account has left": ({"verb": "balance", "account": "dora", "json": True}, ["--json credit list dora"]),
+    "an end for all keys of an account": ({"verb": "disable", "account": "dora"}, ["account disable dora"]),
+    "and no more": ({"verb": "enable", "account": "dora"}, ["account enable dora"]),
     "credit that renews": (
         {"verb": "renew", "account": "dora", "credit": 50, "every": "month", "force": "true"},
         ["credit renew dora 50 --every=month --force"],
@@ -130,6 +168,14 @@ ASKED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "usage": (
         {"verb": "usage", "key": "key_01", "upstream": "openhands", "settlement": "exact", "by": "day"},
         ["usage --key=key_01 --upstream=openhands --settlement=exact --by=day"],
+    ),
+    "rows": (
+        {"verb": "rows", "account": "dora", "model": "opus", "since": "2026-11-01", "kind": "request", "limit": 5},
+        ["rows --account=dora --model=opus --since=2026-11-01 --kind=request --limit=5"],
+    ),
+    "rows by their ids": (
+        {"verb": "rows", "id": "req_01", "upstream_request_id": "msg_01", "before": "abc"},
+        ["rows --id=req_01 --upstream-request-id=msg_01 --before=abc"],
     ),
     "all keys": ({"verb": "list", "json": "true"}, ["--json key list"]),
     "the keys of an account": ({"verb": "list", "account": "dora"}, ["key list dora"]),
@@ -143,6 +189,10 @@ def test_what_is_given_is_asked_for(gateway: Gateway, case: str) -> None:
     run = gateway.run(**variables)
     assert run.code == 0, run.output
     assert gateway.calls() == calls
+    command = argparse.ArgumentParser(exit_on_error=False)
+    add_verbs(command)
+    for arguments in gateway.arguments():
+        command.parse_args(arguments)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -162,8 +212,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing as credit": ({"account": "dora", "credit": "0.00"}, "credit is 0.00; give an amount"),
     "no verb": (
         {"verb": "mint"},
-        "verb=mint is not known; choose one of add, list, set, revoke, rotate, grant, renew, usage",
+        "verb=mint is not known; choose one of add, list, balance, set, revoke, rotate, disable, enable, grant,"
+        " withdraw, renew, usage, rows",
     ),
+    "a withdrawal of everything": (
+        {"verb": "withdraw", "account": "dora"},
+        "verb=withdraw needs -e account=... -e credit=...",
+    ),
+    "nobody's end": ({"verb": "disable"}, "verb=disable needs -e account=..."),
 }
 
 
