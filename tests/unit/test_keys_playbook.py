@@ -15,12 +15,15 @@ from goproxy.admin.verbs import add_verbs
 from real_ansible import REPOSITORY, Ansible, Run
 
 DOCKER = """#!/bin/sh
+[ "$*" != "container inspect --format {{{{.State.Status}}}} backend" ] || . {inspection}
 cat > /dev/null  # the token: who does not take it breaks the pipe
 (IFS=$(printf '\\t') && printf '%s\\n' "$*" >> {calls})
 case "$*" in *account\\ add*|*credit*) [ ! -e {refusal} ] || {{ cat {refusal} >&2; exit 1; }} ;; esac
 exec cat {answer}
 """
-"""Writes down what it is asked for, and fails where it has no answer, or refuses accounts and credits."""
+"""Writes down what it is asked for, and fails where it has no answer, or refuses accounts and credits.
+
+What is said of the backend's container is a script of its own."""
 
 QUIET = "trollllm.gateway.quiet"
 VERBS = yaml.safe_load((REPOSITORY / "playbooks/keys.yml").read_text())[-1]["vars"]["verbs"]
@@ -33,13 +36,18 @@ class Gateway:
         self._ansible = ansible
         self._calls, self.answer = ansible.directory / "calls", ansible.directory / "answer"
         self.refusal = ansible.directory / "refusal"
-        stub = DOCKER.format(calls=self._calls, answer=self.answer, refusal=self.refusal)
+        self.inspection = ansible.write("inspection", "echo running; exit")
+        stub = DOCKER.format(calls=self._calls, answer=self.answer, refusal=self.refusal, inspection=self.inspection)
         docker = ansible.write("bin/docker", stub)
         docker.chmod(0o755)
         monkeypatch.setenv("PATH", str(docker.parent), prepend=":")
-        variables = {"ansible_become": False, "gateway_operator_token": "operator-CANARY"}
-        variables |= {"id": "4711", "limit": 3}  # as inventories of a hoster have them: no answer to us
-        ansible.write("hosts.yml", {"gateway": {"hosts": {"here": variables}}})
+        self.variables = {"ansible_become": False, "gateway_operator_token": "operator-CANARY"}
+        self.variables |= {"id": "4711", "limit": 3}  # as inventories of a hoster have them: no answer to us
+        self.is_reached_by()
+
+    def is_reached_by(self, **variables: Any) -> None:
+        """Another way to the host."""
+        self._ansible.write("hosts.yml", {"gateway": {"hosts": {"here": self.variables | variables}}})
 
     def run(self, *options: str, callback: str = QUIET, **variables: Any) -> Run:
         more = ("-e", json.dumps(variables), *options)
@@ -262,6 +270,53 @@ def test_what_an_inventory_or_ansible_knows_may_be_given_as_well(gateway: Gatewa
 )
 def test_a_variable_is_refused_with_what_may_have_been_meant(verb: str, given: list[str], told: list[str]) -> None:
     assert untaken(given, verb, VERBS) == told
+
+
+def refused_at_once(gateway: Gateway) -> str:
+    """Why no verb can be done."""
+    gateway.answer.write_text("done")
+    run = gateway.run(account="dora", credit="5")
+    assert (run.code != 0, gateway.calls()) == (True, [])
+    assert "operator-CANARY" not in run.output
+    return run.output
+
+
+def test_a_host_that_cannot_be_reached_is_told_with_ssh_s_own_words(gateway: Gateway, ansible: Ansible) -> None:
+    ssh = ansible.write("bin/ssh", "#!/bin/sh\necho 'ssh: connect to host 192.0.2.1 port 22: No route' >&2\nexit 255\n")
+    ssh.chmod(0o755)
+    gateway.is_reached_by(ansible_connection="ssh", ansible_host="192.0.2.1", ansible_ssh_executable=str(ssh))
+    told = refused_at_once(gateway)
+    assert "connect to host 192.0.2.1 port 22: No route" in told
+    assert "here cannot be reached: " in told
+    assert "`ssh 192.0.2.1` has to get in from here" in told
+
+
+def test_a_sudo_that_wants_a_password_is_told_with_the_option_that_gives_one(
+    gateway: Gateway, ansible: Ansible
+) -> None:
+    sudo = ansible.write("bin/sudo", "#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    sudo.chmod(0o755)
+    gateway.is_reached_by(ansible_become=True, ansible_become_user="nobody", ansible_become_exe=str(sudo))
+    told = refused_at_once(gateway)
+    assert re.search(r"nothing can be run as root on here: .*a password is required.*add --ask-become-pass", told)
+
+
+@pytest.mark.parametrize(
+    ("inspection", "told"),
+    [
+        ("echo Cannot connect to Docker >&2; exit 1", "Docker does not answer on here: Cannot connect to Docker. On"),
+        (
+            "echo Error response from daemon: No such container: backend >&2; exit 1",
+            "here has no container `backend`; run site.yml, which makes it",
+        ),
+        ("echo exited; exit", "the container `backend` of here is exited; on the host `docker logs --tail 50 backend`"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_told_before_anything_is_asked(
+    gateway: Gateway, inspection: str, told: str
+) -> None:
+    gateway.inspection.write_text(inspection)
+    assert told in refused_at_once(gateway)
 
 
 def test_what_failed_has_changed_nothing(gateway: Gateway) -> None:
