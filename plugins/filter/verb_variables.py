@@ -1,7 +1,10 @@
-"""What keys.yml says of variables that a verb does not take: passed over in silence, a limit would be none."""
+"""What keys.yml says of a verb's variables: those that it does not take, and how they are given again."""
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +14,9 @@ _WITH_EACH = ("json", "verb")
 
 _PASSED = ("ansible_", "certbot_", "dns_", "docker_", "gateway_", "goproxy_", "nginx_", "vault_")
 """What begins like this is an inventory's, or Ansible's."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@+-]+")
+"""What stays one value behind a `=`."""
 
 
 def untaken(given: Collection[str], verb: str, verbs: Mapping[str, Mapping[str, Collection[str]]]) -> list[str]:
@@ -32,9 +38,20 @@ def _meant(name: str, own: Iterable[str], given: Collection[str]) -> str | None:
     return None if near is None or near in given else f"did you mean {near}?"
 
 
+def as_options(variables: Mapping[str, Any]) -> str:
+    """The options that give these extra variables; a value that Ansible would take apart is written as JSON."""
+    return " ".join(f"-e {shlex.quote(_given(name, value))}" for name, value in variables.items())
+
+
+def _given(name: str, value: Any) -> str:
+    if _PLAIN.fullmatch(str(value)):
+        return f"{name}={value}"
+    return json.dumps({name: str(value)}, ensure_ascii=False)
+
+
 class FilterModule:
     """Filters of playbooks/keys.yml."""
 
     def filters(self) -> dict[str, Any]:
         """By name."""
-        return {"untaken": untaken}
+        return {"as_options": as_options, "untaken": untaken}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from typing import Any
 
 import pytest
 import yaml
 
-from ansible_collections.trollllm.gateway.plugins.filter.verb_variables import untaken
+from ansible_collections.trollllm.gateway.plugins.filter.verb_variables import as_options, untaken
 from goproxy.admin.verbs import add_verbs
 from real_ansible import REPOSITORY, Ansible, Run
 
@@ -85,6 +86,41 @@ def test_a_grant_that_broke_off_is_repeated_under_the_same_id(gateway: Gateway) 
     again = gateway.run(verb="grant", account="alice", credit="5", id=chosen, force="true")
     assert (again.code, shown_id(again)) == (0, chosen)
     assert gateway.credits() == [f"grant alice 5 --id {chosen}", f"grant alice 5 --id {chosen} --force"]
+
+
+def test_what_a_grant_was_given_with_is_given_again(gateway: Gateway) -> None:
+    """Without the note, the same id stands for another entry; without the force, the wallet may not be there."""
+    given: dict[str, Any] = {
+        "account": "alice/research",
+        "credit": "5",
+        "note": "paid cash, it's hers",
+        "force": True,
+        "id": "g1",
+    }
+    (options,) = re.findall(r"was given: (-e .*) does not give it twice", gateway.run(verb="grant", **given).output)
+    gateway.run(*shlex.split(options))
+    assert gateway.credits() == ["grant alice/research 5 --id g1 --note=paid cash, it's hers --force"] * 2
+
+
+def test_a_credit_of_a_new_account_is_repeated_without_the_note_of_the_account(gateway: Gateway) -> None:
+    gateway.answer.write_text("done")
+    run = gateway.run(account="alice", credit="5", id="g1", note="of the lab")
+    assert "-e verb=grant -e account=alice -e credit=5 -e id=g1 does not give it twice" in run.output
+
+
+@pytest.mark.parametrize(
+    ("variables", "options"),
+    [
+        ({"verb": "grant", "credit": 2.5, "account": "a@b/c"}, "-e verb=grant -e credit=2.5 -e account=a@b/c"),
+        ({"force": True}, "-e force=True"),
+        ({"note": "paid cash"}, """-e '{"note": "paid cash"}'"""),
+        ({"note": "größer"}, """-e '{"note": "größer"}'"""),
+        ({"note": "it's"}, """-e '{"note": "it'"'"'s"}'"""),
+        ({"note": "a=b"}, """-e '{"note": "a=b"}'"""),
+    ],
+)
+def test_variables_are_given_again_as_a_shell_and_ansible_read_them(variables: dict[str, Any], options: str) -> None:
+    assert as_options(variables) == options
 
 
 def test_the_first_credit_of_an_account_has_an_id_that_is_shown_as_well(gateway: Gateway) -> None:
