@@ -12,6 +12,9 @@ from ansible_collections.trollllm.gateway.plugins.module_utils.field import near
 
 _WITH_EACH = ("json", "verb")
 
+_REST = "_raw_params"
+"""What Ansible calls the words behind the first of a value: a shell has taken the quotes away."""
+
 _PASSED = ("ansible_", "certbot_", "dns_", "docker_", "gateway_", "goproxy_", "nginx_", "vault_")
 """What begins like this is an inventory's, or Ansible's."""
 
@@ -25,7 +28,9 @@ def untaken(given: Collection[str], verb: str, verbs: Mapping[str, Mapping[str, 
     own, of_any = [*takes[verb], *_WITH_EACH], {name for names in takes.values() for name in names}
     told = f"it takes {', '.join(takes[verb]) or 'none'}"
     return [
-        f"verb={verb} takes no {name}; {told}"
+        """a value has a space in it; give it as JSON, such as -e '{"note": "paid cash"}'"""
+        if name == _REST
+        else f"verb={verb} takes no {name}; {told}"
         if name in of_any
         else f"{name} is not known; {_meant(name, own, given) or f'verb={verb}: {told}'}"
         for name in given

@@ -290,6 +290,11 @@ def test_what_an_inventory_or_ansible_knows_may_be_given_as_well(gateway: Gatewa
     [
         ("add", ["account", "credit", "id", "json", "verb", "nginx_memory_limit", "docker_users"], []),
         ("add", ["name"], ["name is not known; did you mean key_name?"]),
+        (
+            "list",
+            ["_raw_params"],
+            ["""a value has a space in it; give it as JSON, such as -e '{"note": "paid cash"}'"""],
+        ),
         ("add", ["upsteam"], ["upsteam is not known; did you mean upstream?"]),
         ("add", ["expire", "limit"], ["expire is not known; did you mean expires?"]),
         (
@@ -387,6 +392,17 @@ def test_a_key_is_shown_though_the_credit_was_not_given(gateway: Gateway) -> Non
     assert run.code != 0
     assert "tg-the-key" in run.output
     assert "already, as another entry" in run.output
+
+
+def test_a_value_with_a_space_is_refused_with_the_form_that_takes_it(gateway: Gateway) -> None:
+    gateway.answer.write_text("done")
+    refused = gateway.run("-e", "note=paid cash", verb="grant", account="dora", credit="5")
+    assert refused.code != 0
+    assert "_raw_params" not in refused.output
+    (form,) = re.findall(r"a value has a space in it; give it as JSON, such as -e '(.*)'", refused.output)
+    assert gateway.calls() == []
+    assert gateway.run("-e", form, verb="grant", account="dora", credit="5", id="g1").code == 0
+    assert gateway.calls() == ["credit grant dora 5 --id g1 --note=paid cash"]
 
 
 def test_check_mode_is_refused(gateway: Gateway) -> None:
