@@ -188,6 +188,23 @@ def test_the_examples_of_what_is_held() -> None:
         assert worst_case(in_force, offer.multiplier, number(prompt), number(answer), {}) == number(held)
 
 
+def test_what_an_agent_s_request_holds_and_costs() -> None:
+    text = section("What is held")
+    (request, _, _, held) = table(text)[2]
+    told = re.search(
+        r"the third line\) each request that runs holds ([\d.]+) US dollars, and costs ([\d.]+) where ([\d,]+) of the "
+        r"tokens come from a cache, ([\d,]+) are written to it and ([\d,]+) are generated",
+        " ".join(text.split()),
+    )
+    assert told is not None
+    offer = offered(request)
+    usage = Usage(cache_read=number(told[3]), cache_write_5m=number(told[4]), output=number(told[5]))
+    priced = price(usage, offer.versions, offer.multiplier, date(2026, 1, 15))
+    assert f"{number(held) / 10**9:.2f}" == told[1]
+    assert f"{priced.cost / 10**9:.2f}" == told[2]
+    assert usage.prompt == offer.context_tokens
+
+
 def fields(cell: str) -> dict[str, str]:
     return dict(re.findall(r"`(\w+): (\w+)`", cell))
 
