@@ -116,6 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     key = verbs.add_parser("key", help="API keys").add_subparsers(required=True, metavar="VERB")
     key.add_parser("new", help="print a new API key").set_defaults(verb=_key_new)
 
+    book = verbs.add_parser("price-book", help="print entries of the price book, from LiteLLM's list of prices")
+    book.add_argument("file", metavar="FILE", type=Path, help="LiteLLM's model_prices_and_context_window.json")
+    book.add_argument("models", metavar="MODEL", nargs="+", help="its name there, or a pattern such as 'claude-*'")
+    book.add_argument("--day", metavar="YYYY-MM-DD", help="from which the prices hold; default: today, in UTC")
+    book.set_defaults(verb=_price_book)
+
     sbom = verbs.add_parser("sbom", help="print what this image is made of (CycloneDX)")
     sbom.add_argument("--name", default="goproxy", help="of the image; default: goproxy")
     sbom.add_argument(
@@ -123,6 +129,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     sbom.set_defaults(verb=_sbom)
     return parser
+
+
+def _price_book(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:
+    from datetime import UTC, date, datetime
+
+    from goproxy.litellm_prices import UnusablePrices, entries
+
+    try:
+        day = date.fromisoformat(chosen.day) if chosen.day else datetime.now(UTC).date()
+    except ValueError:
+        raise CannotStart(f"--day: {chosen.day!r} is no day; expected one such as 2025-11-24") from None
+    try:
+        made = entries(chosen.file.read_bytes(), chosen.models, day)
+    except OSError as error:
+        raise CannotStart(f"{chosen.file}: cannot be read: {error.strerror}") from None
+    except UnusablePrices as unusable:
+        lines = [f"{chosen.file}: {problem}" for problem in unusable.problems]
+        right = "Nothing was printed. Leave these out, or put the provider's own numbers into a copy of the file."
+        raise CannotStart("\n".join([*lines, right])) from None
+    for note in made.notes:
+        print(note, file=sys.stderr)
+    print(made.yaml, end="")
+    return 0
 
 
 def _sbom(chosen: argparse.Namespace, _: Mapping[str, str]) -> int:
