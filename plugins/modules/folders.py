@@ -162,15 +162,12 @@ def wanted(entry: Mapping[str, Any], check_mode: bool) -> Folder:
 
 
 def stop(module: AnsibleModule, container: str) -> None:
-    """Let the container finish and stop, within its own grace, if it runs."""
-    code, out, err = module.run_command(
-        ["docker", "inspect", "--type", "container", "--format", "{{.State.Running}}", container]
-    )
-    if code != 0 and "no such container" in err.lower():
+    """Let the container finish and stop, within its own grace, if it runs; and those that leave it (rollout)."""
+    code, out, err = module.run_command(["docker", "ps", "--quiet", "--filter", f"name=^/?{container}([.]|$)"])
+    if code == 0 and not out.split():
         return
-    if code == 0 and out.strip() != "true":
-        return
-    code, _out, err = module.run_command(["docker", "stop", container])
+    if code == 0:
+        code, _out, err = module.run_command(["docker", "stop", *out.split()])
     if code != 0:
         raise Refused(f"{container} could not be stopped, so its folder stays its old user's: {err.strip()}")
 

@@ -14,7 +14,12 @@ author:
 description:
   - Compose stops a container before it starts the one that replaces it. This module starts the new one beside the old
     one, with everything that Compose would give it, waits until its health check says that it is ready, and only then
-    tells the old one to leave; that one ends what it has begun within its own grace.
+    tells the old one to leave.
+  - An old one whose label C(xyz.trollllm.leaves-at) names a signal is sent that one, and ends what it has begun however
+    long that takes. The module waits for a moment, after which it is removed when it ends; RV(leaving) lists its
+    service, which is to be kept from V(docker compose up) meanwhile, as that would stop it. Two of a service may take
+    their time, and older ones are hurried.
+  - An old one without the label is stopped within its own grace, and waited for.
   - The service's name leads to both while both run. The new one has to refuse connections until it is ready, the old
     one once it leaves, and whoever connects has to try the next address then.
   - A new one that does not become ready is removed. The old one goes on, and the module fails at the end with what
@@ -82,6 +87,12 @@ rolled_out:
   elements: str
   returned: always
   sample: [goproxy-openhands]
+leaving:
+  description: Services of which an old container still ends what it has begun.
+  type: list
+  elements: str
+  returned: always
+  sample: [goproxy-openhands]
 failed_services:
   description: Services whose new container did not become ready, or was not tried.
   type: list
@@ -106,13 +117,18 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 _LABEL = "com.docker.compose."
+_LEAVES_AT = "xyz.trollllm.leaves-at"
 _SOCKET = "/var/run/docker.sock"
 _AT_ONCE = 4  # services; each has twice its memory meanwhile
 _LINES = 50
 _CHECKS = 3
 _LOOK_EVERY = 0.5
 _BELIEVED = 2  # seconds in which the edge may go by what it was told of a name: its resolver keeps it for one
-_PATIENCE = 900  # longer than streams are usually let finish
+_PATIENCE = 900  # longer than a rollout of many services takes
+_SEEN_OFF = (
+    10  # seconds for old ones to leave before the run goes on without them: most have, or have a stream of minutes
+)
+_MOST_LEAVING = 2  # old ones of a service that may take their time at once: each has its memory
 
 
 class Refused(Exception):
@@ -129,6 +145,8 @@ class Instance:
     digest: str
     """Of the configuration that Compose made it from."""
     runs: bool
+    leaves_at: str = ""
+    """The signal at which it leaves in its own time, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +168,11 @@ def is_leaving(container: Instance) -> bool:
     return container.name.startswith(f"{container.service}.{_LEAVING}")
 
 
+def takes_its_time(container: Instance) -> bool:
+    """Whether it leaves, and is to be left alone."""
+    return is_leaving(container) and container.runs and container.leaves_at != ""
+
+
 def plans(services: Iterable[str], wanted: Mapping[str, str], found: Iterable[Instance]) -> list[Plan]:
     """The services that run, but not as wanted."""
     needed = []
@@ -166,7 +189,7 @@ def plans(services: Iterable[str], wanted: Mapping[str, str], found: Iterable[In
         )
         fresh = right[0] if right else None
         stale = [each for each in there if each is not fresh]
-        if stale or fresh is None or fresh.name != service:
+        if fresh is None or fresh.name != service or not all(map(takes_its_time, stale)):
             needed.append(Plan(service, fresh, stale))
     return needed
 
@@ -199,13 +222,13 @@ class _Engine:
     def instances(self) -> list[Instance]:
         """All containers of the project, one-off ones left out."""
         labels = (f"{_LABEL}project={self._project}", f"{_LABEL}oneoff=False")
-        columns = ("{{.ID}}", "{{.Names}}", "{{.State}}", *(f'{{{{.Label "{_LABEL}{name}"}}}}' for name in _NAMES))
+        columns = ("{{.ID}}", "{{.Names}}", "{{.State}}", *(f'{{{{.Label "{name}"}}}}' for name in _LABELS))
         filters = [word for label in labels for word in ("--filter", f"label={label}")]
         out = self.docker("ps", "--all", "--no-trunc", *filters, "--format", "\t".join(columns))
         rows = [line.split("\t") for line in out.splitlines() if line]
         return [
-            Instance(id_, name, service, digest, state in ("running", "restarting"))
-            for id_, name, state, service, digest in rows
+            Instance(id_, name, service, digest, state in ("running", "restarting"), leaves_at)
+            for id_, name, state, service, digest, leaves_at in rows
         ]
 
     def look(self, containers: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -271,7 +294,7 @@ class _Engine:
         return str(out) + str(err)
 
 
-_NAMES = ("service", "config-hash")
+_LABELS = (f"{_LABEL}service", f"{_LABEL}config-hash", _LEAVES_AT)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -330,7 +353,15 @@ class Rollout:
     """Why, by service."""
     left_behind: list[str] = field(default_factory=list)
     """What became of old containers that are still there. The services are rolled out all the same."""
+    leaving: list[str] = field(default_factory=list)
+    """Services of which an old container takes its time."""
+    _stopping: list[tuple[Instance, subprocess.Popen[bytes]]] = field(default_factory=list)
     _leaving: list[tuple[Instance, subprocess.Popen[bytes]]] = field(default_factory=list)
+
+    def remind(self, leaving: Iterable[Instance]) -> None:
+        """Tell them once more to leave: a run that renamed them may have been interrupted before it did."""
+        for each in leaving:
+            self._let_leave(each)
 
     def run(self, needed: Sequence[Plan], wanted: Mapping[str, str]) -> None:
         try:
@@ -403,17 +434,29 @@ class Rollout:
             self.engine.docker("rename", fresh, plan.service)
 
     def _tell_to_leave(self, plan: Plan) -> None:
+        slow = [each for each in plan.stale if each.runs and each.leaves_at]  # the youngest first
         for each in plan.stale:
-            stop = subprocess.Popen(
-                ["docker", "stop", each.id],  # noqa: S607 - the same that run_command finds
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-            )
-            self._leaving.append((each, stop))
+            if each in slow[:_MOST_LEAVING]:
+                self._let_leave(each)
+            else:
+                self._stopping.append((each, _beside("docker", "stop", each.id)))
         self.rolled_out.append(plan.service)
 
+    def _let_leave(self, each: Instance) -> None:
+        """It ends when its last stream does, and is removed then, though this run is over by that time."""
+        with suppress(Refused):  # it may have left just now
+            self.engine.docker("update", "--restart", "no", each.id)
+            self.engine.docker("kill", "--signal", each.leaves_at, each.id)
+        self._leaving.append((each, _beside("sh", "-c", 'docker wait "$0" && docker rm "$0"', each.id)))
+
     def _see_off(self) -> None:
-        for each, stop in self._leaving:
+        deadline = time.monotonic() + (_SEEN_OFF if self.rolled_out else 0)
+        for each, removal in self._leaving:
+            with suppress(subprocess.TimeoutExpired):
+                removal.wait(max(0.0, deadline - time.monotonic()))
+            if removal.returncode is None and each.service not in self.leaving:
+                self.leaving.append(each.service)
+        for each, stop in self._stopping:
             _out, err = stop.communicate()
             try:
                 if stop.returncode != 0:
@@ -421,6 +464,13 @@ class Rollout:
                 self.engine.docker("rm", each.id)
             except Refused as problem:
                 self.left_behind.append(f"{each.name} was told to leave, and did not: {problem}")
+
+
+def _beside(*words: str) -> subprocess.Popen[bytes]:
+    """A command that goes on should this process end before it, also if the way to the host does."""
+    return subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 @contextmanager
@@ -456,17 +506,24 @@ def roll_out(module: AnsibleModule) -> dict[str, Any]:
     engine = _Engine(module)
     wanted, found = engine.wanted(), engine.instances()
     needed = plans(module.params["services"], wanted, found)
-    if module.check_mode or not needed:
-        return {"changed": bool(needed), "rolled_out": [plan.service for plan in needed]}
+    if module.check_mode:
+        leaving = sorted({each.service for each in found if takes_its_time(each)})
+        return {"changed": bool(needed), "rolled_out": [plan.service for plan in needed], "leaving": leaving}
+    rollout = Rollout(engine, module.params["ready_seconds"])
+    about_to = {plan.service for plan in needed}
+    rollout.remind(each for each in found if takes_its_time(each) and each.service not in about_to)
     needs = module.params["needs"]
     others = engine.look(each.id for each in found if each.service == needs)
-    if needs and not any(is_ready(each) for each in others.values()):
+    if needed and needs and not any(is_ready(each) for each in others.values()):
         engine.compose("up", "--detach", "--no-deps", "--wait", needs)
-    rollout = Rollout(engine, module.params["ready_seconds"])
     rollout.run(needed, wanted)
     for problem in rollout.left_behind:
         module.warn(f"{problem}. The next run sees to it.")
-    result: dict[str, Any] = {"changed": bool(rollout.rolled_out), "rolled_out": rollout.rolled_out}
+    result: dict[str, Any] = {
+        "changed": bool(rollout.rolled_out),
+        "rolled_out": rollout.rolled_out,
+        "leaving": sorted(rollout.leaving),
+    }
     if rollout.failed:
         result |= {
             "failed": True,

@@ -2,7 +2,9 @@
 
 Leaving (SIGTERM): not ready; a new connection is refused, so that its client finds another instance, and one that came
 before that is still served; then no new requests on the open ones. What is running may finish within the grace period;
-what is not finished then is cancelled, and says so to its client (see data_plane/relay.py).
+what is not finished then is cancelled, and says so to its client (see data_plane/relay.py). Leaving to another one that
+serves (SIGQUIT, as with nginx): the same, without a grace period. Each request ends by its own deadline; and where
+SIGTERM follows, it is hurried, and the grace period begins.
 
 Beginning anew (data_plane/recycling.py): it leaves at once, if nobody is served and nobody may be asking, and refuses
 nobody: its listening sockets outlast it, and so does a signal. Else it stays.
@@ -53,8 +55,6 @@ _HEARD_BY = 0.01
 
 _BACKLOG = 1024
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
-
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
 
@@ -74,6 +74,9 @@ class Stay:
         self.leaving = False
         self.is_told_to_leave = False
         """Whether it was asked to leave, and not to begin anew."""
+        self.has_time = False
+        """Whether there is no grace period: it leaves to another one."""
+        self._hurried = asyncio.Event()
         self._left_at = 0.0
         self._running: set[asyncio.Task[Any]] = set()
         self._reasons: list[Callable[[], bool]] = []
@@ -81,6 +84,14 @@ class Stay:
 
     def ask_to_leave(self) -> None:
         """Ask the process to leave; requests may still be begun until `leaving`."""
+        self.is_told_to_leave = True
+        self.has_time = False
+        self._hurried.set()
+        self._asked.set()
+
+    def ask_to_leave_in_time(self) -> None:
+        """The same, without a grace period, unless it is hurried already."""
+        self.has_time = not self._hurried.is_set()
         self.is_told_to_leave = True
         self._asked.set()
 
@@ -149,6 +160,10 @@ class Stay:
 
     async def finish(self, grace: float) -> None:
         """Wait for the running requests; cancel those that outlast the grace period."""
+        if self._running and self.has_time:
+            log("waiting for running requests, until they end", requests=len(self._running))
+            await self._until_ended_or_hurried()
+            self._left_at = time.monotonic()
         if self._running:
             log("waiting for running requests", requests=len(self._running), grace_seconds=grace)
             await asyncio.wait(self._running, timeout=grace)
@@ -157,6 +172,13 @@ class Stay:
             for task in late:
                 task.cancel()
             await asyncio.wait(late, timeout=_LAST_WORDS)
+
+    async def _until_ended_or_hurried(self) -> None:
+        hurried = asyncio.create_task(self._hurried.wait())
+        ended = asyncio.create_task(asyncio.wait(self._running))
+        await asyncio.wait((hurried, ended), return_when=asyncio.FIRST_COMPLETED)
+        for task in (hurried, ended):
+            task.cancel()
 
 
 def _is_last(request: web.Request) -> bool:
@@ -332,7 +354,7 @@ async def host(
     front: Callable[[web.Server], F] | None = None,
     accepting: Callable[[socket.socket, F], Accepting] | None = None,
 ) -> Sequence[socket.socket]:
-    """Serve `app` until SIGTERM or SIGINT, then leave. The result: where who begins anew goes on to listen.
+    """Serve `app` until SIGTERM, SIGINT or SIGQUIT, then leave. The result: where who begins anew goes on to listen.
 
     `accepting`: the sockets are other processes', too: who accepts from them for this one. Whoever opened them has new
     connections refused, or keeps them.
@@ -375,25 +397,35 @@ async def host(
     return kept
 
 
+def _ending(stay: Stay) -> dict[signal.Signals, Callable[[], None]]:
+    """What ends a process, and what it asks of it."""
+    return {
+        signal.SIGTERM: stay.ask_to_leave,
+        signal.SIGINT: stay.ask_to_leave,
+        signal.SIGQUIT: stay.ask_to_leave_in_time,
+    }
+
+
 def leave_when_told(stay: Stay) -> None:
-    """Have SIGTERM and SIGINT ask this process to leave, be they of before it began anew."""
+    """Have the signals ask this process to leave, be they of before it began anew."""
     loop = asyncio.get_running_loop()
-    for number in _ENDING:
-        loop.add_signal_handler(number, stay.ask_to_leave)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    for number, ask in _ending(stay).items():
+        loop.add_signal_handler(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ending(stay))
 
 
 async def remember_when_told(stay: Stay) -> None:
     """Have them remembered in `stay`, when the event loop is there no more, too."""
     loop = asyncio.get_running_loop()
+    ending = _ending(stay)
 
     def remember() -> None:
-        for number in _ENDING:
-            signal.signal(number, lambda *_: stay.ask_to_leave())
+        for number in ending:
+            signal.signal(number, lambda told, _: ending[signal.Signals(told)]())
 
     remember()
     await asyncio.sleep(_HEARD_BY)
-    for number in _ENDING:
+    for number in ending:
         loop.remove_signal_handler(number)  # else the loop's end would have them end the process
     remember()
 
@@ -403,11 +435,11 @@ def pass_on_signals(stay: Stay) -> None:
 
     One that comes from here on to another thread ends the process, as it would at its start.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    for number in _ENDING:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ending(stay))
+    for number in _ending(stay):
         signal.signal(number, signal.SIG_DFL)
     if stay.is_told_to_leave:
-        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        signal.pthread_kill(threading.get_ident(), signal.SIGQUIT if stay.has_time else signal.SIGTERM)
 
 
 async def _until_all_are_accepted(listeners: Sequence[socket.socket]) -> None:

@@ -135,6 +135,62 @@ async def test_a_process_leaves_when_the_grace_period_is_over(
         assert await asyncio.wait_for(served.process.wait(), 30) == 0
 
 
+async def test_one_that_leaves_to_another_one_gives_its_streams_their_time(
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
+) -> None:
+    """SIGQUIT: it takes nobody any more, and no grace period ends what it has begun."""
+    go_on = asyncio.Event()
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await go_on.wait()
+        await wire.chunk(ANTHROPIC_EVENTS[1])
+        await wire.end_stream()
+
+    provider.script = script
+    async with serving(document, backend, tmp_path, grace=0.2) as served, connected(served.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        await raw.chunk()
+        for _ in range(2):  # told twice, it takes no less time
+            served.process.send_signal(signal.SIGQUIT)
+            while await listens(served.port):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(1)
+        go_on.set()
+        assert [await raw.chunk(), await raw.chunk()] == [ANTHROPIC_EVENTS[1], b""]
+        assert await asyncio.wait_for(served.process.wait(), 30) == 0
+    assert served.said("waiting for running requests, until they end")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_one_that_has_time_is_hurried_by_sigterm(
+    document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path, processes: int
+) -> None:
+    """The grace period begins then; without one, what a machine that goes down has begun would be cut without a word."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await wire.until_closed()
+
+    provider.script = script
+    document = document | {"processes": processes}
+    async with serving(document, backend, tmp_path, grace=0.2) as served, connected(served.port) as raw:
+        await raw.post(ASK)
+        await raw.head()
+        await raw.chunk()
+        served.process.send_signal(signal.SIGQUIT)
+        while await listens(served.port):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
+        assert served.process.returncode is None
+        served.process.terminate()
+        assert b"being restarted" in await raw.chunks_until_broken()
+        assert await asyncio.wait_for(served.process.wait(), 30) == 0
+
+
 async def test_it_leaves_when_its_clients_have_taken_their_answers(gateway: Running, provider: Provider) -> None:
     """A request is over when its answer is written; where a container ends, the kernel forgets what it still has."""
 

@@ -209,6 +209,14 @@ def test_one_that_is_not_ready_keeps_no_other_waiting(host: Host) -> None:
     assert up["remove_orphans"] is True
 
 
+def test_one_that_still_finishes_its_streams_is_kept_from_compose(host: Host) -> None:
+    """It runs on its new container already, and the old one would be stopped."""
+    told = {"rolled_out": ["goproxy-alpha", "goproxy-beta"], "leaving": ["goproxy-beta"]}
+    run = host.run(rollout=told, compose=UP, backend=f"healthy {NEW} s")
+    assert run.code == 0, run.output
+    assert sorted(host.calls("stub_compose")[-1]["services"]) == ["backend", "goproxy-alpha"]
+
+
 def test_the_role_alone_fails_before_anything_else(host: Host) -> None:
     run = host.run(rollout=BETA_IS_LOST, compose=UP, backend=f"healthy {NEW} s", late=False)
     assert run.code != 0

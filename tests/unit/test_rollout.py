@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -27,6 +29,14 @@ LEFT = container("goproxy-a.leaving-1", "old", runs=False)
 AS_WANTED_AND_LEAVING = container("goproxy-a.leaving-1", "new")
 
 
+def patient(name: str, *, runs: bool = True, service: str = A) -> subject.Instance:
+    """One that may take its time to leave."""
+    return replace(container(name, "old", runs=runs, service=service), leaves_at="SIGQUIT")
+
+
+TAKES_ITS_TIME = patient("goproxy-a.leaving-1")
+
+
 @pytest.mark.parametrize(
     ("found", "fresh", "stale"),
     [
@@ -37,6 +47,14 @@ AS_WANTED_AND_LEAVING = container("goproxy-a.leaving-1", "new")
         pytest.param([LEAVING, RIGHT], RIGHT, [LEAVING], id="interrupted while the old one left"),
         pytest.param([LEFT, RIGHT], RIGHT, [LEFT], id="interrupted after the old one left"),
         pytest.param([BEGUN], BEGUN, [], id="interrupted before it got its name"),
+        pytest.param([TAKES_ITS_TIME, BEGUN], BEGUN, [TAKES_ITS_TIME], id="interrupted between them, a patient one"),
+        pytest.param([OLD, TAKES_ITS_TIME], None, [OLD, TAKES_ITS_TIME], id="changed once more"),
+        pytest.param(
+            [LEFT_IN_TIME := patient("goproxy-a.leaving-1", runs=False), RIGHT],
+            RIGHT,
+            [LEFT_IN_TIME],
+            id="nobody removed it when it had left",
+        ),
         pytest.param(
             [AS_WANTED_AND_LEAVING, OLD], None, None, id="reverted while what is wanted again leaves: it takes nobody"
         ),
@@ -53,6 +71,7 @@ def test_a_service_that_runs_otherwise_than_wanted_is_brought_there(
     "found",
     [
         pytest.param([RIGHT], id="as wanted"),
+        pytest.param([RIGHT, TAKES_ITS_TIME], id="as wanted, and the one of before finishes its streams"),
         pytest.param([], id="not there yet"),
         pytest.param([container(A, "old", runs=False)], id="stopped: nobody is served by it"),
         pytest.param([container("backend", "old", service="backend")], id="another service"),
@@ -155,6 +174,73 @@ def test_an_old_one_stays_until_nobody_believes_what_was_told_while_names_change
     done = [call[0] for call in engine.calls]
     assert done[done.index("rename") :] == ["rename", "rename", "sleep", "stop", "rm"]
     assert ("sleep", "2") in engine.calls
+
+
+class Beside:
+    """What goes on beside the run: each ends at once, but for those that wait for one of `busy`."""
+
+    busy: ClassVar[set[str]] = set()
+    words: ClassVar[list[tuple[str, ...]]] = []
+
+    def __init__(self, words: tuple[str, ...], **_: object) -> None:
+        self.words.append(words)
+        self.returncode: int | None = None if set(words) & self.busy else 0
+
+    def wait(self, seconds: float) -> None:
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("docker wait", seconds)
+
+    def communicate(self) -> tuple[bytes, bytes]:
+        return b"", b""
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> type[Beside]:
+    monkeypatch.setattr(Beside, "busy", set())
+    monkeypatch.setattr(Beside, "words", [])
+    monkeypatch.setattr("subprocess.Popen", Beside)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    return Beside
+
+
+def test_an_old_one_that_knows_how_to_is_told_to_end_in_its_own_time(beside: type[Beside]) -> None:
+    """The run does not wait for it; what removes it outlives the run."""
+    old, other = patient(A), patient("goproxy-b", service="goproxy-b")
+    beside.busy = {old.id}
+    engine = Engine()
+    rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    rollout.run([subject.Plan(A, None, [old]), subject.Plan("goproxy-b", None, [other])], WANTED | {"goproxy-b": "new"})
+    assert (rollout.rolled_out, rollout.failed, rollout.left_behind) == ([A, "goproxy-b"], {}, [])
+    assert rollout.leaving == [A]
+    assert ("update", "--restart", "no", old.id) in engine.calls
+    assert ("kill", "--signal", "SIGQUIT", old.id) in engine.calls
+    assert [call for call in engine.calls if call[0] in ("stop", "rm")] == []
+    assert beside.words == [("sh", "-c", 'docker wait "$0" && docker rm "$0"', each.id) for each in (old, other)]
+
+
+def test_of_many_that_take_their_time_the_oldest_are_hurried(beside: type[Beside]) -> None:
+    """Each has its memory. The engine lists the youngest first."""
+    old = [patient(A), *(patient(f"goproxy-a.leaving-{number}") for number in (3, 2, 1))]
+    beside.busy = {each.id for each in old[:2]}
+    engine = Engine()
+    rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    rollout.run([subject.Plan(A, None, old)], WANTED)
+    assert [call[-1] for call in engine.calls if call[0] == "kill"] == [each.id for each in old[:2]]
+    assert [words for words in beside.words if words[0] == "docker"] == [
+        ("docker", "stop", each.id) for each in old[2:]
+    ]
+    assert [call for call in engine.calls if call[0] == "rm"] == [("rm", each.id) for each in old[2:]]
+    assert rollout.leaving == [A]
+
+
+def test_one_whose_run_was_interrupted_before_it_was_told_is_told_by_the_next(beside: type[Beside]) -> None:
+    beside.busy = {TAKES_ITS_TIME.id}
+    engine = Engine()
+    rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    rollout.remind([TAKES_ITS_TIME])
+    rollout.run([], WANTED)
+    assert ("kill", "--signal", "SIGQUIT", TAKES_ITS_TIME.id) in engine.calls
+    assert (rollout.leaving, rollout.rolled_out) == ([A], [])
 
 
 def test_an_old_one_that_the_engine_does_not_let_go_is_left_to_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,8 @@ def test_one_that_is_not_rolled_out_keeps_no_other_waiting(operator: Operator, v
     assert run.code != 0
     said = " ".join(run.output.split())
     assert "Not rolled out: goproxy-openhands." in said
-    assert said.index("https://chat2.trollllm.xyz") < said.index("goproxy-openhands: the new container did not become")
+    reason = "goproxy-openhands: the new container did not become"
+    assert said.index(reason) < said.index("https://chat2.trollllm.xyz") < said.rindex(reason)
     after = running(vps)
     assert after.keys() == before.keys()
     # The backend was put back onto the configuration of before (above): it has that of the proxies again.
@@ -277,6 +278,28 @@ def test_of_two_runs_at_once_one_is_told_who_is_at_it(
     assert (first[0].code, waited.code) == (0, 0), first[0].output + waited.output
     assert waited.changed == 0
     assert "for another run: site.yml by" in " ".join(waited.output.split())
+
+
+def test_streams_outlast_the_run_and_every_grace_period(operator: Operator, vps: Vps, crowd: Crowd) -> None:
+    """The old containers finish them, then go by themselves. Another run leaves them alone, and has nothing to do."""
+
+    def leaving() -> set[str]:
+        return {name.partition(".leaving-")[0] for name in vps.containers() if ".leaving-" in name}
+
+    def deploy(grace: int) -> Run:
+        return operator.run(DEPLOY, "-e", f"goproxy_stop_grace_seconds={grace}")
+
+    def twice() -> tuple[Run, Run]:
+        runs = deploy(4), deploy(4)
+        assert leaving() == set(PROXIES)
+        return runs
+
+    assert deploy(3).code == 0
+    wait_until(lambda: not leaving(), 60)
+    (first, second), noticed = crowd.across(twice, is_leaving=lambda: False)
+    assert (first.code, second.code, second.changed) == (0, 0, 0), first.output + second.output
+    assert noticed.is_nothing, noticed
+    wait_until(lambda: not leaving(), 60)
 
 
 def test_what_is_noticed_is_counted(

@@ -29,7 +29,8 @@ from goproxy.observe import flush_log, log
 Work = Callable[[Place, Sequence[socket.socket]], int]
 """What a process does in its place, on the sockets of all; the result is its exit code."""
 
-_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_SIGNALS = (signal.SIGCHLD, *_ENDING)
 _LOOK_EVERY = 0.02
 """Seconds between two looks at processes that start."""
 
@@ -135,7 +136,7 @@ class Workers:
             patience = 3600.0
         came = signal.sigtimedwait(_SIGNALS, patience)
         if came is not None and came.si_signo != signal.SIGCHLD:
-            self._leave()
+            self._leave(signal.Signals(came.si_signo))
         self._bury()
 
     def _bury(self) -> None:
@@ -149,7 +150,7 @@ class Workers:
             if (place := self._places.pop(pid, None)) is not None:
                 code = os.waitstatus_to_exitcode(status)
                 if self._is_leaving:
-                    is_clean = code == 0 or (code == -signal.SIGTERM and place.state < State.SERVING)
+                    is_clean = code == 0 or (-code in _ENDING and place.state < State.SERVING)
                     self._is_clean = self._is_clean and is_clean
                 self._ended(place, f"signal {-code}" if code < 0 else f"exit code {code}", has_left=code == 0)
 
@@ -180,8 +181,8 @@ class Workers:
             if self._due.get(place.number, float("inf")) <= time.monotonic():
                 self._start(place)
 
-    def _leave(self) -> None:
-        """Have no new connection made, and let every process leave in its good order."""
+    def _leave(self, told: signal.Signals = signal.SIGTERM) -> None:
+        """Have no new connection made, and let every process leave in the good order that it is told."""
         if not self._is_leaving:
             self._is_leaving = True
             self._due.clear()
@@ -189,4 +190,4 @@ class Workers:
                 refuse_new_connections(each)
                 each.close()  # what is asked after the last process has closed its own is refused at once
         for pid in self._places:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, told)
