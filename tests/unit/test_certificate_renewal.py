@@ -151,11 +151,16 @@ def test_an_edge_that_does_not_take_it_keeps_no_other_certificate_from_being_ren
 
 def test_removing_the_gateway_names_the_certificates_that_nothing_renews_then(ansible: Ansible) -> None:
     *_, task = yaml.safe_load((REPOSITORY / "roles/certbot/tasks/remove.yml").read_text())
-    files = [{"path": f"/etc/letsencrypt/renewal/{name}.conf"} for name in ("old.example.org", "mail")]
-    task["vars"] = {"__certbot_config_dir": "/etc/letsencrypt"}
-    found = [{"matched": 2, "files": files}, {"matched": 0, "files": []}, {"skipped": True}]
-    tasks = [task | {"vars": task["vars"] | {"__certbot_reg_others": others}} for others in found]
-    said, *nothing = [run["hosts"]["here"] for run in ansible.play(tasks).tasks]
+    known = {"include_vars": str(REPOSITORY / "roles/certbot/vars/main.yml")}
+    ours = ["live/README", "live/example.org", "renewal/example.org.conf", "accounts/acme.example.net/directory"]
+    others = ["live/old.example.org", "renewal/old.example.org.conf", "renewal/mail.conf"]
+    task["vars"] |= {"certbot_lineage": "example.org"}
+    found: list[dict[str, Any]] = [
+        {"files": [{"path": f"/etc/letsencrypt/{name}"} for name in names]} for names in ([*ours, *others], ours)
+    ]
+    found.append({"skipped": True})
+    tasks = [task | {"vars": task["vars"] | {"__certbot_reg_found": each}} for each in found]
+    said, *nothing = [run["hosts"]["here"] for run in ansible.play([known, *tasks]).tasks[1:]]
     assert said["msg"].startswith("WARNING: mail, old.example.org stays in /etc/letsencrypt without ")
     assert all(result["skipped"] for result in nothing)
 

@@ -91,19 +91,47 @@ def test_an_interrupted_installation_is_still_the_roles(host: Host) -> None:
     assert host.preflight() == ""
 
 
+def remove(host: Host) -> Run:
+    """What it does to files, without systemd and certbot."""
+    looks, others, removes = (
+        task_of("remove.yml", name)
+        for name in ("Look for what is there", "Look for what else certbot has", "Remove the files")
+    )
+    mine = {f"__certbot_{name}": str(host.place / "absent" / name) for name in ("renew", "check", "state", "hook")}
+    # What it names by itself is the system's.
+    removes["loop"] = removes["loop"].replace("'/etc/", f"'{host.place}/etc/").replace("'/var/", f"'{host.place}/var/")
+    assert str(host.place) in removes["loop"]
+    run = host.run([{"set_fact": mine}, looks, others, removes])
+    assert run.code == 0, run.output
+    return run
+
+
 @pytest.mark.parametrize("is_ours", [True, False])
 def test_only_a_folder_of_the_roles_own_is_removed(host: Host, is_ours: bool) -> None:
     plugin = host.foreign()
     if is_ours:
         (host.venv / "requirements.txt").touch()
-    looks, removes = task_of("remove.yml", "Look for what is there"), task_of("remove.yml", "Remove the files")
-    mine = {f"__certbot_{name}": str(host.place / "absent" / name) for name in ("renew", "check", "state", "hook")}
-    # What it names by itself is the system's.
-    removes["loop"] = removes["loop"].replace("'/etc/", f"'{host.place}/etc/").replace("'/var/", f"'{host.place}/var/")
-    assert str(host.place) in removes["loop"]
-    run = host.run([{"set_fact": mine}, looks, removes])
-    assert run.code == 0, run.output
+    remove(host)
     assert plugin.exists() is not is_ours
+    assert (host.place / "letsencrypt").exists() is not is_ours
+
+
+def test_what_another_program_put_beside_the_certificate_keeps_the_folder(host: Host) -> None:
+    """A certificate that was copied there has no renewal; the key that is gone with it is gone for good."""
+    config = host.place / "letsencrypt"
+    for ours in ("renewal/example.org.conf", "renewal/example.org.refused", "live/README", "live/example.org/cert.pem"):
+        (config / ours).parent.mkdir(parents=True, exist_ok=True)
+        (config / ours).touch()
+    for other in ("live/mail.example.org", "renewal-hooks/post/mail", ""):
+        (config / other).mkdir(parents=True, exist_ok=True)
+        host.venv.mkdir()
+        (host.venv / "requirements.txt").touch()
+        remove(host)
+        assert config.exists() is bool(other)
+        assert not (config / "renewal/example.org.refused").exists()
+        if other:
+            assert (config / other).exists()
+            (config / other).rmdir()
 
 
 @pytest.mark.parametrize(
