@@ -149,6 +149,17 @@ def test_an_edge_that_does_not_take_it_keeps_no_other_certificate_from_being_ren
     assert "deploy-edge: no" in host.failed
 
 
+@pytest.mark.parametrize("signal", ["HUP", "INT", "TERM"])
+def test_a_renewal_that_is_stopped_has_failed(host: Host, signal: str) -> None:
+    """dash runs no trap of EXIT at a signal: an hour in which nobody answered looked like a success."""
+    host.program("venv/bin/certbot", f"#!/bin/sh\nkill -{signal} $PPID\nsleep 0.1\n")
+    assert host.renew().returncode == 143
+    assert "certbot-renew: stopped before it had ended" in host.failed
+    assert not (host.place / "state/said").exists()
+    host.program("venv/bin/certbot", CERTBOT.format(place=host.place))
+    assert (host.renew().returncode, host.failed) == (0, "")
+
+
 def test_removing_the_gateway_names_the_certificates_that_nothing_renews_then(ansible: Ansible) -> None:
     *_, task = yaml.safe_load((REPOSITORY / "roles/certbot/tasks/remove.yml").read_text())
     known = {"include_vars": str(REPOSITORY / "roles/certbot/vars/main.yml")}
