@@ -51,6 +51,9 @@ options:
   renewal_failed:
     description: Where certbot-renew keeps why the last renewal failed. Without it, renewals are not looked at.
     type: path
+  restore_unfinished:
+    description: The file that C(playbooks/restore.yml) leaves until all is restored. Without it, that is not looked at.
+    type: path
   timeout:
     description: Seconds that one look may take.
     type: int
@@ -70,12 +73,14 @@ EXAMPLES = r"""
     upstreams: "{{ goproxy_upstreams }}"
     services: [backend]
     renewal_failed: /var/lib/certbot-renew/failed
+    restore_unfinished: /opt/trollllm/restore-unfinished
   register: found
 """
 
 RETURN = r"""
 upstreams:
-  description: What was found, for each upstream, each of O(services) and the renewal, by name; C(problem) if not well.
+  description: >-
+    What was found, for each upstream, each of O(services), renewal and restore, by name; C(problem) if not well.
   returned: always
   type: dict
   contains:
@@ -101,6 +106,9 @@ upstreams:
       type: dict
     renewal:
       description: Of C(certbot-renew.service), C(problem) when the last renewal failed.
+      type: dict
+    restore:
+      description: Of C(restore.yml), C(problem) when the last restore did not come to its end.
       type: dict
     store:
       description: Of the backend, C(kind) (SQLite or PostgreSQL), C(available), C(ready) and C(detail); or C(problem).
@@ -312,6 +320,20 @@ def look_at_renewal(file: str) -> Found:
     return {"problem": f"the renewal of {time} failed, and what it could not renew is as before: {reason}"}
 
 
+def look_at_restore(file: str) -> Found:
+    """Which restore did not come to its end, if one did not: when it began, and from what."""
+    try:
+        with open(file, encoding="utf-8", errors="replace") as stream:
+            time, *backup = stream.read().split("\n")
+    except FileNotFoundError:
+        return {}
+    return {
+        "problem": f"the restore of {time} from {' '.join(backup).strip()} did not end, so that proxies may be "
+        "stopped, and accounts and journals those of two moments: run restore.yml again, with that backup or another "
+        f"({file} goes when it has ended)"
+    }
+
+
 def _ask_privately(service: str, container: Found, timeout: int) -> Found:
     """/readyz and the gauges of /metrics, asked at the container's address on its network."""
     networks = ((container.get("NetworkSettings") or {}).get("Networks") or {}).values()
@@ -367,6 +389,8 @@ def look(params: Mapping[str, Any]) -> dict[str, Found]:
             found.setdefault(name, {})["certificate"] = certificate.result()
     if params["renewal_failed"]:
         found["certbot-renew.service"] = {"renewal": look_at_renewal(params["renewal_failed"])}
+    if params["restore_unfinished"]:
+        found["restore.yml"] = {"restore": look_at_restore(params["restore_unfinished"])}
     return found
 
 
@@ -410,6 +434,7 @@ def main() -> None:
             "port": {"type": "int", "default": 443},
             "min_days_left": {"type": "int", "default": 14},
             "renewal_failed": {"type": "path"},
+            "restore_unfinished": {"type": "path"},
             "timeout": {"type": "int", "default": 15},
         },
         supports_check_mode=True,

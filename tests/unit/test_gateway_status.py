@@ -132,6 +132,7 @@ PARAMS = {
     "port": 1,
     "min_days_left": 14,
     "renewal_failed": None,
+    "restore_unfinished": None,
     "timeout": 5,
 }
 
@@ -235,6 +236,15 @@ def test_two_ports_of_one_host_are_two_providers(tmp_path: Path, monkeypatch: py
     ]
     engine(tmp_path, monkeypatch, "\n".join(f"echo '{line}'" for line in lines))
     assert set(subject.ask_provider("goproxy-a", 5)["tried"]) == {("x.test", 443), ("x.test", 8443)}
+
+
+def test_a_restore_that_did_not_end_is_told_with_its_backup(tmp_path: Path) -> None:
+    begun = tmp_path / "restore-unfinished"
+    assert subject.look_at_restore(str(begun)) == {}
+    begun.write_text("2026-01-02 03:04:05 UTC\nbackups/example.org.tar.gz\n")
+    problem = subject.look_at_restore(str(begun))["problem"]
+    assert problem.startswith("the restore of 2026-01-02 03:04:05 UTC from backups/example.org.tar.gz did not end, so ")
+    assert "run restore.yml again" in problem
 
 
 def test_a_renewal_that_failed_is_told_with_its_reason(tmp_path: Path) -> None:
