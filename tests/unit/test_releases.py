@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
-from ansible_collections.trollllm.gateway.plugins.filter.releases import longest_timeouts, moved, renamed
+from ansible_collections.trollllm.gateway.plugins.filter.releases import damage, longest_timeouts, moved, renamed
+from real_ansible import REPOSITORY, Ansible
 
 TIMEOUTS = {"connect": 10, "first_byte": 60, "idle": 120, "total": 3600}
 
@@ -83,3 +85,37 @@ def test_a_domain_that_goes_to_another_name_is_noticed(
 def test_an_upstream_with_another_port_or_domain_has_moved(previous: dict[str, str], found: list[str]) -> None:
     now = {"current": {"config": json.dumps({"port": 1, "domain": "other"})}, "previous": previous}
     assert moved([{"name": "openhands", "port": 8004, "domain": "chat"}], {"openhands": now}) == found
+
+
+def test_what_is_wrong_with_a_file_is_said() -> None:
+    assert damage('{"a": {}}\n') == ""
+    assert damage("\n") == "it is empty"
+    assert damage("[]") == "it is no JSON object"
+    assert damage('{"a": ').startswith("it is no JSON (Expecting value: line 1 column")
+
+
+def test_a_damaged_record_is_named_and_one_that_cannot_be_read_is_not_none(ansible: Ansible) -> None:
+    """A run that went on would forget what to go back to."""
+    roles = REPOSITORY / "roles"
+    judged = yaml.safe_load((roles / "docker/tasks/preflight.yml").read_text())
+    (manifest,) = (task for task in judged if task["name"] == "Require that what the role added can be read")
+    places = {name: ansible.directory / name for name in ("none", "empty", "unreadable")}
+    for place in places.values():
+        place.mkdir()
+    (places["empty"] / "releases.json").touch()
+    (places["unreadable"] / "releases.json").mkdir()
+    include = str(roles / "goproxy/tasks/releases.yml")
+    reads = [{"include_tasks": include, "vars": {"goproxy_dir": str(place)}} for place in places.values()]
+    found = {"__docker_manifest_file": "/m.json", "__docker_reg_found": {"files": {"/m.json": ""}}}
+    run = ansible.play([block_of(each) for each in reads] + [manifest | {"vars": manifest["vars"] | found}])
+    said = [str(result.get("msg", "")) for task in run.tasks for result in task["hosts"].values()]
+    assert f"{places['empty']}/releases.json on here is damaged: it is empty. " in run.output
+    assert f"{places['unreadable']}/releases.json" in run.output
+    assert said[-1].startswith("/m.json on here is damaged: it is empty. ")
+    failed = [task["task"]["name"] for task in run.tasks if task["hosts"].get("here", {}).get("failed")]
+    assert failed == ["Require that they can be read", "Read which releases ran before", manifest["name"]]
+
+
+def block_of(task: dict[str, Any]) -> dict[str, Any]:
+    """Goes on where it fails."""
+    return {"block": [task], "rescue": [{"meta": "noop"}]}
