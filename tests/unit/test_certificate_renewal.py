@@ -165,7 +165,8 @@ def test_removing_the_gateway_names_the_certificates_that_nothing_renews_then(an
     known = {"include_vars": str(REPOSITORY / "roles/certbot/vars/main.yml")}
     ours = ["live/README", "live/example.org", "renewal/example.org.conf", "accounts/acme.example.net/directory"]
     others = ["live/old.example.org", "renewal/old.example.org.conf", "renewal/mail.conf"]
-    task["vars"] |= {"certbot_lineage": "example.org"}
+    task["vars"] |= {"certbot_lineage": "example.org", "certbot_webroot": "/var/www/acme"}
+    task["vars"] |= {"__certbot_reg_places": {"stdout_lines": ["/etc/letsencrypt/renewal/example.org.conf"]}}
     found: list[dict[str, Any]] = [
         {"files": [{"path": f"/etc/letsencrypt/{name}"} for name in names]} for names in ([*ours, *others], ours)
     ]

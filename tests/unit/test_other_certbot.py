@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from issued import issue
 from real_ansible import REPOSITORY, Ansible, Run
 
 ROLE = REPOSITORY / "roles/certbot"
@@ -93,15 +94,14 @@ def test_an_interrupted_installation_is_still_the_roles(host: Host) -> None:
 
 def remove(host: Host) -> Run:
     """What it does to files, without systemd and certbot."""
-    looks, others, removes = (
-        task_of("remove.yml", name)
-        for name in ("Look for what is there", "Look for what else certbot has", "Remove the files")
-    )
+    names = ("Look for what is there", "Look whether the certificate is this role's", "Look for what else certbot has")
+    looks = [task_of("remove.yml", name) for name in names]
+    removes = task_of("remove.yml", "Remove the files")
     mine = {f"__certbot_{name}": str(host.place / "absent" / name) for name in ("renew", "check", "state", "hook")}
     # What it names by itself is the system's.
     removes["loop"] = removes["loop"].replace("'/etc/", f"'{host.place}/etc/").replace("'/var/", f"'{host.place}/var/")
     assert str(host.place) in removes["loop"]
-    run = host.run([{"set_fact": mine}, looks, others, removes])
+    run = host.run([{"set_fact": mine}, *looks, removes])
     assert run.code == 0, run.output
     return run
 
@@ -119,10 +119,11 @@ def test_only_a_folder_of_the_roles_own_is_removed(host: Host, is_ours: bool) ->
 def test_what_another_program_put_beside_the_certificate_keeps_the_folder(host: Host) -> None:
     """A certificate that was copied there has no renewal; the key that is gone with it is gone for good."""
     config = host.place / "letsencrypt"
-    for ours in ("renewal/example.org.conf", "renewal/example.org.refused", "live/README", "live/example.org/cert.pem"):
-        (config / ours).parent.mkdir(parents=True, exist_ok=True)
-        (config / ours).touch()
+    ours = ("renewal/example.org.conf", "renewal/example.org.refused", "live/README", "live/example.org/cert.pem")
     for other in ("live/mail.example.org", "renewal-hooks/post/mail", ""):
+        for name in ours:
+            (config / name).parent.mkdir(parents=True, exist_ok=True)
+            (config / name).touch()
         (config / other).mkdir(parents=True, exist_ok=True)
         host.venv.mkdir()
         (host.venv / "requirements.txt").touch()
@@ -157,3 +158,31 @@ def test_what_renews_nothing_is_not_refused(host: Host) -> None:
         "0 */12 * * * root test -x /usr/bin/certbot -a \\! -d /run/systemd/system && certbot -q renew\n"
     )
     assert host.preflight() == ""
+
+
+def test_a_certificate_of_somebody_else_is_neither_taken_over_nor_removed(host: Host) -> None:
+    """The zone's own, of a web server that was here before: its names would go with the first order."""
+    config = host.place / "letsencrypt"
+    lineage, conf = config / "live/example.org", config / "renewal/example.org.conf"
+    lineage.mkdir(parents=True)
+    conf.parent.mkdir()
+    (lineage / "cert.pem").write_bytes(issue("a.example.org", "www.example.org", "example.org").certificate)
+    conf.write_text("[renewalparams]\nauthenticator = webroot\nwebroot_path = /var/www/html,\n")
+    said = host.preflight()
+    assert f"The certificate example.org ({lineage}) was not made by this role" in said
+    assert "without example.org, www.example.org. " in said
+    assert "certbot_lineage: gateway.example.org" in said
+    host.venv.mkdir()
+    (host.venv / "requirements.txt").touch()
+    remove(host)
+    assert conf.exists()
+    assert (lineage / "cert.pem").exists()
+
+    conf.write_text(f"[renewalparams]\nauthenticator = webroot\nwebroot_path = {host.place}/acme,\n")
+    assert host.preflight() == "", "one of a release that noted nothing; www is of an upstream that is gone"
+    conf.unlink()
+    (config / "renewal/example.org.refused").touch()
+    assert host.preflight() == "", "the role noted what was refused"
+    (config / "renewal/example.org.refused").unlink()
+    (lineage / "cert.pem").write_bytes(issue("a.example.org").certificate)
+    assert host.preflight() == "", "it loses nothing"
