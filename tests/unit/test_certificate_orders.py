@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -56,6 +57,8 @@ class Orders:
             "certbot_probe": False,
             "certbot_venv": str(self.directory / "venv"),
             "__certbot_config_dir": str(self.authority.config),
+            "__certbot_state": str(self.directory / "state"),
+            "__certbot_patience": 1,
             "__certbot_python": sys.executable,
         }
         ansible = Ansible(self.directory)
@@ -163,6 +166,19 @@ def test_what_is_said_of_no_name_fails_the_run(orders: Orders) -> None:
     assert run.code != 0
     assert "too many certificates already issued" in run.output
     assert orders.names == [A]
+
+
+def test_an_order_waits_for_the_certbot_that_is_at_work(orders: Orders) -> None:
+    """The timer's, say. certbot itself would not, and the run would fail."""
+    orders.held(A)
+    lock = orders.directory / "state/certbot.lock"
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        run = orders.run(A, NEW)
+    assert run.code != 0
+    assert "another certbot has been at work for 1 s; try again when it has ended" in run.output
+    assert orders.authority.orders == []
 
 
 def test_a_trial_orders_nothing(orders: Orders) -> None:

@@ -78,6 +78,8 @@ class Host:
     def script(self, name: str, **given: Any) -> subprocess.CompletedProcess[str]:
         environment = jinja2.Environment()
         environment.filters["quote"] = lambda value: shlex.quote(str(value))
+        lock = {"__certbot_patience": 1, "__certbot_state": self.place / "state"}
+        alone = yaml.safe_load((REPOSITORY / "roles/certbot/vars/main.yml").read_text())["__certbot_alone"]
         template = REPOSITORY / f"roles/certbot/templates/{name}.sh.j2"
         script = environment.from_string(template.read_text()).render(
             {
@@ -91,12 +93,14 @@ class Host:
                 "__certbot_config_dir": self.config,
                 "__certbot_hook": self.place / "hook",
                 "__certbot_check": self.place / "check",
+                "__certbot_alone": [environment.from_string(word).render(lock) for word in alone],
             }
             | given
         )
         path = f"{self.place}/bin:{os.environ['PATH']}"
         environ = {**os.environ, "PATH": path, "RENEWED_LINEAGE": str(self.lineage)}
-        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env=environ)
+        command = ["sh", "-c", script]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environ, start_new_session=True)
 
     def deployed(self, port: int) -> subprocess.CompletedProcess[str]:
         return self.script(
@@ -152,12 +156,25 @@ def test_an_edge_that_does_not_take_it_keeps_no_other_certificate_from_being_ren
 @pytest.mark.parametrize("signal", ["HUP", "INT", "TERM"])
 def test_a_renewal_that_is_stopped_has_failed(host: Host, signal: str) -> None:
     """dash runs no trap of EXIT at a signal: an hour in which nobody answered looked like a success."""
-    host.program("venv/bin/certbot", f"#!/bin/sh\nkill -{signal} $PPID\nsleep 0.1\n")
+    host.program("venv/bin/certbot", f"#!/bin/sh\nkill -{signal} 0\nsleep 1\n")
     assert host.renew().returncode == 143
     assert "certbot-renew: stopped before it had ended" in host.failed
     assert not (host.place / "state/said").exists()
     host.program("venv/bin/certbot", CERTBOT.format(place=host.place))
     assert (host.renew().returncode, host.failed) == (0, "")
+
+
+def test_a_renewal_waits_for_the_certbot_that_is_at_work(host: Host) -> None:
+    """An order of site.yml, say: one of the two failed, and the renewal was told as failed."""
+    lock = host.place / "state/certbot.lock"
+    assert host.renew().returncode == 0
+    assert lock.stat().st_mode & 0o777 == 0o600, "who can open it can hold it"
+    with subprocess.Popen(["flock", lock, "sleep", "0.5"]):
+        assert (host.renew().returncode, host.failed) == (0, "")
+    with subprocess.Popen(["flock", lock, "sleep", "3"]) as other:
+        assert host.renew().returncode == 1
+        other.kill()
+    assert "another certbot has been at work for 1 s" in host.failed
 
 
 def test_removing_the_gateway_names_the_certificates_that_nothing_renews_then(ansible: Ansible) -> None:
