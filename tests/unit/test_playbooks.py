@@ -48,6 +48,31 @@ def test_a_name_is_led_to_the_host_when_the_edge_answers_there_and_away_before_i
     assert roles("remove.yml") == deployed[::-1]
 
 
+@pytest.mark.parametrize("noted", ["", "example.org\n", "example.net\n"])
+def test_a_host_is_the_gateway_of_one_zone(ansible: Ansible, noted: str) -> None:
+    """Another inventory for the same address replaced all that was there."""
+    (ansible.directory / "gateway").mkdir()
+    if noted:
+        (ansible.directory / "gateway/zone").write_text(noted)
+    given = {"gateway_files": str(ansible.directory / "gateway"), "gateway_zone": "example.org"}
+    look = {"import_tasks": str(REPOSITORY / "playbooks/tasks/zone.yml"), "vars": given}
+    run = ansible.play([look])
+    assert (run.code != 0) is ("net" in noted)
+    if run.code:
+        assert "here is the gateway of example.net" in run.output
+        assert "-e zone_was=example.net" in run.output
+        assert ansible.play([look], "-e", "zone_was=example.net").code == 0
+        assert ansible.play([look], "-e", "zone_was=example.com").code != 0
+
+
+@pytest.mark.parametrize("playbook", ["site", "remove", "rollback", "restore"])
+def test_whose_gateway_it_is_is_asked_before_anything_is_changed(playbook: str) -> None:
+    play = yaml.safe_load((REPOSITORY / f"playbooks/{playbook}.yml").read_text())[-1]
+    tasks = [*play.get("pre_tasks", []), *play.get("tasks", [])]
+    imported = [task.get("ansible.builtin.import_tasks", "") for task in tasks]
+    assert imported[: imported.index("tasks/zone.yml")][-1] == "tasks/lock.yml"
+
+
 def tasks_here(content: Any) -> Iterator[dict[str, Any]]:
     """The tasks and blocks that are done on this machine in place of the host."""
     if isinstance(content, dict):
