@@ -73,6 +73,27 @@ def test_whose_gateway_it_is_is_asked_before_anything_is_changed(playbook: str) 
     assert imported[: imported.index("tasks/zone.yml")][-1] == "tasks/lock.yml"
 
 
+def test_what_is_refused_by_a_look_at_the_host_is_refused_before_a_name_leads_there() -> None:
+    """Another certbot was, by the last role, when clients had been led to a host without a certificate."""
+    play = yaml.safe_load((REPOSITORY / "playbooks/site.yml").read_text())[-1]
+    looks = [task["ansible.builtin.import_role"] for task in play["pre_tasks"] if "ansible.builtin.import_role" in task]
+    assert [(look["name"].rpartition(".")[2], look["tasks_from"]) for look in looks] == [
+        ("nginx", "ports"),
+        ("goproxy", "containers"),
+        ("certbot", "others"),
+    ]
+    names = {
+        file: [task["name"] for task in yaml.safe_load((REPOSITORY / f"roles/certbot/tasks/{file}.yml").read_text())]
+        for file in ("preflight", "others")
+    }
+    assert [name for name in names["others"] if name.startswith("Refuse")] == [
+        "Refuse to stand beside another certbot",
+        "Refuse a folder that somebody else made",
+        "Refuse to take over the certificate of somebody else",
+    ]
+    assert "Require the folders that the edge brings" in names["preflight"], "not there yet"
+
+
 def tasks_here(content: Any) -> Iterator[dict[str, Any]]:
     """The tasks and blocks that are done on this machine in place of the host."""
     if isinstance(content, dict):
