@@ -74,6 +74,10 @@ runs:
   description: Whether systemd runs C(docker.service) now and starts it at boot.
   returned: always
   type: bool
+snap:
+  description: Whether snap's Docker is installed, whose unit is C(snap.docker.dockerd.service).
+  returned: always
+  type: bool
 packages:
   description: Those of O(packages) that are installed.
   returned: always
@@ -142,6 +146,7 @@ def look(host: Host, packages: list[str], files: list[str], image: str) -> dict[
         "buildx": host.ask("docker", "buildx", "version")[0],
         "dockerd": host.release("dockerd", "--version"),
         "runs": host.ask("systemctl", "is-enabled", "docker")[0] and host.ask("systemctl", "is-active", "docker")[0],
+        "snap": host.ask("systemctl", "cat", "snap.docker.dockerd.service")[0],
         "packages": host.installed(packages) if packages else [],
         "files": {path: text for path, text in texts.items() if text is not None},
         "image": bool(image) and host.ask("docker", "image", "inspect", image)[0],

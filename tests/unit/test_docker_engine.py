@@ -58,7 +58,7 @@ def test_a_bare_host_has_nothing_and_that_is_an_answer(host: Host, monkeypatch: 
     found = host.look(files=[str(host.commands / "daemon.json")])
     assert (found["server"], found["compose"], found["dockerd"]) == ("", "", "")
     assert (found["buildx"], found["runs"], found["image"]) == (False, False, False)
-    assert (found["packages"], found["files"]) == ([], {})
+    assert (found["packages"], found["files"], found["snap"]) == ([], {}, False)
     assert found["problem"] == "docker: No such file or directory"
     assert not found["changed"]
 
@@ -85,6 +85,10 @@ def test_another_image_is_not_the_one(host: Host) -> None:
 
 def test_an_engine_that_does_not_answer_is_told_with_its_reason(host: Host) -> None:
     host.command("docker", 'test "$1" = compose && echo 2.40.3 || { echo Cannot connect >&2; exit 1; }')
+    host.command("systemctl", "test $1 = is-enabled")
+    assert not host.look()["snap"]
+    host.command("systemctl", 'test "$2" = snap.docker.dockerd.service')
+    assert host.look()["snap"]
     host.command("systemctl", "test $1 = is-enabled")
     found = host.look()
     assert (found["server"], found["problem"], found["compose"]) == ("", "Cannot connect", "2.40.3")

@@ -75,6 +75,21 @@ def test_a_host_without_apt_or_systemd_or_with_an_old_python_is_refused(
         assert f"its service manager is '{service_manager}', and its Python is {python}." in run.result["msg"]
 
 
+@pytest.mark.parametrize(
+    ("snap", "runs", "is_refused"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_the_engine_of_snap_is_refused(ansible: Ansible, snap: bool, runs: bool, is_refused: bool) -> None:
+    """It answers, with Compose and buildx, and so looked complete."""
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    (refuse,) = (task for task in tasks if task["name"] == "Refuse the engine of snap")
+    given = {"docker_state": "present", "__docker_reg_found": {"snap": snap, "runs": runs}}
+    run = ansible.play([refuse | {"vars": given}])
+    assert run.result.get("failed", False) is is_refused
+    if is_refused:
+        assert "here has snap's Docker" in run.result["msg"]
+        assert "snap remove docker" in run.result["msg"]
+
+
 @pytest.mark.parametrize("said", ["toomanyrequests: too many requests", "no basic auth credentials"])
 def test_a_base_image_that_no_registry_gives_is_made(
     ansible: Ansible, monkeypatch: pytest.MonkeyPatch, said: str
