@@ -76,6 +76,7 @@ _OTHER_CHOICES = ("candidate_count", "candidateCount")
 
 _OTHER_MODELS = (
     *("fallbacks", "models", "context_window_fallbacks", "content_policy_fallbacks", "mock_testing_fallbacks"),
+    "context_window_fallback_dict",
     *("mock_testing_context_fallbacks", "mock_testing_content_policy_fallbacks", "router_settings_override"),
     *("user_config", "preset", "deployment_id", "custom_llm_provider", "model_id", "prompt_id"),
     *("litellm_credential_name", "prompt"),
@@ -101,7 +102,8 @@ _PLUGINS_ALONE = frozenset({"web", "web-fetch", "file-parser", "response-healing
 _PAID_BY_ITS_MODEL = "a request is paid by its model here, and no other may answer."
 
 _WAYS_OF_SENDING = (
-    *("num_retries", "timeout", "stream_timeout", "extra_headers", "extra_query", "aws_region_name"),
+    *("num_retries", "max_retries", "retry_policy", "timeout", "request_timeout", "stream_timeout", "force_timeout"),
+    *("extra_headers", "extra_query", "aws_region_name"),
     *("vertex_location", "vertex_project", "serviceTier", "performanceConfig", "enable_json_schema_validation"),
 )
 """By these LiteLLM sends a request several times, elsewhere or on dearer terms, or breaks it off; or it tells the whole
