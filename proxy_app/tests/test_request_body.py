@@ -181,6 +181,8 @@ def test_any_json_is_understood(document: Any) -> None:
         (b'{"model": "m", "num_retries": 12}', "num_retries: how a request is sent is not for the client to say"),
         (b'{"model": "m", "timeout": 0}', "timeout: how a request is sent is not for the client to say here"),
         (b'{"model": "m", "extra_headers": {}}', "extra_headers: how a request is sent is not for the client to say"),
+        (b'{"model": "m", "headers": {"x": "y"}}', "headers: how a request is sent is not for the client to say here"),
+        (b'{"model":"m","provider_specific_header":{"extra_headers":{}}}', "provider_specific_header: how a request"),
         (b'{"model": "m", "request_timeout": 1}', "request_timeout: how a request is sent is not for the client to"),
         (b'{"model": "m", "max_retries": 4}', "max_retries: how a request is sent is not for the client to say here"),
         (b'{"model": "m", "force_timeout": 1}', "force_timeout: how a request is sent is not for the client to say"),

@@ -103,7 +103,7 @@ _PAID_BY_ITS_MODEL = "a request is paid by its model here, and no other may answ
 
 _WAYS_OF_SENDING = (
     *("num_retries", "max_retries", "retry_policy", "timeout", "request_timeout", "stream_timeout", "force_timeout"),
-    *("extra_headers", "extra_query", "aws_region_name"),
+    *("headers", "extra_headers", "provider_specific_header", "extra_query", "aws_region_name"),
     *("vertex_location", "vertex_project", "serviceTier", "performanceConfig", "enable_json_schema_validation"),
 )
 """By these LiteLLM sends a request several times, elsewhere or on dearer terms, or breaks it off; or it tells the whole
