@@ -24,6 +24,7 @@ from goproxy.core.input_estimate import (
     TOOL_TOKENS,
     TOOLS_TOKENS,
 )
+from goproxy.core.protocols import ANTHROPIC
 from goproxy.core.request_body import READ_FIELDS, InvalidBody, RequestBody, _scan, read_request_body
 
 FIELDS = {name.casefold() for name in (*READ_FIELDS, *OPENING_FIELDS, "include_usage")}
@@ -230,7 +231,11 @@ def read(**fields: Any) -> RequestBody:
         ({}, None),
         ({"max_tokens": None, "max_completion_tokens": None}, None),
         ({"max_tokens": 100}, 100),
-        ({"max_completion_tokens": 0}, 0),
+        *(({name: 0}, None) for name in ("max_tokens", "max_completion_tokens")),
+        ({"max_tokens": 0, "max_completion_tokens": 1}, None),
+        ({"max_tokens": 1, "max_completion_tokens": 0}, None),
+        ({"max_tokens": 1, "max_output_tokens": 0}, None),
+        ({"max_tokens": 1, "max_output_tokens": 0, "maxTokens": 2}, None),
         ({"max_tokens": 100, "max_completion_tokens": 200}, 200),
         ({"max_tokens": 300, "max_completion_tokens": None}, 300),
         ({"max_tokens": 1, "max_output_tokens": 200, "maxOutputTokens": None}, 200),
@@ -240,6 +245,21 @@ def read(**fields: Any) -> RequestBody:
 )
 def test_the_limit_on_the_output_is_read(fields: dict[str, Any], limit: int | None) -> None:
     assert read(**fields).max_output_tokens == limit
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({"max_completion_tokens": 1}, None),
+        ({"max_tokens": 0, "max_completion_tokens": 1}, None),
+        ({"max_tokens": 100, "max_completion_tokens": 1}, 100),
+        ({"max_tokens": 1, "max_completion_tokens": 100}, 100),
+    ],
+)
+def test_messages_have_one_field_that_bounds_an_answer(fields: dict[str, Any], limit: int | None) -> None:
+    """What a gateway may go by all the same counts where it asks for more."""
+    body = json.dumps({"model": "m", **fields}).encode()
+    assert read_request_body(body, ANTHROPIC.limits).max_output_tokens == limit
 
 
 @pytest.mark.parametrize(("n", "choices"), [(None, 1), (1, 1), (8, 8)])

@@ -42,6 +42,7 @@ class Anthropic(WireProtocol):
 
     name = "anthropic"
     path = "/v1/messages"
+    limits = ("max_tokens",)
 
     def credential(self, secret: str) -> tuple[str, str]:
         return "x-api-key", secret

@@ -68,7 +68,7 @@ _MOST_CHOICES = 1024
 """OpenAI takes 128."""
 
 LIMITS = ("max_tokens", "max_completion_tokens")
-"""The fields by which a message or a chat completion is bounded."""
+"""The fields by which a chat completion is bounded."""
 
 _OTHER_LIMITS = ("max_output_tokens", "maxOutputTokens", "maxTokens", "max_new_tokens", "max_tokens_to_sample")
 _OTHER_CHOICES = ("candidate_count", "candidateCount")
@@ -181,7 +181,9 @@ class RequestBody:
     stream: bool
 
     max_output_tokens: int | None
-    """How many tokens one choice may have: the highest of `max_tokens`, `max_completion_tokens` and their likes."""
+    """How many tokens one choice may have: the highest of `max_tokens`, `max_completion_tokens` and their likes.
+
+    None: none of them is a bound."""
 
     choices: int
     """How many answers are generated side by side (OpenAI's `n`)."""
@@ -349,13 +351,13 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
     if not isinstance(model, str):
         raise InvalidBody("model: this field must be a string.")
     limit, other = _integer(fields, "max_tokens", at_least=0), _integer(fields, "max_completion_tokens", at_least=0)
-    limit = other if limit is None else limit if other is None else max(limit, other)
+    limit = limit if other is None else _higher(limit, other)
     choices = (_integer(fields, "n", at_least=1, at_most=_MOST_CHOICES) or 1) if "n" in fields else 1
     terms = _NO_TERMS
     if not _RARE.isdisjoint(fields):
         limit, choices = _read_rare(fields, limit, choices)
         terms = {name: value for name in STANDARD if (value := _text(fields, name)) is not None}
-    if limit is not None:
+    if limit:
         for name in limits:
             if fields.get(name) is not None:
                 break
@@ -379,7 +381,7 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
         body,
         model,
         _flag(fields, "stream"),
-        limit,
+        limit or None,
         choices,
         options is not None and _flag(options, _USAGE, within="stream_options."),
         estimate.tokens,
@@ -422,10 +424,15 @@ def _read_rare(fields: Mapping[str, Any], limit: int | None, choices: int) -> tu
             raise InvalidBody(f"{name}.{min(hidden)}: this field must stand at the top level of the request.")
     for name in _OTHER_LIMITS:
         if (other := _integer(fields, name, at_least=0)) is not None:
-            limit = max(limit or 0, other)
+            limit = _higher(limit, other)
     for name in _OTHER_CHOICES:
         choices = max(choices, _integer(fields, name, at_least=1, at_most=_MOST_CHOICES) or 1)
     return limit, choices
+
+
+def _higher(limit: int | None, other: int) -> int:
+    """Of two limits. 0 is the highest: some gateways take it for no limit, whatever another field says."""
+    return other if limit is None else max(limit, other) if limit and other else 0
 
 
 def _not_for_clients(name: str) -> InvalidBody:
