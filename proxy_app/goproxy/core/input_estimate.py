@@ -125,7 +125,7 @@ _OPENING = (
     *("mcp_servers", "container", "web_search_options", "plugins", "cached_content"),
     *("enable_search", "vl_high_resolution_images"),  # DashScope's
     *("data_sources", "search_parameters", "mm_processor_kwargs"),  # Azure's, xAI's, vLLM's
-    *("previous_response_id", "conversation"),
+    *("vector_store_ids", "previous_response_id", "conversation"),  # LiteLLM's, OpenAI's
 )
 """Fields by which a request asks for something that the provider gets from elsewhere, or sees in more tokens."""
 
