@@ -22,6 +22,7 @@ from tests.conftest import Lines
 from tests.gateway import ALICE, Running, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire
 from tests.raw import RawClient, connected
+from tests.streams import MESSAGE_STOP, message_delta, message_start, text_block
 
 ASK = {"model": "claude-opus-4-5-20251101", "stream": True}
 Eventually = Callable[[Callable[[], bool]], Any]
@@ -262,7 +263,6 @@ async def test_a_slow_client_is_told_that_the_answer_took_too_long_in_all(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither is it called stalled, since it has taken something within `idle`."""
     monkeypatch.setattr(client, "_LAST_PIECE", 60)
 
     async def script(_: Received, wire: Wire) -> None:
@@ -277,7 +277,30 @@ async def test_a_slow_client_is_told_that_the_answer_took_too_long_in_all(
         await eventually(lambda: is_full(connection))
         await eventually(lambda: bool(lines.all("request")))
         assert b'"The answer took longer than 3 s."' in await slow.chunks_until_broken()
-    assert (await lines.request())["outcome"] == "upstream_timeout"
+    assert (await lines.request())["outcome"] == "client_stalled"
+
+
+async def test_the_rest_of_what_a_slow_client_does_not_take_within_total_is_read_for_the_count(
+    document: dict[str, Any], keys: Path, provider: Provider
+) -> None:
+    """An estimate knows nothing of reasoning that is not shown: to read slowly would be cheap."""
+    begun = (message_start({"input_tokens": 9, "output_tokens": 1}), *[text_block(["x" * 1000])[2]] * 500)
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.stream([*begun, message_delta({"output_tokens": 30_000}), MESSAGE_STOP])
+
+    provider.script = script
+    draining = document | {"disconnect": {"policy": "drain"}}
+    timeouts = {"connect": 1, "first_byte": 2, "idle": 1, "total": 2}
+    async with running_gateway(draining | {"timeouts": timeouts}, keys) as gateway, full_at_once(gateway) as found:
+        await found[0].post(ASK)
+        await found[0].head()
+        async with asyncio.timeout(30):
+            while not (rows := await gateway.rows()):
+                await found[0].reader.read(1000)
+                await asyncio.sleep(0.2)
+    (row,) = rows
+    assert (row["outcome"], row["settlement"], row["usage"]["output"]) == ("client_stalled", "drained", 30_000)
 
 
 async def test_a_slow_client_that_takes_the_end_after_total_has_a_whole_answer(

@@ -113,7 +113,7 @@ def _reason(ended: Outcome, deadlines: Deadlines, *, has_begun: bool) -> tuple[F
         case Outcome.UPSTREAM_STALLED:
             silence = timeouts.idle if has_begun else max(timeouts.idle, timeouts.first_byte)
             return Fault.UPSTREAM_TIMEOUT, f"The upstream sent nothing for {silence:g} s."
-        case Outcome.UPSTREAM_TIMEOUT:
+        case Outcome.UPSTREAM_TIMEOUT | Outcome.CLIENT_STALLED if deadlines.is_over():
             return Fault.UPSTREAM_TIMEOUT, f"The answer took longer than {timeouts.total:g} s."
         case Outcome.SHUTDOWN:
             return RESTARTING
@@ -235,12 +235,13 @@ class _Path:
             self._waiting, self._moved_at = waiting, self._loop.time()
         if self._loop.time() < self._deadline():
             self._watch()
-        elif self._deadlines.is_over():
-            if self._ended is not None:  # the client goes on taking it, and is given up as one that leaves is
-                self._client.keeps_alive = False
-            self._finish(self._ended or Outcome.UPSTREAM_TIMEOUT)
+        elif self._ended is not None and self._deadlines.is_over():
+            self._client.keeps_alive = False  # it goes on taking it, and is given up as one that leaves is
+            self._finish(self._ended)
+        elif self._client.is_full:  # nobody knows what the upstream would have sent by now
+            self._finish(Outcome.CLIENT_STALLED)
         else:
-            self._finish(Outcome.CLIENT_STALLED if self._client.is_full else Outcome.UPSTREAM_STALLED)
+            self._finish(Outcome.UPSTREAM_TIMEOUT if self._deadlines.is_over() else Outcome.UPSTREAM_STALLED)
 
     def _deadline(self) -> float:
         if self._client.is_full:
