@@ -162,6 +162,8 @@ IN, OUT = 5_400, 27_000  # a token's price times 1.08, in nano-dollars
         (NOTHING, {"outcome": "upstream_truncated", "answered_bytes": 0}, "estimated", 0, set()),
         (NOTHING, {"outcome": "upstream_truncated"}, "estimated", 251 * IN, {"input_estimated"}),
         (NOTHING, {}, "estimated", 251 * IN, {"input_estimated"}),  # a body that says nothing
+        (replace(NOTHING, is_blank=True), {}, "estimated", 0, set()),  # one of comments
+        (replace(NOTHING, is_blank=True), {"outcome": "client_gone"}, "estimated", 251 * IN, {"input_estimated"}),
         (NOTHING, {"outcome": "client_gone"}, "estimated", 251 * IN, {"input_estimated"}),
         (NOTHING, {"outcome": "client_stalled"}, "estimated", 251 * IN, {"input_estimated"}),
         (replace(NOTHING, exact=True), {"answered_bytes": 0}, "estimated", 0, set()),  # exact about nothing

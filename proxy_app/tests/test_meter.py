@@ -403,7 +403,37 @@ def test_a_body_that_is_no_json_object_is_flagged(protocol: WireProtocol, data: 
     told = reading(protocol, [data], stream=False)
     assert told == Reading(None, None, False, False, None, ("unparsed_body",), {}, None, 0)
     told = reading(protocol, [data], stream=True)
-    assert told == Reading(None, None, False, False, None, ("no_event",), {}, None, 0)
+    assert told == Reading(None, None, False, False, None, ("no_event",), {}, None, 0, is_blank=not data)
+
+
+@EACH
+@pytest.mark.parametrize("before", [b"", b": keep-alive\n\n", b"\xef\xbb\xbf: x\r\nid: 1\r\n\r\n"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_body_in_place_of_events_is_read_as_one(protocol: WireProtocol, before: bytes, indent: int | None) -> None:
+    error = json.dumps({"type": "error", "error": {"type": "new_api_error", "message": "x"}}, indent=indent).encode()
+    usage = json.loads(BODIES[protocol.name](usage_of(protocol, 9, 7)))
+    for slices in ([before + error], one_by_one(before + error.replace(b"\n", b"\r\n"))):
+        told = reading(protocol, slices)
+        assert (told.error, told.usage, told.flags, told.is_blank) == ("new_api_error", None, ("no_event",), False)
+    told = reading(protocol, [before + json.dumps(usage, indent=indent).encode()])
+    assert (told.usage, told.exact, told.flags) == (Usage(input=9, output=7), True, ("no_event",))
+    assert reading(protocol, [error], ends=False).error is None
+
+
+@EACH
+def test_no_more_is_kept_of_what_is_no_event_than_may_be(protocol: WireProtocol) -> None:
+    body = json.dumps({"type": "error", "error": {"type": "x", "message": ["y"] * 40_000}}, indent=1).encode()
+    told = reading(protocol, [body])
+    assert (told.error, told.flags, told.is_blank) == (None, ("no_event",), False)
+
+
+@EACH
+@pytest.mark.parametrize("data", [b": keep-alive\n\n" * 9, b"\n\n", b"id: 1\nretry: 2\n\n", b":"])
+def test_comments_tell_nothing(protocol: WireProtocol, data: bytes) -> None:
+    for slices in ([data], one_by_one(data)):
+        assert reading(protocol, slices).is_blank
+        assert not reading(protocol, slices, ends=False).is_blank
+    assert not reading(protocol, [data + b"\ndata: x\n\n"]).is_blank
 
 
 @EACH

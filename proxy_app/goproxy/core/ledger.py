@@ -191,7 +191,12 @@ def settle(
     had left.
     """
     usage, settlement, flags = _charged(
-        hold, reading, drained=drained, status=status, outcome=outcome, has_body=answered_bytes > 0
+        hold,
+        reading,
+        drained=drained,
+        status=status,
+        outcome=outcome,
+        has_body=answered_bytes > 0 and not reading.is_blank,
     )
     return _row(
         hold,

@@ -112,6 +112,9 @@ class Reading:
     searches: int = 0
     """Searches of the web that the provider was seen to begin, without those that failed; not of chat completions."""
 
+    is_blank: bool = False
+    """An event stream ended and had comments in it, if anything."""
+
 
 class Meter(ABC):
     """The side view of one answer."""
@@ -135,6 +138,7 @@ class Meter(ABC):
         self._ended = False
         self._is_over = False
         """A stream of events ended as HTTP says, whether the protocol's end came or not."""
+        self._is_blank = False
         self._error: str | None = None
         self._model: str | None = None
         self._terms: dict[str, str] = {}
@@ -181,6 +185,7 @@ class Meter(ABC):
             self._is_over = self._has_events
             if not self._has_events:
                 self._flags.add("no_event")
+                self._take_stray(self._events.stray)
         elif "oversized_body" in self._flags:
             self._read_tail()
         else:
@@ -230,6 +235,7 @@ class Meter(ABC):
             model=self._model,
             generated_bytes=self._generated_by_now() if counts_exact or not exact else 0,
             searches=self._searches,
+            is_blank=self._is_blank,
         )
 
     @abstractmethod
@@ -292,6 +298,13 @@ class Meter(ABC):
         if (found := end_from_usage(b"{", tail)) is not None:
             self._ended = True
             self._on_body(*found)
+
+    def _take_stray(self, body: bytearray) -> None:
+        """Take what came in place of events: some upstreams tell an error as they would without a stream."""
+        self._is_blank = not body.strip()
+        if (document := None if self._is_blank else self._parse(body, "no_event")) is not None:
+            self._events, self._body, self._ended = None, body, True
+            self._on_body(document, body)
 
     def _leave_uncounted(self, run: bytes) -> None:
         """Events of nothing but content, one after the other, each with the blank line that ends it."""

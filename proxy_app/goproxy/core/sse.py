@@ -19,6 +19,8 @@ MAX_EVENT = 1024 * 1024
 TAIL = 64 * 1024
 """Bytes of the end of what is longer than may be kept: the providers tell usage there."""
 
+_OF_READERS = (b"id", b"retry")
+
 _MARK = b"\xef\xbb\xbf"
 
 _PLAIN = re.compile(rb"(?:event: ([^\n]*+)\n)?data: ([^\n]*+)\n\n")
@@ -60,6 +62,8 @@ class EventReader:
         self._is_too_long = False
         self._tail = b""
         """The end of a line that was too long."""
+        self.stray = bytearray()
+        """Lines that are no part of an event and no comment, up to the one that makes more than TAIL bytes."""
 
     @property
     def is_between_events(self) -> bool:
@@ -158,6 +162,8 @@ class EventReader:
             self._add(value.removeprefix(b" "))
         elif field == b"event":
             self._name = value.removeprefix(b" ")
+        elif field not in _OF_READERS and len(self.stray) <= TAIL:
+            self.stray += line[: TAIL + 1] + b"\n"
 
     def _add(self, value: bytes) -> None:
         if self._data is None:
