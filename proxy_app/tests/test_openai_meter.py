@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import httpx2
@@ -14,6 +15,7 @@ from openai import OpenAI
 from goproxy.core import openai_meter
 from goproxy.core.meter import Reading
 from goproxy.core.openai_meter import OpenAIMeter
+from goproxy.core.pricing import Tier, cost
 from goproxy.core.usage import Usage
 from tests.streams import (
     DONE,
@@ -263,6 +265,19 @@ def test_content_behind_usage_and_a_comment_in_one_piece_is_seen(beside: tuple[d
             (),
         ),
         ({"num_search_queries": "2"}, Usage(input=100, output=7), ("invalid_usage",)),
+        (
+            {"citation_tokens": 50, "reasoning_tokens": 4, "num_search_queries": 3},  # Perplexity
+            Usage(input=150, output=11, reasoning=4, web_search=3),
+            ("reasoning_beside_output",),
+        ),
+        ({"reasoning_tokens": 8}, Usage(input=100, output=15, reasoning=8), ("reasoning_beside_output",)),
+        ({"reasoning_tokens": 7}, Usage(input=100, output=7), ()),  # who knows whether it is in them
+        ({"citation_tokens": None, "reasoning_tokens": None}, Usage(input=100, output=7), ()),
+        (
+            {"citation_tokens": 50, "reasoning_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 5}},
+            Usage(input=150, output=7, reasoning=5),
+            (),
+        ),
     ],
 )
 def test_details_are_parts_whatever_they_are_called(
@@ -270,6 +285,26 @@ def test_details_are_parts_whatever_they_are_called(
 ) -> None:
     told = read(openai_completion(openai_usage(100, 7, **details)), stream=False)
     assert (told.usage, told.flags) == (usage, flags)
+
+
+def test_what_deep_research_reads_and_thinks_is_charged() -> None:
+    """Perplexity's published example, which cost 0.816 USD: neither stands in the total."""
+    told = read(
+        openai_completion(
+            {
+                **openai_usage(33, 11_395, 11_428),
+                "citation_tokens": 19_028,
+                "num_search_queries": 21,
+                "reasoning_tokens": 193_947,
+                "cost": {"reasoning_tokens_cost": 0.582, "total_cost": 0.816},
+            }
+        ),
+        stream=False,
+    )
+    assert told.usage == Usage(input=19_061, output=205_342, reasoning=193_947, web_search=21)
+    assert (told.exact, told.flags) == (True, ("reasoning_beside_output",))
+    prices = {"input": Decimal(2), "output": Decimal(8), "reasoning": Decimal(3), "web_search": Decimal(5)}
+    assert cost(told.usage, Tier(None, prices), Decimal(1)) == 816_123_000
 
 
 INCOMPLETE = ("incomplete_usage", "part_by_total")

@@ -60,7 +60,7 @@ FLAGS: Mapping[str, str] = {
     "prompt_excludes_cache": "By its own total, the OpenAI usage tells cache tokens beside the prompt, not in it.",
     "prompt_vanished": "Usage told of a prompt and then of none, which there cannot be; the former stands.",
     "raw_usage_trimmed": "The usage object was too long, too deep or not ASCII; only its counts are kept.",
-    "reasoning_beside_output": "By its own total, the OpenAI usage tells reasoning beside the output; added to it.",
+    "reasoning_beside_output": "By its total, or Perplexity's, the usage has reasoning beside the output; added to it.",
     "reasoning_by_total": "By its own total, the OpenAI usage leaves tokens out of its parts: taken for reasoning.",
     "refused_unbilled": "The model refused before it said anything, which Anthropic itself does not bill, and others "
     "may; priced by the usage told.",

@@ -59,6 +59,10 @@ CREATED_OF_DASHSCOPE_1H = ("prompt_tokens_details", "cache_creation", "ephemeral
 SEARCHES_OF_LITELLM = ("prompt_tokens_details", "web_search_requests")
 SEARCHES_OF_PERPLEXITY = ("num_search_queries",)
 
+# What its deep research read of what it found, and thought about that: neither is in prompt, completion or total.
+CITATIONS = ("citation_tokens",)
+REASONING_OF_RESEARCH = ("reasoning_tokens",)
+
 _READ = (CACHED, CACHE_READ, CACHED_OF_MOONSHOT, CACHED_OF_DEEPSEEK)
 _WRITTEN = (WRITTEN, CREATED, CREATED_OF_DASHSCOPE, CACHE_WRITE)
 _WRITTEN_5M = (CREATED_5M, CREATED_OF_DASHSCOPE_5M, CACHE_WRITE_5M)
@@ -70,7 +74,7 @@ _SEARCHES = (SEARCHES, SEARCHES_OF_LITELLM, SEARCHES_OF_PERPLEXITY)
 
 COUNTS = Counts(
     (
-        *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT, IMAGES_OUT),
+        *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT, IMAGES_OUT, CITATIONS, REASONING_OF_RESEARCH),
         *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H),
     ),
     prompt=(PROMPT,),
@@ -246,6 +250,12 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
         output += beyond
     elif beyond:
         flags.add("total_mismatch")
+    elif researched := _researched(told, output):
+        flags.add("reasoning_beside_output")
+        reasoning = researched
+        output += researched
+    if not beyond:
+        uncached += told.get(CITATIONS)
     if uncached < 0:  # the parts cannot be in it
         flags.add("total_mismatch")
         uncached = prompt
@@ -253,6 +263,12 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
         flags.add("total_mismatch")
     searches = max(map(told.get, _SEARCHES))
     return Usage(uncached, for_5m, for_1h, read, output, min(reasoning, output), searches)
+
+
+def _researched(told: RawUsage, output: int) -> int:
+    """Reasoning beside an output and a total that know nothing of it. Others than Perplexity may tell a part so."""
+    reasoning = 0 if told.get(REASONING) else told.get(REASONING_OF_RESEARCH)
+    return reasoning if reasoning > output or told.get(CITATIONS) or told.get(SEARCHES_OF_PERPLEXITY) else 0
 
 
 def _parts(told: RawUsage, flags: set[str]) -> tuple[int, int, int]:
