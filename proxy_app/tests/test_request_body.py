@@ -19,6 +19,7 @@ from goproxy.core.input_estimate import (
     IMAGE_TOKENS,
     LARGEST_IMAGE_TOKENS,
     OPENING_FIELDS,
+    READ_WITHIN,
     REMOTE_TOKENS,
     SEARCHES,
     TOOL_TOKENS,
@@ -27,7 +28,7 @@ from goproxy.core.input_estimate import (
 from goproxy.core.protocols import ANTHROPIC
 from goproxy.core.request_body import READ_FIELDS, InvalidBody, RequestBody, _scan, read_request_body
 
-FIELDS = {name.casefold() for name in (*READ_FIELDS, *OPENING_FIELDS, "include_usage")}
+FIELDS = {name.casefold() for name in (*READ_FIELDS, *OPENING_FIELDS, *READ_WITHIN, "include_usage")}
 NAMES = st.text(st.characters(codec="utf-8")).filter(lambda name: name.casefold() not in FIELDS)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -134,7 +135,7 @@ def test_any_json_is_understood(document: Any) -> None:
         (b'{"model": "m", "stream_options": {"include_usage": 1}}', "stream_options.include_usage: this field must be"),
         (
             b'{"model": "m", "stream_options": {"include_usage": false, "include_usage": true}}',
-            "same field twice in str",
+            "same field twice within it",
         ),
         (b'{"model": "m", "max_tokens": -1}', "max_tokens: this field must be an integer"),
         (b'{"model": "m", "max_tokens": true}', "max_tokens: this field must be an integer"),
@@ -201,6 +202,10 @@ def test_any_json_is_understood(document: Any) -> None:
         (b'{"model": "m", "generationConfig": {"maxOutputTokens": 9}}', "generationConfig.maxOutputTokens: this field"),
         (b'{"model": "cheap", "model": "dear"}', "same field twice"),
         (b'{"model": "cheap", "mod\\u0065l": "dear"}', "same field twice"),
+        (b'{"model":"m","messages":[{"content":[{"type":"image"}],"content":"x"}]}', "same field twice within it"),
+        (b'{"model":"m","messages":[{"content":"x", "cont\\u0065nt":[]}]}', "same field twice within it"),
+        (b'{"model":"m","tools":[{"type":"web_search","type":"function"}]}', "same field twice within it"),
+        (b'{"model":"m","x":"\\ud800","messages":[{"content":[],"content":"x"}]}', "same field twice within it"),
         (b'{"model": "m", "x": ' + b"[" * 100_000 + b"}", "nested too deeply"),
         (b'{"model":"m","x":' + b"[" * 300 + b"]" * 300 + b', "x": 1}', "same field twice"),
         (b'{"model":"m","x":[' + b'{"":0},' * 50_000 + b"0]}", "more than 100,000 values"),
@@ -284,6 +289,75 @@ def test_terms_are_read(fields: dict[str, Any], terms: dict[str, str]) -> None:
 
 def test_fields_that_are_not_read_may_be_written_in_any_case() -> None:
     assert read(Temperature=1, topP=1, ſystem="x", generationConfig={"topK": 3}).model == "m"
+
+
+DOCUMENT = {"type": "document", "source": {"type": "url", "url": "https://example.com/dear.pdf"}}
+ADDED = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": {"Type": "web_search_20250305"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"messages": [{"role": "user", "Content": [DOCUMENT]}]}, "content"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "x", "CONTENT": []}]}, "content"),
+        ({"messages": {"role": "user", "content": "x", "Content": []}}, "content"),
+        ({"messages": [{"role": "assistant", "content": "x", "Audio": {"id": "audio_1"}}]}, "audio"),
+        *(
+            ({"messages": [{"role": "user", "content": [block]}]}, name)
+            for block, name in (
+                ({"type": "text", "text": "x", "Type": "document"}, "type"),
+                ({"type": "document", "source": {"type": "text", "data": "x", "Type": "url"}}, "type"),
+                ({"type": "document", "source": {"type": "text", "data": "x"}, "\u017fource": {}}, "source"),
+                ({"type": "document", "source": {"type": "content", "content": "x", "Content": [DOCUMENT]}}, "content"),
+                ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "URL": "x.mp4"}}, "url"),
+                ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}, "Image_Url": ""}, "image_url"),
+                ({"type": "tool_result", "content": [{"type": "text", "TYPE": "image"}]}, "type"),
+                (ADDED, "type"),
+                ({"type": "tool_addition", "tool": {"Definition": {}}}, "definition"),
+                ({"type": "compaction", "tool_changes": [{"type": "tool_addition", "Tool": {}}]}, "tool"),
+            )
+        ),
+        ({"input": [{"type": "message", "role": "user", "content": "x", "Content": [DOCUMENT]}]}, "content"),
+        ({"input": [{"type": "function_call_output", "output": "x", "Output": [DOCUMENT]}]}, "output"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}, "Type": "web_search"}]}, "type"),
+        ({"tools": [{"name": "f", "input_schema": {}}, {"type": "custom", "Model": "dear"}]}, "model"),
+        ({"tools": [{"type": "function", "googlesearch": {}}]}, "googleSearch"),
+        ({"tools": [{"type": "namespace", "tools": [{"type": "function", "Type": "mcp"}]}]}, "type"),
+        ({"tools": [{"type": "shell", "environment": {"type": "local", "Type": "container"}}]}, "type"),
+    ],
+)
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_names_within_in_another_case_are_refused(
+    fields: dict[str, Any], name: str, separators: tuple[str, str], ascii_only: bool
+) -> None:
+    """Upstreams in Go would read these, or the later ones of them."""
+    body = json.dumps({"model": "m", **fields}, separators=separators, ensure_ascii=ascii_only)
+    for written in (body, body.replace('"C', '"\\u0043')):
+        with pytest.raises(InvalidBody, match=f"^{name}: this field must be written like this") as refused:
+            read_request_body(written.encode())
+        assert "dear" not in str(refused.value)
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_a_clients_own_names_may_be_written_in_any_case(separators: tuple[str, str]) -> None:
+    own = {"Type": "x", "CONTENT": [DOCUMENT], "Source": {"TYPE": 1}, "Model": "m"}
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in own}}
+    document = {
+        "model": "m",
+        "messages": [
+            {"role": "user", "content": json.dumps(own), "Custom": own},
+            {"role": "assistant", "content": [{"type": "tool_use", "name": "Type", "input": own}]},
+            {"role": "tool", "content": '"Content":', "tool_calls": [{"Type": "function"}]},
+        ],
+        "tools": [
+            {"name": "f", "input_schema": schema},
+            {"type": "function", "function": {"name": "g", "parameters": schema, "Type": 1}},
+        ],
+        "metadata": own,
+    }
+    body = read_request_body(json.dumps(document, separators=separators).encode())
+    assert not body.has_remote_input
 
 
 def test_what_is_too_deep_to_be_written_again_is_read() -> None:

@@ -136,6 +136,28 @@ LOOKED_AT = OPENING_FIELDS | {"tools", "input"}
 """Without any of these, and without blocks, a request comes to its bytes; nearly every one that no agent sends."""
 
 
+READ_WITHIN = frozenset(
+    {
+        *("type", "content", "source", "output", "audio", "images", "image_url", "input_audio", "file", "file_data"),
+        *("url", "data", "media_type", "detail", "tools", "tool", "tool_changes", "definition"),
+        *("model", "server_url", "execution", "environment"),
+        *_GOOGLES_TOOLS,
+    }
+)
+"""Names that are read in messages, blocks and tools. Without one of them a request could come to less than it does."""
+
+_HOLDING = ("source", "image_url", "input_audio", "file", "environment", "tool", "tool_changes")
+"""Of these, those of objects that are looked into."""
+
+_PLAIN_MESSAGE = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning_content"})
+_PLAIN_NAMES = _PLAIN_MESSAGE | {
+    *("type", "text", "id", "input", "tool_use_id", "is_error", "cache_control", "thinking", "signature", "data"),
+    *("function", "description", "input_schema", "parameters", "strict", "audio", "images", "annotations"),
+    *("status", "call_id", "arguments", "output", "summary", "encrypted_content"),
+}
+"""What nearly all have; of those that are read, as they must be written, and without _HOLDING."""
+
+
 class InputEstimate(NamedTuple):
     """What the input comes to."""
 
@@ -191,24 +213,37 @@ def estimate_input(
 
 def blocks_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What the messages consist of; one more than there may be, if there are more."""
-    if "input" not in request and _are_words(request.get("messages")):
-        return []
     return list(islice(_blocks(request), MOST_BLOCKS + 1))
 
 
-def _are_words(messages: object) -> bool:
-    """Whether each has one text alone, as in most requests that nobody's agent sends."""
-    if messages.__class__ is not list:
+def are_words(request: Mapping[str, Any]) -> bool:
+    """Whether each message has one text alone, as in most requests that nobody's agent sends."""
+    messages = request.get("messages")
+    if messages.__class__ is not list or "input" in request:
         return False
     for message in messages:
-        if (
-            message.__class__ is not dict
-            or message.get("content").__class__ is not str
-            or "audio" in message
-            or "images" in message
-        ):
+        if message.__class__ is not dict or message.get("content").__class__ is not str:
+            return False
+        if (len(message) != 2 or "role" not in message) and not message.keys() <= _PLAIN_MESSAGE:
             return False
     return True
+
+
+def names_within(
+    request: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> Iterable[str]:
+    """The names in messages, blocks and tools, if there are others than those that nearly all have."""
+    walked = [*blocks, *tools, *objects(request.get("messages"))]
+    if "input" in request:
+        walked += objects(request["input"])
+    names: set[str] = set().union(*walked)
+    if names <= _PLAIN_NAMES:
+        return ()
+    for each in walked:  # it grows
+        for name in _HOLDING:
+            if name in each:
+                walked += objects(each[name])
+    return names.union(*walked)
 
 
 def _blocks(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

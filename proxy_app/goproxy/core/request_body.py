@@ -1,10 +1,10 @@
 """The little that the proxy must know of a request's body, read without changing a byte of it.
 
-All protocols have `model` and `stream` at the top level of one JSON object. A name that stands there twice is refused:
-the proxy would price the last one, an upstream might run the first. Most clients write JSON as orjson does, without
-spaces: a body that orjson writes again byte for byte has no name twice, and is read by that alone. Of any other one the
-members are walked one by one, once. So they are to find the place of a value that is to be replaced where it stands,
-with every other byte as it was: a model's name, and the wish for usage in a stream.
+All protocols have `model` and `stream` at the top level of one JSON object. A name that stands twice in an object, that
+one or another, is refused: the proxy would price the last one, an upstream might run the first. Most clients write JSON
+as orjson does, without spaces: a body that orjson writes again byte for byte has no name twice, and is read by that
+alone. Of any other one the members are walked one by one, once. So they are to find the place of a value that is to be
+replaced where it stands, with every other byte as it was: a model's name, and the wish for usage in a stream.
 
 Everybody waits while a body is read, so that what reading costs is bounded before it begins: by the number of values
 and of names. What is left are bytes, of which a megabyte costs a few milliseconds.
@@ -27,15 +27,34 @@ from goproxy.core.input_estimate import (
     LOOKED_AT,
     MOST_BLOCKS,
     OPENING_FIELDS,
+    READ_WITHIN,
     InputEstimate,
+    are_words,
     blocks_of,
     estimate_input,
+    names_within,
     objects,
     tools_of,
 )
 from goproxy.core.terms import STANDARD
 
-_DECODER = json.JSONDecoder()
+
+class InvalidBody(Exception):
+    """The body is not what the protocols ask for; the text says why and quotes nothing of it."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Made of each object that is walked over.
+
+    Raises:
+        InvalidBody: it has a name twice.
+    """
+    if len(fields := dict(pairs)) != len(pairs):
+        raise InvalidBody("The request body has the same field twice within it.")
+    return fields
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 _scan: Callable[[str, int], tuple[Any, int]] = _DECODER.scan_once  # type: ignore[attr-defined]
 _AFTER_VALUE = frozenset({",", "}"})
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -149,6 +168,8 @@ _FOLDED = {name.casefold(): name for name in READ_FIELDS | OPENING_FIELDS}
 
 _FOLDED_TO_OTHERS = _FOLDED.keys() - {*_FOLDED.values()}
 
+_FOLDED_WITHIN = {name.casefold(): name for name in READ_WITHIN}
+
 _NO_TERMS: Mapping[str, str] = {}
 
 
@@ -157,10 +178,6 @@ Places = dict[str, tuple[int, int]]
 
 _REPLACED = frozenset({"model", "stream_options"})
 _USAGE = "include_usage"
-
-
-class InvalidBody(Exception):
-    """The body is not what the protocols ask for; the text says why and quotes nothing of it."""
 
 
 class Member(NamedTuple):
@@ -369,12 +386,17 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
     for name in options or ():
         if name != _USAGE and name.casefold() == _USAGE:
             raise _in_another_case(f"stream_options.{_USAGE}")
-    blocks = blocks_of(fields)
+    has_words = are_words(fields)
+    blocks = [] if has_words else blocks_of(fields)
     if len(blocks) > MOST_BLOCKS:
         raise InvalidBody(f"The messages consist of more than {MOST_BLOCKS:,} blocks. Send less at a time.")
     estimate = InputEstimate(len(body), len(body), False, 0)
-    if blocks or not LOOKED_AT.isdisjoint(fields):
-        if tools := tools_of(fields, blocks):
+    if not has_words or not LOOKED_AT.isdisjoint(fields):
+        tools = tools_of(fields, blocks)
+        for name in names_within(fields, blocks, tools):
+            if (meant := _FOLDED_WITHIN.get(name.casefold(), name)) != name:
+                raise _in_another_case(meant)
+        if tools:
             _check_tools(tools, model)
         estimate = estimate_input(fields, blocks, tools, len(body))
     return RequestBody(
