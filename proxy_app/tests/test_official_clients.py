@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import anthropic
@@ -156,10 +156,22 @@ async def test_openai_at_an_upstream_without_it(provider: Provider, keys: Path) 
             await client.chat.completions.create(model=MODEL, messages=ASK)
 
 
-async def test_a_stalled_stream_is_an_error_in_both(provider: Provider, keys: Path) -> None:
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(lambda events: events[0], id="between events"),
+        pytest.param(lambda events: events[0] + events[1][:-1], id="before the blank line"),
+        pytest.param(lambda events: events[0] + events[1][:-1].replace(b"\n", b"\r"), id="before the blank line, CR"),
+        pytest.param(lambda events: events[0] + b"event: of_the_future\n", id="after a name"),
+        pytest.param(lambda events: b"id: 7\n" + events[0], id="after an id"),
+    ],
+)
+async def test_a_stalled_stream_is_an_error_in_both(
+    provider: Provider, keys: Path, cut: Callable[[Sequence[bytes]], bytes]
+) -> None:
     async def script(request: Received, wire: Wire) -> None:
         await wire.begin_stream()
-        await wire.chunk((ANTHROPIC_EVENTS if "messages" in request.target else OPENAI_EVENTS)[0])
+        await wire.chunk(cut(ANTHROPIC_EVENTS if "messages" in request.target else OPENAI_EVENTS))
         await wire.until_closed()
 
     provider.script = script

@@ -437,21 +437,35 @@ STALL = "The upstream sent nothing for 0.3 s."
 
 
 @pytest.mark.parametrize(
-    ("sent", "glue"),
+    ("pieces", "glue"),
     [
-        pytest.param(ANTHROPIC_EVENTS[0], b"", id="between events"),
-        pytest.param(b"", b"", id="before the first"),
-        pytest.param(ANTHROPIC_EVENTS[0] + b"event: content_blo", b"\n", id="inside a line"),
-        pytest.param(ANTHROPIC_EVENTS[0] + b"event: ping\n", b"", id="inside an event"),
+        pytest.param([ANTHROPIC_EVENTS[0]], b"", id="between events"),
+        pytest.param([], b"", id="before the first"),
+        pytest.param([ANTHROPIC_EVENTS[0] + b"event: content_blo"], b"\n", id="inside a line"),
+        pytest.param([ANTHROPIC_EVENTS[0] + b'event: ping\ndata: {"ty'], b"\n", id="inside a line of data"),
+        pytest.param([ANTHROPIC_EVENTS[0] + b"event: ping\n"], b"", id="after a name"),
+        pytest.param([ANTHROPIC_EVENTS[0], b"event: ping", b"\n"], b"", id="after a name, in pieces"),
+        pytest.param([ANTHROPIC_EVENTS[0], ANTHROPIC_EVENTS[1][:-1]], b"\n", id="before a blank line"),
+        pytest.param([ANTHROPIC_EVENTS[1][:-2], b"\n"], b"\n", id="before a blank line, in pieces"),
+        pytest.param([b"event: ping\r\ndata: {}\r\n"], b"\n", id="before a blank line, CR LF"),
+        pytest.param([b"event: ping\r\ndata: {}\r\n", b"\r\n"], b"", id="between events, CR LF"),
+        pytest.param([b"event: ping\rdata: {}\r"], b"\n\n", id="before a blank line, CR"),
+        pytest.param([b"event: ping\rdata: {}\r", b"\r"], b"", id="between events, CR"),
+        pytest.param([b"data: {}\nid: 7"], b"\n\n", id="inside a line after the data"),
+        pytest.param([b'data: {"a":"', b"a" * 300, b'"}', b"\n"], b"\n", id="after data that is long"),
+        pytest.param([b'data: {"a":"', b"a" * 300], b"\n", id="inside data that is long"),
     ],
 )
 async def test_a_stall_ends_in_an_error_event_and_no_clean_end(
-    gateway: Running, provider: Provider, lines: Lines, sent: bytes, glue: bytes
+    gateway: Running, provider: Provider, lines: Lines, pieces: list[bytes], glue: bytes
 ) -> None:
+    sent = b"".join(pieces)
+
     async def script(_: Received, wire: Wire) -> None:
         await wire.begin_stream()
-        if sent:
-            await wire.chunk(sent)
+        for piece in pieces:
+            await wire.chunk(piece)
+            await asyncio.sleep(0.01)
         await wire.until_closed()
 
     provider.script = script

@@ -23,6 +23,9 @@ from goproxy.observe import Outcome, RequestRecord
 RESTARTING = Fault.UNAVAILABLE, "The gateway is being restarted. Try again."
 """What clients are told when the process leaves."""
 
+_TAIL = 256
+"""Bytes of an event that comes in pieces, by which its end is told; names and ids are shorter."""
+
 _LOOKS = 4
 """How often in `idle` it is looked at whether a client that is full took something."""
 
@@ -121,6 +124,22 @@ def _reason(ended: Outcome, deadlines: Deadlines, *, has_begun: bool) -> tuple[F
             return None
 
 
+def _parting(last: bytes) -> bytes:
+    """What ends the line that was cut, and the event that was, if it has data: that of an error would be more of it.
+
+    Without data it has at most a name, for which that of the error stands then; to clients that take an empty event for
+    a broken one it is none. Nor is a line of data ended as an event that was cut itself: it would be a broken one.
+    """
+    text = last.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    _, is_after_blank, event = text.rpartition(b"\n\n")
+    *lines, line = event.split(b"\n")
+    is_long = not is_after_blank and len(last) >= _TAIL  # what has no beginning here is data
+    has_data = len(lines) > 0 and (is_long or any(each.startswith(b"data:") for each in lines))
+    ends = (line != b"") + has_data
+    is_after_cr = ends > 0 and last.endswith(b"\r")  # an LF belongs to it
+    return b"\n" * (ends + is_after_cr)
+
+
 class _Path:
     """From one upstream connection to one client connection."""
 
@@ -139,8 +158,8 @@ class _Path:
         self._ended: Outcome | None = None
         """How the answer ended, whether the client has taken all of it or not."""
         self._timer: asyncio.TimerHandle | None = None
-        self._last = b"\n"
-        """What was written last; a stream begins on a new line."""
+        self._last = b"\n\n"
+        """What was written last: from the last blank line on, or the end of that. A stream begins like after one."""
 
     async def run(self) -> Outcome:
         """Pass on every piece of the answer, to its end or to where it stops."""
@@ -160,11 +179,11 @@ class _Path:
         self._answer.pass_to(None)
 
     def last_words(self, event: bytes) -> None:
-        """Write an event into a stream that ends here, on a line of its own; none after its own end, nor among what is
-        packed."""
+        """Write an event into a stream that ends here, apart from the one that was cut; none after its own end, nor
+        among what is packed."""
         is_coded = content_coding(self._answer.header("content-encoding")) is not None
         if self._ended is not Outcome.OK and not (is_coded or self._client.is_gone):
-            self._client.write(event if self._last.endswith(b"\n") else b"\n" + event)
+            self._client.write(_parting(self._last) + event)
 
     # From the upstream.
 
@@ -206,7 +225,8 @@ class _Path:
         if not record.bytes_out:
             record.first_byte_ms = record.age_ms()
         record.bytes_out += len(piece)
-        self._last = piece
+        last = self._last
+        self._last = piece if last[-2:] == b"\n\n" else (last + piece)[-_TAIL:]
 
     def _end(self, outcome: Outcome) -> None:
         if self._client.is_full:
