@@ -41,6 +41,7 @@ from goproxy.data_plane.control_client import (
     ControlPlaneAway,
     ControlPlaneRefuses,
     LeaseAnswer,
+    LeaseCall,
     PostedRows,
 )
 from goproxy.data_plane.journal import Journal
@@ -424,6 +425,23 @@ async def test_an_answer_that_leaves_a_wallet_out_is_none(impatient: Books, monk
     monkeypatch.setattr(impatient._control, "lease", nothing)
     with pytest.raises(LeaseUnavailable, match="leaves out what was asked"):
         await impatient.open(a_hold("req_1", 1000))
+
+
+async def test_a_control_plane_that_always_knows_of_more_is_asked_seldom(
+    impatient: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer makes this proxy another instance: without a pause it would be thousands a second."""
+    instances = []
+
+    async def know_of_more(instance: str, _: int, calls: Sequence[LeaseCall]) -> list[LeaseAnswer]:
+        instances.append(instance)
+        return [LeaseAnswer(call.wallet, granted_total=10_000, spent_total=5, balance=10_000) for call in calls]
+
+    monkeypatch.setattr(impatient._control, "lease", know_of_more)
+    with pytest.raises(LeaseUnavailable, match="it knows of rows of this proxy that the proxy does not know of"):
+        await impatient.open(a_hold("req_1", 1000))
+    assert 1 < len(instances) < 10
+    assert impatient.standing.control_problem is not None
 
 
 async def test_the_metrics_have_the_age_of_the_oldest_row_and_of_several_processes_the_highest(

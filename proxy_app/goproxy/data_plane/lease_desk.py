@@ -175,8 +175,9 @@ class LeaseDesk:
                     if self._is_disowned:
                         await self._begin_anew(renew)
                     said = await self._converse()
-            except _Forgetful:
+            except _Forgetful as error:
                 self._disown()
+                await self._rest(error)  # it may say so of the next one, too
             except (ControlPlaneAway, ControlPlaneRefuses) as error:
                 if isinstance(error, ControlPlaneRefuses) and error.is_conflict:
                     self._disown()
@@ -230,7 +231,8 @@ class LeaseDesk:
             if answer is None:
                 raise ControlPlaneAway("its answer leaves out what was asked")
             if answer.spent_total > kept.lease.spent_total:
-                raise _Forgetful  # what is settled here is posted later: it is never told more than we know of
+                # What is settled here is posted later: it is never told more than we know of.
+                raise _Forgetful("it knows of rows of this proxy that the proxy does not know of")
             kept.is_told, kept.balance = True, answer.balance
             kept.was_short = answer.granted_total < call.known_total + call.want
             if answer.granted_total != kept.lease.granted_total:
