@@ -119,6 +119,10 @@ class Client:
             if not self._transport.is_closing():
                 self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
     def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Write a whole answer."""
         self.begin(status, [*headers, ("Content-Length", str(len(body)))])

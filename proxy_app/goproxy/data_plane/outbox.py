@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import sys
 import termios
 from contextlib import suppress
 from typing import Protocol
+
+from goproxy.observe import log, told
 
 
 class Sender(Protocol):
@@ -20,6 +23,9 @@ class Sender(Protocol):
 
     def flush(self) -> None:
         """Send it now."""
+
+    def abort(self) -> None:
+        """Close the connection: what was to be sent on it is lost."""
 
 
 class Outbox:
@@ -39,7 +45,11 @@ class Outbox:
     def _send(self) -> None:
         senders, self._senders = self._senders, []
         for sender in senders:
-            sender.flush()
+            try:
+                sender.flush()
+            except Exception as error:  # it is one connection's, and what the others sent must go out all the same
+                log("what is to be sent cannot be", level=logging.CRITICAL, **told(error))
+                sender.abort()
 
 
 def waiting_on(transport: asyncio.Transport) -> int:
