@@ -32,6 +32,9 @@ from goproxy.listening import address_of, refuse_new_connections
 from goproxy.observe import log
 from goproxy.unreadable import Handler, UnreadableRequests
 
+IDLE = 75.0
+"""Seconds that a connection may be idle, or take for the head of a request; the edge closes its own earlier."""
+
 _LAST_WORDS = 2.0
 """Seconds for cancelled requests to tell their clients, and for sockets to close."""
 
@@ -277,6 +280,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
     return _Runner(
         app,
         handler_cancellation=True,  # a client that leaves ends its request at once, not at the next write
+        keepalive_timeout=IDLE,  # for the first head of a connection, too; what runs is not looked at
         auto_decompress=False,  # a body is relayed as it came; and no bomb is unpacked here
         access_log=None,  # observe.py writes the line of a request
         shutdown_timeout=_LAST_WORDS,

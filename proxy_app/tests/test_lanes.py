@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from goproxy import hosting
 from goproxy.data_plane import front
 from goproxy.data_plane.known_heads import KnownHeads
 from tests.conftest import Lines
-from tests.gateway import ALICE, BOB, Running
+from tests.gateway import ALICE, BOB, Running, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, ANTHROPIC_MESSAGE, Provider, Received, Script, Wire
 from tests.raw import RawClient, connected
 
@@ -194,6 +196,36 @@ async def test_a_body_that_comes_slowly_is_not_lost(
 
 
 async def test_an_idle_connection_is_closed(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front, "_IDLE", 0.05)
+    monkeypatch.setattr(front, "IDLE", 0.05)
     async with connected(gateway.port) as raw:
         assert await raw.reader.read() == b""
+
+
+@pytest.mark.parametrize("begun", [b"POST /v1/mess", b"GET /v1/models HTTP/1.1\r\nHost: h\r\nX-A"])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_head_that_does_not_come_is_not_waited_for(
+    document: dict[str, Any], keys: Path, monkeypatch: pytest.MonkeyPatch, begun: bytes, is_first: bool
+) -> None:
+    """Be it aiohttp that waits for the rest of it."""
+    monkeypatch.setattr(front, "_SLOW", 0.02)
+    monkeypatch.setattr(hosting, "IDLE", 0.3)
+    async with running_gateway(document, keys) as gateway, connected(gateway.port) as raw:
+        if not is_first:
+            await raw.send(f"GET /v1/models HTTP/1.1\r\nHost: h\r\nx-api-key: {ALICE}\r\n\r\n".encode())
+            assert (await raw.answer())[0] == 200
+        await raw.send(begun)
+        assert await asyncio.wait_for(raw.reader.read(), 5) == b""
+
+
+async def test_what_runs_for_longer_than_a_head_may_take_is_not_cut(
+    document: dict[str, Any], provider: Provider, keys: Path, monkeypatch: pytest.MonkeyPatch, lane: str
+) -> None:
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.stream(ANTHROPIC_EVENTS, pause=0.05)
+
+    provider.script = script
+    monkeypatch.setattr(hosting, "IDLE", 0.1)
+    async with running_gateway(document, keys) as gateway, connected(gateway.port) as raw:
+        await raw.post(STREAM)
+        await raw.head()
+        assert await _chunks(raw) == b"".join(ANTHROPIC_EVENTS)

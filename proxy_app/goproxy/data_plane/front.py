@@ -20,10 +20,7 @@ from goproxy.data_plane.client import Client
 from goproxy.data_plane.known_heads import KnownHeads
 from goproxy.data_plane.outbox import Outbox, waiting_on
 from goproxy.data_plane.request_head import RequestHead
-from goproxy.hosting import Stay
-
-_IDLE = 75.0
-"""Seconds that a connection may be idle; the edge closes its own earlier."""
+from goproxy.hosting import IDLE, Stay
 
 _SLOW = 1.0
 """Seconds for a request to arrive whole; a slower one is aiohttp's."""
@@ -179,7 +176,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._front.connections.add(self)
-        self._wait(_IDLE)
+        self._wait(IDLE)
 
     def data_received(self, data: bytes) -> None:
         if self._aiohttp is not None:
@@ -258,7 +255,7 @@ class Connection(asyncio.Protocol):
                 client.flush()
             self._leave()
             return
-        self._wait(_IDLE)
+        self._wait(IDLE)
         if self._came:
             client.flush()  # what is written for the next request comes after it
         if not self._is_full:
