@@ -52,6 +52,18 @@ def test_a_change_is_seen(tmp_path: Path, way: str) -> None:
     assert watched.changed() == b"b"
 
 
+def test_a_file_of_the_future_is_settled_when_it_was_seen_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"a")
+    os.utime(path, (time.time() + 3600,) * 2)
+    watched = WatchedFile(path)
+    assert [watched.changed(), watched.changed()] == [b"a", b"a"]
+    time.sleep(0.15)
+    assert [watched.changed(), watched.changed()] == [b"a", None]
+    path.write_bytes(b"b")
+    assert watched.changed() == b"b"
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     watched = WatchedFile(tmp_path / "f")
     with pytest.raises(FileNotFoundError):
