@@ -26,7 +26,7 @@ from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
-from goproxy.data_plane import key_poll, lease_desk, row_post
+from goproxy.data_plane import kept_lease, key_poll, lease_desk, row_post
 from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import (
     Books,
@@ -46,6 +46,8 @@ from goproxy.data_plane.control_client import (
 )
 from goproxy.data_plane.journal import Journal
 from goproxy.data_plane.journal_directory import Segment
+from goproxy.data_plane.kept_lease import KeptLease
+from goproxy.data_plane.lease_desk import LeaseDesk
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.scoreboard import Scoreboard
 from goproxy.hosting import Readiness
@@ -239,6 +241,41 @@ async def test_idle_money_is_given_back_after_a_while(
         calls = len(control.calls_to("leases"))
         await asyncio.sleep(1.2)
         assert len(control.calls_to("leases")) == calls, "and it is not asked for again"
+
+
+async def test_wallets_whose_lease_is_at_rest_are_looked_at_no_more(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tens of thousands that were ever used, a few are in use; and a rest is none for ever."""
+    monkeypatch.setattr(kept_lease, "_LATELY", 0.1)
+    looked_at = list[str]()
+    is_due = LeaseDesk._is_due
+
+    def look(desk: LeaseDesk, kept: KeptLease, *args: Any) -> bool:
+        looked_at.append(kept.lease.wallet)
+        return is_due(desk, kept, *args)
+
+    monkeypatch.setattr(LeaseDesk, "_is_due", look)
+    control.wallets["bob"] = Wallet(credits=10_000)
+    async with kept(tmp_path, control, idle_after=0.2) as books:
+        for name in ("alice", "bob"):
+            hold = a_hold(f"req_{name}", 1000, name)
+            await books.open(hold)
+            await books.settle(a_row(hold, 400))
+        await books.open(a_hold("req_1", 100, "bob"))
+        await eventually(lambda: not control.wallets["alice"].held)
+        await asyncio.sleep(1.2)
+        looked_at.clear()
+        await asyncio.sleep(1.2)
+        assert set(looked_at) == {"bob"}, "it has something held"
+        assert books.standing.free == books._desk._kept["bob"].lease.free
+        await spend(books, "req_2", 1000, 400)
+        assert "alice" in books._desk._active
+        assert books.standing.free == sum(each.lease.free for each in books._desk._kept.values())
+        await eventually(lambda: control.wallets["alice"].balance == 9200)
+        await books.settle(a_row(a_hold("req_1", 100, "bob"), 100))
+    assert books.has_told_all
+    assert [control.wallets[name].held for name in ("alice", "bob")] == [0, 0]
 
 
 async def test_that_money_is_given_back_is_on_the_disk_before_another_can_have_it(

@@ -82,3 +82,23 @@ def test_more_is_asked_for_when_less_than_half_of_the_need_is_free() -> None:
     assert not kept.is_low(0.0)
     kept.lease.give_back(1)
     assert kept.is_low(0.0)
+
+
+def test_a_lease_is_at_rest_when_there_is_nothing_to_do_for_it() -> None:
+    kept = KeptLease(Lease("alice"), 0.0)
+    assert not kept.is_at_rest(0.0), "the control plane does not know what is known here"
+    kept.is_told = True
+    assert kept.is_at_rest(0.0)
+    kept.lease.grant(1000)
+    assert not kept.is_at_rest(0.0)
+    kept.lease.hold("req_1", 1000)
+    kept.use(0.0)
+    assert not kept.is_at_rest(0.0)
+    kept.lease.settle("req_1", 1000)
+    assert not kept.is_at_rest(1.0), "more may be asked for ahead"
+    assert kept.is_at_rest(30.0)
+    kept.is_recalled = True
+    assert not kept.is_at_rest(30.0)
+    kept.is_recalled = False
+    kept.lease.spent_total += 1
+    assert not kept.is_at_rest(30.0), "it is overdrawn"

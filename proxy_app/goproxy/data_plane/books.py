@@ -265,7 +265,7 @@ class Books:
         return Standing(
             open_requests=len(self._open),
             held=sum(hold.amount for hold in self._open.values()),
-            free=sum(lease.free for lease in self._desk.leases if not lease.wallet.startswith("key:")),
+            free=self._desk.free,
             unposted_rows=len(self._post),
             unposted_bytes=self._post.bytes,
             unposted_age=_age(self._post.oldest),

@@ -69,6 +69,11 @@ class KeptLease:
         is_idle = self._used_at <= used_before and not self.lease.held
         return self.lease.free > 0 and (is_idle or self.is_recalled)
 
+    def is_at_rest(self, now: float) -> bool:
+        """Whether there is nothing to do for it until it is used again."""
+        lease = self.lease
+        return self.is_told and not (self.is_recalled or lease.free or lease.held or self.need(now))
+
     def _turn(self, now: float) -> None:
         """Look at pace and peak, if it is time to."""
         if now < self._turns_at:

@@ -34,7 +34,10 @@ _AHEAD_AGAIN = 1.0
 """The same for what nobody waits for yet."""
 
 _LOOK_EVERY = 1.0
-"""Seconds between two looks at all leases."""
+"""Seconds between two looks at all leases that are not at rest."""
+
+_AT_ONCE = 500
+"""Leases that are looked at in one turn of the event loop: a millisecond."""
 
 _RECALL = 0.5
 """Seconds that a request waits for other proxies to give back, once the control plane had too little for it."""
@@ -94,8 +97,10 @@ class LeaseDesk:
         self._idle_after = idle_after
         self._waiters: list[_Waiter] = []
         self._wake = asyncio.Event()
+        self._active = set(self._kept)
+        """Wallets whose lease is not at rest, as far as is known: with tens of thousands, most are."""
         self._low: set[str] = set()
-        """Wallets to look at soon. All are looked at every second."""
+        """Wallets to look at soon. All active ones are looked at every second."""
         self._looked_at = -_LOOK_EVERY
         self._is_leaving = False
         self._is_disowned = is_disowned
@@ -103,9 +108,9 @@ class LeaseDesk:
         self._back_off = BackOff("leases")
 
     @property
-    def leases(self) -> list[Lease]:
-        """One for each wallet that was ever used here."""
-        return [kept.lease for kept in self._kept.values()]
+    def free(self) -> int:
+        """Leased and not held, over all accounts' wallets, in nano-dollars. (Of a lease at rest nothing is.)"""
+        return sum(self._kept[wallet].lease.free for wallet in self._active if not wallet.startswith("key:"))
 
     @property
     def problem(self) -> str | None:
@@ -115,7 +120,7 @@ class LeaseDesk:
     @property
     def untold(self) -> int:
         """Wallets of which the control plane may not know what is known here."""
-        return sum(not kept.is_told for kept in self._kept.values())
+        return sum(not self._kept[wallet].is_told for wallet in self._active)
 
     async def hold(self, hold: Hold) -> None:
         """Set the worst case of a request aside in each of its wallets, or in none.
@@ -194,19 +199,20 @@ class LeaseDesk:
             ControlPlaneAway, ControlPlaneRefuses: they will hear of it when it is back.
         """
         self._is_leaving = True
-        for kept in self._kept.values():
-            kept.is_recalled = True
-        self._low.update(self._kept)
+        for wallet in self._active:
+            self._kept[wallet].is_recalled = True
+        self._low.update(self._active)
         with suppress(_Forgetful):  # what it was lent is not known then; the next process begins anew
             while await self._converse():
-                self._low.update(self._kept)
+                self._low.update(self._active)
 
     async def _converse(self) -> bool:
         """Make one call, if there is something to say."""
-        now, waiting = self._loop.time(), self._waiting()
-        due = [kept for kept in self._to_look_at(now, waiting) if self._is_due(kept, waiting, now)][:_CALLS]
+        due = await self._due()
         if not due:
             return False
+        now = self._loop.time()
+        self._active.update(kept.lease.wallet for kept in due)
         lowered = []
         for kept in due:
             if kept.has_idle(now - self._idle_after):
@@ -244,12 +250,25 @@ class LeaseDesk:
             if waiter.short_since is None and any(self._is_short(wallet, hold) for wallet in hold.wallets):
                 waiter.short_since = self._loop.time()
 
-    def _to_look_at(self, now: float, waiting: _Waiting) -> list[KeptLease]:
+    async def _due(self) -> list[KeptLease]:
+        """Those of which there is something to say, the most urgent first, and no more than one call has room for."""
+        now, waiting = self._loop.time(), self._waiting()
         low, self._low = self._low, set()
+        soon = dict.fromkeys([*waiting, *low])
+        due = [kept for kept in map(self._of, soon) if self._is_due(kept, waiting, now)]
         if now - self._looked_at >= _LOOK_EVERY:
             self._looked_at = now
-            return sorted(self._kept.values(), key=lambda kept: kept.lease.wallet not in waiting)
-        return [self._of(wallet) for wallet in dict.fromkeys([*waiting, *low])]
+            for number, wallet in enumerate(list(self._active), 1):
+                if len(due) >= _CALLS:
+                    break
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                kept = self._kept[wallet]
+                if kept.is_at_rest(now):
+                    self._active.discard(wallet)
+                elif wallet not in soon and self._is_due(kept, waiting, now):
+                    due.append(kept)
+        return due[:_CALLS]
 
     def _is_due(self, kept: KeptLease, waiting: _Waiting, now: float) -> bool:
         if not kept.is_told or kept.has_idle(now - self._idle_after):
@@ -299,6 +318,7 @@ class LeaseDesk:
         for kept in touched:
             kept.lease.hold(hold.id, hold.amount)
             kept.use(now)
+            self._active.add(kept.lease.wallet)
             if kept.is_low(now):
                 self._mark(kept.lease.wallet)
         return True
@@ -340,6 +360,7 @@ class LeaseDesk:
         self._is_disowned = False
         for kept in self._kept.values():
             kept.lease.spent_total = spent.get(kept.lease.wallet, 0)
+        self._active.update(self._kept)
 
     def _of(self, wallet: str) -> KeptLease:
         kept = self._kept.get(wallet)
