@@ -1134,6 +1134,26 @@ async def test_keys_are_new_within_a_moment(books: Books, control: Control, even
     await eventually(lambda: books.keys.find(KEY) is None)
 
 
+async def test_keys_that_change_all_the_time_are_asked_for_now_and_then(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read ten thousand takes a while. The first change after a pause is heard at once all the same."""
+    monkeypatch.setattr(key_poll, "_PAUSE_PER_BYTE", 1.0)
+    monkeypatch.setattr(key_poll, "_LONGEST_PAUSE", 0.4)
+    await control.tell(key_entry(KEY))
+    async with kept(tmp_path, control) as books:
+        await eventually(lambda: books.keys.find(KEY) is not None)
+        await asyncio.sleep(0.5)
+        asked = len(control.calls_to("keys"))
+        for n in range(50):
+            await control.tell(key_entry(new_key(), id=f"key_{n}"))
+            await asyncio.sleep(0.02)
+            if n == 5:
+                assert books.keys.find(KEY) is None
+        assert len(control.calls_to("keys")) - asked <= 5
+        await eventually(lambda: books.keys.version == control.version)
+
+
 async def test_a_control_plane_without_keys_is_known(
     tmp_path: Path, control: Control, eventually: Callable[..., Any]
 ) -> None:

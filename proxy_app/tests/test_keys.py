@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy.core.key_snapshot import InvalidSnapshot, KeySnapshot, LimitedKey
+from goproxy.core.compact_json import compact
+from goproxy.core.key_snapshot import InvalidSnapshot, KeySnapshot, LimitedKey, ToldKeys, read
 from goproxy.core.keys import digest, is_well_formed, new_key
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -93,6 +94,78 @@ def test_a_snapshot_is_read_as_it_is_written() -> None:
     snapshot = KeySnapshot(7, [live("alice", "a" * 64), live("bob", "b" * 64)])
     again = KeySnapshot.from_json(json.loads(json.dumps(snapshot.to_json())))
     assert again.to_json() == snapshot.to_json()
+
+
+def told(content: bytes, former: KeySnapshot | None = None) -> tuple[ToldKeys, int]:
+    """What a document says, and in how many slices it was read."""
+    reading, slices = read(content, former), 0
+    while True:
+        try:
+            next(reading)
+        except StopIteration as over:
+            return over.value, slices
+        slices += 1
+
+
+MANY = KeySnapshot(7, [live(f'account {n} }},{{" ],"recall":[', digest(str(n))) for n in range(2000)])
+
+
+@pytest.mark.parametrize("recall", [[], ["alice", "key:1"], None])
+def test_many_keys_are_read_in_slices(recall: list[str] | None) -> None:
+    """An event loop has something else to do; and what is kept is read like what is told."""
+    document = MANY.to_json() | ({} if recall is None else {"recall": recall})
+    (snapshot, recalled), slices = told(compact(document))
+    assert slices > 10
+    assert snapshot.to_json() == MANY.to_json()
+    assert recalled == tuple(recall or ())
+    again, _ = told(snapshot.document)
+    assert again.snapshot.to_json() == MANY.to_json()
+
+
+def test_keys_that_are_told_once_more_are_not_read() -> None:
+    snapshot = told(compact(MANY.to_json() | {"recall": []}))[0].snapshot
+    assert told(compact(MANY.to_json() | {"recall": ["alice"]}), snapshot) == (ToldKeys(snapshot, ("alice",)), 0)
+    other = KeySnapshot(7, [live("alice", "a" * 64)])
+    news, _ = told(compact(other.to_json() | {"recall": []}), snapshot)
+    assert news.snapshot.to_json() == other.to_json()
+    assert told(KeySnapshot().document)[0].snapshot.to_json() == {"version": 0, "keys": []}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(MANY.to_json() | {"recall": ["alice"]}).encode(),
+        compact({"recall": ["alice"]} | MANY.to_json()),
+        compact({"keys": MANY.to_json()["keys"], "later": {"keys": []}, "version": 7, "recall": ["alice"]}),
+        compact(MANY.to_json() | {"recall": ["alice"], "later": 1}),
+    ],
+    ids=["with spaces", "recall first", "version last", "more behind"],
+)
+def test_a_document_that_is_written_in_another_way_says_the_same(content: bytes) -> None:
+    (snapshot, recall), _ = told(content)
+    assert snapshot.to_json() == MANY.to_json()
+    assert recall == ("alice",)
+    (again, recall), _ = told(content, snapshot)
+    assert (again.to_json(), recall) == (MANY.to_json(), ("alice",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"version":1,"keys":[{}],"recall":[]}',
+        b'{"version":1,"keys":[',
+        compact(MANY.to_json())[:-1],
+        compact(MANY.to_json())[:-1] + b"x",
+        compact(MANY.to_json()).replace(b'"wallets_limit":false', b'"wallets_limit":0', 1),
+    ],
+)
+def test_what_says_no_keys_is_refused(content: bytes) -> None:
+    with pytest.raises(InvalidSnapshot):
+        told(content)
 
 
 @pytest.mark.parametrize(

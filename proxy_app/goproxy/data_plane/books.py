@@ -147,6 +147,11 @@ class Books:
         self._was_damaged = recovered.is_disowned
         self._post = RowPost(self._journal, self._control, recovered.unposted)
         self._poll = KeyPoll(self._journal, self._control, self._keys_path, self._keys_beside, self._desk.recall)
+        try:
+            await self._poll.start()
+        except BaseException:  # who is cancelled leaves the journal to others
+            await self._journal.close()
+            raise
         for row in left_open:
             self._write(row)
             log(

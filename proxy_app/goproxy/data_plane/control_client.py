@@ -11,14 +11,15 @@ import http
 import json
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from yarl import URL
 
-from goproxy.core.key_snapshot import InvalidSnapshot, KeySnapshot
+from goproxy.core import key_snapshot
+from goproxy.core.key_snapshot import InvalidSnapshot, KeySnapshot, ToldKeys
 from goproxy.observe import log
 
 _PATIENCE = 5.0
@@ -29,6 +30,8 @@ _ROWS_PATIENCE = 30.0
 _PAUSE = 0.2
 _LONGEST_PAUSE = 2.0
 """Seconds before another attempt: at first, and at most."""
+
+T = TypeVar("T")
 
 _SHOWN = 200  # characters of a refusal in a log line
 
@@ -79,14 +82,6 @@ class LeaseAnswer:
     """What its rows cost that are known there."""
     balance: int
     """What is left to lend."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeysAnswer:
-    """The keys, and the wallets of which other proxies want what this one has idle."""
-
-    snapshot: KeySnapshot
-    recall: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,22 +140,18 @@ class ControlClient:
                 return [_lease(each) for each in leases]
         raise ControlPlaneAway("it answers in a way that is not known")
 
-    async def keys(self, instance: str, after: int, wait: int) -> KeysAnswer | None:
+    async def keys(self, instance: str, after: int, wait: int, former: KeySnapshot | None = None) -> ToldKeys | None:
         """The keys, as soon as their version is above `after` or a wallet is recalled; None: not within `wait` seconds.
 
         Raises:
             ControlPlaneAway, ControlPlaneRefuses
         """
         query = {"instance": instance, "after": str(after), "wait": str(wait)}
-        document = await self._call("GET", "keys", query=query, patience=wait + _PATIENCE)
-        if document is None:
-            return None
+        content = await self._ask("GET", "keys", query=query, patience=wait + _PATIENCE)
         try:
-            snapshot = KeySnapshot.from_json(document)
+            return None if content is None else await in_turns(key_snapshot.read(content, former))
         except InvalidSnapshot as error:
             raise ControlPlaneAway(f"its keys cannot be read: {error}") from None
-        recall = document.get("recall")
-        return KeysAnswer(snapshot, tuple(map(str, recall)) if isinstance(recall, list) else ())
 
     async def statement(self, wallet: str) -> Statement:
         """What is in a wallet that this upstream pays from; in any other one, nothing.
@@ -191,6 +182,21 @@ class ControlClient:
         patience: float = _PATIENCE,
     ) -> Any:
         """The document of the answer; None: it has none (204)."""
+        content = await self._ask(method, verb, body=body, query=query, patience=patience)
+        try:
+            return None if content is None else json.loads(content)
+        except (ValueError, RecursionError):
+            raise ControlPlaneAway("it answers with something that is not JSON") from None
+
+    async def _ask(
+        self,
+        method: str,
+        verb: str,
+        *,
+        body: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        patience: float,
+    ) -> bytes | None:
         headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
         try:
             async with (
@@ -215,10 +221,17 @@ class ControlClient:
             raise ControlPlaneRefuses(answer.status, _message(content))
         if answer.status != 200:
             raise ControlPlaneAway(f"it answers with status {answer.status}")
+        return content
+
+
+async def in_turns(work: Generator[None, None, T]) -> T:
+    """Do work that yields now and then, and let the event loop do something else each time."""
+    while True:
         try:
-            return json.loads(content)
-        except (ValueError, RecursionError):
-            raise ControlPlaneAway("it answers with something that is not JSON") from None
+            next(work)
+        except StopIteration as over:
+            return over.value  # type: ignore[no-any-return]
+        await asyncio.sleep(0)
 
 
 class BackOff:
