@@ -26,7 +26,7 @@ from goproxy.core.keys import new_key
 from goproxy.core.lease import Wallet
 from goproxy.core.ledger import Hold, Row, Settlement, interrupted
 from goproxy.core.usage import Usage
-from goproxy.data_plane import kept_lease, key_poll, lease_desk, row_post
+from goproxy.data_plane import journal, kept_lease, key_poll, lease_desk, row_post
 from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import (
     Books,
@@ -1123,6 +1123,37 @@ async def test_on_a_full_disk_nothing_is_begun_and_what_runs_is_settled(
 
 
 # Keys.
+
+
+async def test_on_a_disk_that_does_not_answer_nothing_is_begun_and_nothing_stays_held(
+    tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_SILENT", 0.3)
+    monkeypatch.setattr(journal, "_LOOK_EVERY", 0.05)
+    append, disk = Segment.append, threading.Event()
+
+    def append_in_the_end(segment: Segment, data: bytes) -> None:
+        disk.wait(30)
+        append(segment, data)
+
+    async with kept(tmp_path, control) as books:
+        await books.open(a_hold("req_0", 1000))
+        held = books._desk._kept["alice"].lease.held
+        monkeypatch.setattr(Segment, "append", append_in_the_end)
+        with pytest.raises(JournalUnwritable, match="the disk does not answer"):
+            await asyncio.wait_for(books.open(a_hold("req_1", 1000)), 5)
+        assert books._desk._kept["alice"].lease.held == held
+        assert books.standing.journal_problem == "the disk does not answer"
+        began = time.monotonic()
+        with pytest.raises(JournalUnwritable, match="the disk does not answer"):
+            await books.open(a_hold("req_2", 1000))
+        assert time.monotonic() - began < 0.3, "at once"
+        disk.set()
+        await eventually(lambda: books.standing.journal_problem is None)
+        await spend(books, "req_3", 1000, 100)
+        await books.settle(a_row(a_hold("req_0", 1000), 400))
+    assert set(control.rows) == {"req_0", "req_3"}
+    assert control.wallets["alice"].held == 0
 
 
 async def test_keys_are_new_within_a_moment(books: Books, control: Control, eventually: Callable[..., Any]) -> None:

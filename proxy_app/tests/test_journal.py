@@ -6,7 +6,9 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ import pytest
 
 from goproxy.core.journal_record import Opened, Reader, Settled, row_document
 from goproxy.core.usage import Usage
+from goproxy.data_plane import journal as journal_module
 from goproxy.data_plane.journal import Journal, JournalInUse, JournalUnwritable, Recovered
 from goproxy.data_plane.journal_directory import JournalDirectory
 from tests.bookkeeping import a_hold, a_row
@@ -338,6 +341,93 @@ async def test_who_waits_for_a_disk_that_takes_nothing_is_told_when_the_journal_
         await asyncio.wait_for(lease, 30)
     (line,) = lines.all("journal is closed with records that the disk did not take")
     assert line["n"] == 1
+
+
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """A disk that answers no sync before this is set. What would take seconds takes tenths of them."""
+    monkeypatch.setattr(journal_module, "_SILENT", 0.3)
+    monkeypatch.setattr(journal_module, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(journal_module, "_LAST_WRITE", 0.3)
+    fdatasync, answers = os.fdatasync, threading.Event()
+
+    def sync_in_the_end(descriptor: int) -> None:
+        answers.wait(30)
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync_in_the_end)
+    yield answers
+    answers.set()
+
+
+async def test_a_disk_that_does_not_answer_is_one_that_takes_nothing(
+    tmp_path: Path, hangs: threading.Event, lines: Lines, eventually: Callable[..., Any]
+) -> None:
+    hangs.set()
+    async with opened(tmp_path) as (journal, _):
+        await journal.open(a_hold("req_0"))
+        hangs.clear()
+        opening = [asyncio.create_task(journal.open(a_hold("req_1")))]
+        await asyncio.sleep(0.1)
+        opening.append(asyncio.create_task(journal.open(a_hold("req_2"))))  # it waits for the next write
+        settling = journal.settle(a_row(a_hold("req_0")))
+        assert journal.problem is None
+        await asyncio.wait(opening, timeout=5)
+        for each in opening:
+            with pytest.raises(JournalUnwritable, match="the disk does not answer"):
+                each.result()
+        assert journal.problem == "the disk does not answer"
+        assert not settling.done()
+        hangs.set()
+        await asyncio.wait_for(settling, 5)
+        await eventually(lambda: journal.problem is None)
+        await journal.open(a_hold("req_3"))
+    problems = lines.all("journal cannot be written; new requests are refused")
+    assert [line["problem"] for line in problems] == ["the disk does not answer"]
+    assert len(lines.all("journal can be written again")) == 1
+    recovered = await reopened(tmp_path)
+    assert [hold.id for hold, _ in recovered.holds] == ["req_3"]
+    assert list(recovered.unposted) == ["req_0"]
+
+
+async def test_a_disk_that_is_slow_is_waited_for(
+    tmp_path: Path, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much of it there is to wait for: each time it answers, it has all the time again."""
+    hangs.set()
+    fdatasync, fsync = os.fdatasync, os.fsync
+
+    def slowly(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def wait(descriptor: int) -> None:
+            time.sleep(0.2)
+            sync(descriptor)
+
+        return wait
+
+    async with opened(tmp_path, 1) as (journal, _):  # so that each write begins a segment
+        monkeypatch.setattr(os, "fdatasync", slowly(fdatasync))
+        monkeypatch.setattr(os, "fsync", slowly(fsync))
+        await asyncio.gather(*(journal.open(a_hold(f"req_{n}")) for n in range(3)))
+        syncs = journal.syncs
+        await asyncio.wait_for(asyncio.gather(journal.begin_segment(), journal.open(a_hold("req_3"))), 30)
+        assert (journal.problem, journal.syncs > syncs) == (None, True)
+
+
+async def test_a_journal_is_left_while_its_disk_does_not_answer_and_nobody_else_may_have_it(
+    tmp_path: Path, hangs: threading.Event, eventually: Callable[..., Any]
+) -> None:
+    async with opened(tmp_path) as (journal, _):
+        lease = journal.lease("alice", 9000)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    with pytest.raises(JournalUnwritable):
+        await lease
+    with pytest.raises(JournalInUse):
+        await Journal(tmp_path).start()
+    hangs.set()
+    await eventually(lambda: not journal._thread.is_alive())
+    journal._directory.release()
+    assert (await reopened(tmp_path)).granted_totals["alice"] == 9000
 
 
 async def test_a_segment_that_failed_to_sync_is_not_written_to_again(

@@ -6,7 +6,8 @@ a new one that begins with all of it.
 
 When the disk does not take more, requests that are not sent yet are refused, and those that run are settled in the
 space that was taken for them beforehand, or, where the disk takes nothing at all, kept in memory until it does. It is
-tried again every second.
+tried again every second. A disk that does not answer for longer than a slow one counts as one that takes no more, until
+it does.
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ _RETRY = 1.0
 """Seconds between two attempts on a disk that does not take more."""
 
 
+_SILENT = 5.0
+"""Seconds after which a disk that was told to write something does not answer. Slow ones take two or three."""
+
+_LOOK_EVERY = 0.5
+"""Seconds between two looks at that, while something is on its way to it."""
+
+_LAST_WRITE = 10.0
+"""Seconds for the disk to take what there is when the journal is closed."""
+
+_NO_ANSWER = "the disk does not answer"
+
+
 class JournalUnwritable(Exception):
     """The disk does not take the record: nothing that relies on it may be done."""
 
@@ -100,8 +113,8 @@ class Journal:
         self._directory = JournalDirectory(directory)
         self._segment_bytes = segment_bytes
         self.instance = ""
-        self.problem: str | None = "it is not open"
-        """Why nothing can be written at the moment."""
+        self._failure: str | None = "it is not open"
+        """Why the last attempt failed."""
         self.syncs = 0
         """How often the disk was waited for."""
         self.damaged = 0
@@ -116,6 +129,15 @@ class Journal:
         self._is_called = False
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        """Runs while something may be on its way to the disk: one for all who wait."""
+        self._is_silence_told = False
+
+        # From the thread to the event loop.
+        self._began = 0.0
+        """When it turned to the disk; 0: it does not wait for it."""
+        self._batch: Sequence[_Entry] = ()
+        """What it is writing."""
 
         # What follows is the writing thread's alone, once it runs.
         self._state = JournalState()
@@ -126,6 +148,16 @@ class Journal:
         self._is_to_rotate = False
         """This one is set by the event loop."""
         self._to_set_aside: list[int] = []
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be written at the moment."""
+        return _NO_ANSWER if self._failure is None and self._is_silent else self._failure
+
+    @property
+    def _is_silent(self) -> bool:
+        began = self._began
+        return began > 0 and time.monotonic() - began >= _SILENT
 
     async def start(self) -> Recovered:
         """Lock the directory, read what is there, and begin a segment of this process.
@@ -202,8 +234,14 @@ class Journal:
         self._is_closing = True
         self._tokens.put(None)
         if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
-        self._directory.release()
+            await asyncio.to_thread(self._thread.join, _LAST_WRITE)
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._thread.is_alive():  # it may write yet: until the process ends nobody else may
+            log("journal is closed while the disk does not answer", level=logging.ERROR)
+            self._loop.call_soon(_resolve, [*self._waiting, *self._batch, *self._queue], _unwritable(_NO_ANSWER))
+        else:
+            self._directory.release()
 
     def _put(
         self, record: Record, written: asyncio.Future[bytes] | None = None, *, is_patient: bool = False
@@ -231,6 +269,24 @@ class Journal:
         if self._queue and not self._is_called:
             self._is_called = True
             self._tokens.put(None)
+            if self._watch is None:
+                self._watch = self._loop.call_later(_LOOK_EVERY, self._look)
+
+    def _look(self) -> None:
+        """Refuse who waits to begin while the disk does not answer."""
+        self._watch = None
+        if not (self._began or self._queue):
+            return
+        self._watch = self._loop.call_later(_LOOK_EVERY, self._look)
+        if not self._is_silent:
+            return
+        if not self._is_silence_told:
+            self._is_silence_told = True
+            log("journal cannot be written; new requests are refused", level=logging.ERROR, problem=_NO_ANSWER)
+        for entry in [*self._batch, *self._queue]:
+            if isinstance(entry.record, Opened) and entry.written is not None and not entry.written.done():
+                self._note(Voided(entry.record.hold.id))  # it is on the disk, or will be
+                _resolve([entry], _unwritable(_NO_ANSWER))
 
     def _note(self, record: Record) -> None:
         """It will be on the disk soon; nobody waits for that."""
@@ -285,14 +341,20 @@ class Journal:
         while True:
             with suppress(Empty):
                 self._tokens.get(timeout=self._until_retry())
+            self._began = (
+                time.monotonic()
+            )  # and before that: who finds the queue empty must see that it is looked after
             is_closing = self._is_closing
             self._is_called = False  # before the queue is emptied: what comes from here on calls again
             batch = [self._queue.popleft() for _ in range(len(self._queue))]
             if not (batch or is_closing or self._retry_at):
+                self._began = 0.0
                 continue
             if is_closing:
                 self._retry_at = min(self._retry_at, time.monotonic())
+            self._batch = batch
             self._commit(batch)
+            self._batch, self._began = (), 0.0
             if is_closing:
                 self._leave()
                 return
@@ -312,9 +374,9 @@ class Journal:
             self._cannot(error)
             self._make_do(batch)
             return
-        if self.problem is not None and self._retry_at:
+        if self._is_silence_told or (self._failure is not None and self._retry_at):
             log("journal can be written again")
-        self.problem, self._retry_at = None, 0.0
+        self._failure, self._retry_at, self._is_silence_told = None, 0.0, False
         waiting, self._waiting = self._waiting, []
         self._tell([*waiting, *batch])
 
@@ -330,10 +392,12 @@ class Journal:
 
     def _rotate(self, reserved: int) -> None:
         head = self._state.checkpoint()
+        self._go_on()
         segment = self._directory.draft(head, len(head) + reserved + max(self._segment_bytes, len(head)))
         if self._segment is not None:
             self._segment.close()
             self._segment = None
+        self._go_on()
         try:
             self._directory.publish()
         except OSError:
@@ -346,8 +410,14 @@ class Journal:
         self._to_set_aside = []
         self._directory.tidy()
 
+    def _go_on(self) -> None:
+        """The disk has answered, and is told something else."""
+        if self._began:
+            self._began = time.monotonic()
+
     def _append(self, lines: bytes) -> None:
         assert self._segment is not None
+        self._go_on()
         try:
             self._segment.append(_SYNCED + lines)
         except OSError:
@@ -362,7 +432,7 @@ class Journal:
         for entry in opens:
             assert isinstance(entry.record, Opened)
             self._state.take_back(entry.record.hold.id)
-        self._tell(opens, JournalUnwritable(f"The journal cannot be written: {self.problem}"))
+        self._tell(opens, _unwritable(self._failure))
         ends = [entry for entry in batch if isinstance(entry.record, Settled | Voided)]
         lines = b"".join(entry.line for entry in ends)
         if self._segment is not None and lines and len(_SYNCED + lines) <= self._segment.room:
@@ -375,20 +445,24 @@ class Journal:
 
     def _cannot(self, error: Exception) -> None:
         problem = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-        if problem != self.problem:
+        if problem != self._failure:
             log("journal cannot be written; new requests are refused", level=logging.ERROR, problem=problem)
-        self.problem, self._retry_at = problem, time.monotonic() + _RETRY
+        self._failure, self._retry_at = problem, time.monotonic() + _RETRY
 
     def _leave(self) -> None:
         if self._segment is not None:
             self._segment.close()
         if self._waiting:
             log("journal is closed with records that the disk did not take", level=logging.ERROR, n=len(self._waiting))
-            self._tell(self._waiting, JournalUnwritable(f"The journal cannot be written: {self.problem}"))
+            self._tell(self._waiting, _unwritable(self._failure))
 
     def _tell(self, entries: Sequence[_Entry], error: Exception | None = None) -> None:
         with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(_resolve, entries, error)
+
+
+def _unwritable(problem: str | None) -> JournalUnwritable:
+    return JournalUnwritable(f"The journal cannot be written: {problem}")
 
 
 def _unobserved(written: asyncio.Future[bytes]) -> asyncio.Future[bytes]:
