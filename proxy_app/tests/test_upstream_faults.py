@@ -19,7 +19,7 @@ import trustme
 from yarl import URL
 
 from goproxy.config import parse_config
-from goproxy.data_plane import upstream_pool
+from goproxy.data_plane import name_lookup, upstream_pool
 from goproxy.data_plane.reachability import try_endpoints, why
 from tests.conftest import Lines
 from tests.gateway import ALICE, UPSTREAM_SECRET, Running, config_document, endpoints_at, running_gateway
@@ -127,6 +127,7 @@ class NameServer:
         self.asked = 0
         monkeypatch.setattr(upstream_pool, "resolve", self.resolve)
         monkeypatch.setattr(upstream_pool, "_NAMES_KEPT", -1)
+        monkeypatch.setattr(upstream_pool, "_ASKED_AGAIN", 0)
 
     async def resolve(self, *_: Any) -> Any:
         self.asked += 1
@@ -180,6 +181,28 @@ async def test_a_name_is_looked_up_once_for_all_who_wait(
     server.speaks.set()
     await asyncio.gather(*others)
     assert (first.cancelled(), server.asked) == (True, 1)
+    pool.close()
+
+
+@pytest.mark.parametrize("failure", [socket.EAI_AGAIN, socket.EAI_NONAME])
+async def test_a_lookup_that_failed_is_not_begun_again_at_once(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, failure: int
+) -> None:
+    server = NameServer(provider.port, monkeypatch)
+    server.failure = failure
+    monkeypatch.setattr(upstream_pool, "_ASKED_AGAIN", 0.3)
+    pool = upstream_pool.UpstreamPool(URL(provider.url), ssl.create_default_context())
+    for _ in range(3):
+        with pytest.raises(socket.gaierror):
+            await connect(pool)
+    assert server.asked == 1
+    server.failure = None
+    await asyncio.sleep(0.4)
+    await connect(pool)
+    server.failure = socket.EAI_AGAIN
+    for _ in range(3):
+        await connect(pool)  # by the addresses of before
+    assert server.asked == 3
     pool.close()
 
 
@@ -276,8 +299,7 @@ async def test_a_name_that_ends_in_a_dot_is_the_certificates(
     authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No search domain is tried for it. A certificate has it without."""
-    resolve = upstream_pool.resolve
-    monkeypatch.setattr(upstream_pool, "resolve", lambda _, port: resolve("localhost", port))
+    monkeypatch.setattr(upstream_pool, "resolve", lambda _, port: name_lookup.resolve("localhost", port))
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     async with running_provider(server_tls(authority.issue_cert("localhost"))) as provider:

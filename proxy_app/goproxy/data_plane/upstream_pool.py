@@ -13,13 +13,13 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
 from copy import copy
 from functools import lru_cache
 
 import aiohappyeyeballs
 from yarl import URL
 
+from goproxy.data_plane.name_lookup import Addresses, resolve
 from goproxy.data_plane.outbox import Outbox
 from goproxy.data_plane.upstream_connection import UNACKNOWLEDGED, UpstreamConnection
 
@@ -38,6 +38,9 @@ _NAMES_KEPT = 10.0
 
 _NAMES_REMEMBERED = 600.0
 """Seconds that it is believed while the name servers are away: a provider's addresses outlive most such failures."""
+
+_ASKED_AGAIN = 2.0
+"""Seconds from a lookup that failed to the next one."""
 
 _PATIENCE = 1.0
 """Seconds for a name server, where the addresses of before are known."""
@@ -60,8 +63,6 @@ _SOCKET_OPTIONS = (
 """The other end's silence is asked after, five times until the path is given up: Linux looks at the time alone then
 (tcp(7), TCP_USER_TIMEOUT), so that with fewer questions one lost packet would cut a provider that thinks."""
 
-_Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
-
 
 class UpstreamPool:
     """Connections to one origin."""
@@ -72,11 +73,15 @@ class UpstreamPool:
         self._host = origin.host or ""
         self._port = origin.port or 0
         self._tls = tls if origin.scheme == "https" else None
-        self._addresses: _Addresses = ()
+        self._addresses: Addresses = ()
         self._resolved_at = float("-inf")
         self._lookup: asyncio.Task[Exception | None] | None = None
         self._asked_at = 0.0
         """When the lookup that runs began."""
+        self._failure: Exception | None = None
+        """What the last one failed with."""
+        self._asks_at = float("-inf")
+        """When there may be another one."""
         self._idle: deque[UpstreamConnection] = deque()
         self._all: set[UpstreamConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -125,17 +130,20 @@ class UpstreamPool:
         for connection in self._all:
             connection.abort()
 
-    async def _resolve(self) -> _Addresses:
+    async def _resolve(self) -> Addresses:
         now = time.monotonic()
         age = now - self._resolved_at
         if age <= _NAMES_KEPT:
             return self._addresses
-        if self._lookup is None:
+        if self._lookup is None and now >= self._asks_at:
             self._lookup, self._asked_at = self.loop.create_task(self._look_up()), now
         lookup, is_known = self._lookup, age <= _NAMES_REMEMBERED
-        # This ends no lookup: it is everybody's, and who waits for it may leave.
-        await asyncio.wait([lookup], timeout=max(0, self._asked_at + _PATIENCE - now) if is_known else None)
-        failure = lookup.result() if lookup.done() else None
+        if lookup is None:
+            failure = self._failure
+        else:
+            # This ends no lookup: it is everybody's, and who waits for it may leave.
+            await asyncio.wait([lookup], timeout=max(0, self._asked_at + _PATIENCE - now) if is_known else None)
+            failure = lookup.result() if lookup.done() else None
         if failure is not None and not (is_known and _is_temporary(failure)):
             raise copy(failure) from None  # who raises an exception is remembered by it
         return self._addresses
@@ -145,11 +153,13 @@ class UpstreamPool:
         try:
             self._addresses = await resolve(self._host, self._port)
             self._resolved_at = time.monotonic()
+            self._failure = None
         except Exception as error:
-            return error
+            self._failure = error.with_traceback(None)  # whose frames would keep this pool
+            self._asks_at = time.monotonic() + _ASKED_AGAIN
         finally:
             self._lookup = None
-        return None
+        return self._failure
 
     def _released(self, connection: UpstreamConnection, keep_alive: str | None) -> None:
         seconds = _seconds_kept(keep_alive)
@@ -193,8 +203,3 @@ def _seconds_kept(keep_alive: str | None) -> float:
 
 def _is_temporary(failure: Exception) -> bool:
     return isinstance(failure, OSError) and failure.errno not in _NO_SUCH_NAME
-
-
-async def resolve(host: str, port: int) -> _Addresses:
-    """The addresses of a name, in the system's order."""
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
