@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from goproxy.core.headers import UnsendableHeader, to_client, to_upstream
+from goproxy.core.headers import AnswerHead, Headers, UnsendableHeader, to_upstream
 
 OURS = [("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
+
+
+def to_client(headers: Headers) -> Headers:
+    """What of an answer's headers the client gets."""
+    return AnswerHead((name.encode(), value.encode(errors="surrogateescape")) for name, value in headers).to_client
 
 
 def test_what_the_client_says_to_the_model_passes_in_order() -> None:

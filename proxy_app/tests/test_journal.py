@@ -642,3 +642,17 @@ def test_a_rows_record_is_about_as_long_as_its_reserve() -> None:
     from goproxy.data_plane.journal import _SETTLEMENT_BYTES
 
     assert len(encode(Settled(a_row(a_hold("req_" + "x" * 40))))) < _SETTLEMENT_BYTES // 2
+
+
+async def test_one_who_fails_over_a_row_keeps_no_other_row_waiting(tmp_path: Path, lines: Lines) -> None:
+    def fail(_: asyncio.Future[bytes]) -> None:
+        raise ZeroDivisionError
+
+    heard: list[bytes] = []
+    async with opened(tmp_path) as (journal, _):
+        first = journal.settle(a_row(a_hold("req_1")), fail)
+        second = journal.settle(a_row(a_hold("req_2")), lambda written: heard.append(written.result()))
+        line = await asyncio.wait_for(second, 30)
+        assert first.done()
+    assert heard == [line]
+    assert len(lines.all("telling of a row failed")) == 1

@@ -75,6 +75,10 @@ def settled(reading: Reading, **more: Any) -> Row:
     return settle(more.pop("hold", HOLD), reading=reading, **seen | more)
 
 
+def test_a_row_has_its_fields_and_nothing_of_its_hold_besides() -> None:
+    assert list(vars(settled(WHOLE))) == list(Row.__dataclass_fields__)
+
+
 def test_a_whole_answer_is_billed_by_the_providers_final_word() -> None:
     row = settled(WHOLE)
     assert row == Row(

@@ -15,6 +15,7 @@ import pytest
 from goproxy.core.ledger import Row
 from goproxy.data_plane import settler
 from goproxy.data_plane.drain import Drains
+from goproxy.data_plane.journal import Told
 from goproxy.observe import Outcome
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
@@ -114,11 +115,11 @@ async def test_a_settlement_that_fails_hinders_none_that_is_made_with_it(
     await eventually(lambda: len(gateway.gateway.settler._over) == 2)
     settle, fails = gateway.books.settle, [True]
 
-    def fail_once(row: Row) -> asyncio.Future[bytes]:
+    def fail_once(row: Row, told: Told) -> asyncio.Future[bytes]:
         if fails:
             fails.pop()
             raise ZeroDivisionError
-        return settle(row)
+        return settle(row, told)
 
     monkeypatch.setattr(gateway.books, "settle", fail_once)
     await gateway.gateway.settler.settled()
@@ -138,7 +139,13 @@ async def test_an_answer_that_comes_as_it_is_given_up_is_closed() -> None:
     await asyncio.sleep(0)
     record = SimpleNamespace(outcome=Outcome.SHUTDOWN, request_id="req_1")
     exchange: Any = SimpleNamespace(hold=a_hold("req_1"), record=record, row=lambda: a_row(a_hold("req_1")))
-    ledger: Any = SimpleNamespace(settle=lambda _: asyncio.ensure_future(asyncio.sleep(0, b"")))
+
+    def settle(_: Row, told: Told) -> asyncio.Future[bytes]:
+        written = asyncio.ensure_future(asyncio.sleep(0, b""))
+        written.add_done_callback(told)
+        return written
+
+    ledger: Any = SimpleNamespace(settle=settle)
     drains = Drains(seconds=1, bytes=1000, concurrent=1)
     told: list[str] = []
     after = settler.Settler(ledger, drains, lambda record, row: told.append(row.id))

@@ -168,7 +168,7 @@ async def test_one_that_leaves_to_another_one_gives_its_streams_their_time(
 async def test_one_that_has_time_is_hurried_by_sigterm(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path, processes: int
 ) -> None:
-    """The grace period begins then; without one, what a machine that goes down has begun would be cut without a word."""
+    """The grace period begins then: else what a machine that goes down has begun would be cut without a word."""
 
     async def script(_: Received, wire: Wire) -> None:
         await wire.begin_stream()

@@ -96,12 +96,33 @@ def to_upstream(headers: Iterable[tuple[str, str]]) -> Headers:
     return [*passed, ("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
 
 
-def to_client(headers: Iterable[tuple[str, str]]) -> Headers:
-    """The answer's headers as the client gets them; one that cannot be written is left out, the answer is not."""
-    passed = _passing(headers, _passes_down)
-    if _UNSENDABLE.search("".join([name + value for name, value in passed])):
-        return [(name, value) for name, value in passed if not _UNSENDABLE.search(name + value)]
-    return passed
+class AnswerHead:
+    """The headers of an answer, read in one walk: providers send thirty with each."""
+
+    __slots__ = ("codings", "first", "to_client")
+
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        self.first: dict[str, str] = {}
+        """The first value of each, by its name in small letters."""
+        self.codings: list[str] = []
+        """The values of all that tell a Transfer-Encoding."""
+        first, passed, named, text = self.first, [], "", ""
+        for written, told in fields:
+            name, small, does_pass = _answers_name(written) if len(written) <= _SHORT else _read_name(written)
+            value = told.decode("utf-8", "surrogateescape")
+            if small not in first:
+                first[small] = value
+            if does_pass:
+                passed.append((name, value))
+                text += value
+            elif does_pass is None:
+                named += f",{value}"
+            elif small == "transfer-encoding":
+                self.codings.append(value)
+        if not text.isprintable():  # a quick look; what is printable can be sent
+            passed = [pair for pair in passed if not _UNSENDABLE.search(pair[1])]
+        self.to_client: Headers = _but_named(passed, named)
+        """As the client gets them; one that cannot be written is left out, the answer is not."""
 
 
 def _passing(headers: Iterable[tuple[str, str]], passes: Callable[[str], bool | None]) -> Headers:
@@ -111,8 +132,13 @@ def _passing(headers: Iterable[tuple[str, str]], passes: Callable[[str], bool | 
             passing.append(pair)
         elif does_pass is None:
             named += f",{pair[1]}"
+    return _but_named(passing, named)
+
+
+def _but_named(headers: Headers, named: str) -> Headers:
+    """These without what `Connection` names."""
     nominated = {token.strip().lower() for token in named.split(",")} - _NO_OTHERS if named else None
-    return [pair for pair in passing if pair[0].lower() not in nominated] if nominated else passing
+    return [pair for pair in headers if pair[0].lower() not in nominated] if nominated else headers
 
 
 @lru_cache(maxsize=128)  # names repeat, and to look at one takes longer than all the rest
@@ -120,9 +146,18 @@ def _passes_up(name: str) -> bool | None:
     return _passes(name.lower(), _NOT_UP, _NOT_UP_PREFIXES)
 
 
-@lru_cache(maxsize=128)
-def _passes_down(name: str) -> bool | None:
-    return _passes(name.lower(), _NOT_DOWN, _NOT_DOWN_PREFIXES)
+def _read_name(written: bytes) -> tuple[str, str, bool | None]:
+    """A name of an answer's header, the same in small letters, and whether it passes, as `_passes` has it."""
+    name = written.decode()
+    small = name.lower()
+    does_pass = _passes(small, _NOT_DOWN, _NOT_DOWN_PREFIXES)
+    return name, small, does_pass and not _UNSENDABLE.search(name)
+
+
+_SHORT = 64
+"""Bytes of a name that is remembered: the same ones come with each answer."""
+
+_answers_name = lru_cache(maxsize=128)(_read_name)
 
 
 def _passes(lower: str, withheld: Collection[str], prefixes: tuple[str, ...]) -> bool | None:

@@ -20,8 +20,7 @@ allows. Models that search unasked are not told apart here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 IMAGE_TOKENS = 10_000
@@ -212,8 +211,30 @@ def estimate_input(
 
 
 def blocks_of(request: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What the messages consist of; one more than there may be, if there are more."""
-    return list(islice(_blocks(request), MOST_BLOCKS + 1))
+    """What the messages consist of, and what stands within results of tools and documents.
+
+    More than there may be, if there are more: no further is looked.
+    """
+    blocks: list[Mapping[str, Any]] = []
+    waiting: list[object] = []
+    for item in objects(request.get("input")):
+        if item.get("type") not in (None, "message") or "content" not in item:
+            blocks.append(item)
+        waiting += (item.get("content"), item.get("output"))
+    for message in objects(request.get("messages")):
+        if message.get("audio") or message.get("images"):  # what the model said before, and what LiteLLM takes so
+            blocks.append({"type": "audio"})
+        waiting.append(message.get("content"))
+    while waiting and len(blocks) <= MOST_BLOCKS:
+        items = waiting.pop()
+        for block in items if items.__class__ is list else (items,):
+            if block.__class__ is dict:
+                blocks.append(block)
+                if "content" in block:
+                    waiting.append(block["content"])
+                if "source" in block and (source := block["source"]).__class__ is dict:
+                    waiting.append(source.get("content"))
+    return blocks
 
 
 def are_words(request: Mapping[str, Any]) -> bool:
@@ -244,27 +265,6 @@ def names_within(
             if name in each:
                 walked += objects(each[name])
     return names.union(*walked)
-
-
-def _blocks(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The blocks that the messages consist of, and those within results of tools and documents."""
-    waiting: list[object] = []
-    for item in objects(request.get("input")):
-        if item.get("type") not in (None, "message") or "content" not in item:
-            yield item
-        waiting += (item.get("content"), item.get("output"))
-    for message in objects(request.get("messages")):
-        if message.get("audio") or message.get("images"):  # what the model said before, and what LiteLLM takes so
-            yield {"type": "audio"}
-        if (content := message.get("content")).__class__ is not str:
-            waiting.append(content)
-    while waiting:
-        for block in objects(waiting.pop()):
-            yield block
-            if (inner := block.get("content")) is not None:
-                waiting.append(inner)
-            if isinstance(source := block.get("source"), dict):
-                waiting.append(source.get("content"))
 
 
 def tools_of(request: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -61,13 +61,16 @@ class JournalState:
     def apply(self, record: Record, line: bytes) -> None:
         """Take in what happened. What is known already changes nothing."""
         match record:  # fields by name: by position, each match leaves a string in CPython 3.11's cache of attributes
+            case Opened(hold=hold):  # this and the next are told of every request
+                if hold.id not in self.unposted:
+                    self.holds[hold.id] = hold
+            case Settled(row=row):
+                self._close(row.id)
+                self.unposted.setdefault(row.id, Unposted(line, row.wallets, row.cost_nanodollars))
             case Started(instance=instance, number=number):
                 if instance != self.instance:
                     self.lent = {}
                 self.instance, self.start = instance, number
-            case Opened(hold=hold):
-                if hold.id not in self.unposted:
-                    self.holds[hold.id] = hold
             case Voided(id=id_):
                 self._close(id_)
             case Progressed(id=id_, usage=usage, terms=terms):
@@ -75,9 +78,6 @@ class JournalState:
                     self.progress[id_] = usage
                     if terms is not None and terms != open_.terms:
                         self.holds[id_] = replace(open_, terms=terms)
-            case Settled(row=row):
-                self._close(row.id)
-                self.unposted.setdefault(row.id, Unposted(line, row.wallets, row.cost_nanodollars))
             case Posted(ids=ids):
                 for id_ in ids:
                     self._posted(id_)

@@ -31,7 +31,7 @@ class Lease:
     and `free` shows it by falling below 0.
     """
 
-    __slots__ = ("_held", "_holds", "granted_total", "spent_total", "wallet")
+    __slots__ = ("_holds", "granted_total", "held", "spent_total", "wallet")
 
     def __init__(
         self,
@@ -46,17 +46,13 @@ class Lease:
         """All that this proxy was ever lent, less what it gave back: as the control plane told it last."""
         self.spent_total = spent_total
         self._holds = dict(holds)
-        self._held = sum(self._holds.values())
-
-    @property
-    def held(self) -> int:
+        self.held = sum(self._holds.values())
         """Set aside for requests that are on their way."""
-        return self._held
 
     @property
     def free(self) -> int:
         """What can be held; below 0 where requests cost more than their holds."""
-        return self.granted_total - self.spent_total - self._held
+        return self.granted_total - self.spent_total - self.held
 
     def hold(self, id: str, amount: int) -> bool:  # noqa: A002 - the request's id, as in a row
         """Set the worst case of a request aside, if it is free.
@@ -66,10 +62,10 @@ class Lease:
         """
         if id in self._holds:
             raise ValueError(f"{id} is held already")
-        if amount > self.free:
+        if amount > self.granted_total - self.spent_total - self.held:
             return False
         self._holds[id] = amount
-        self._held += amount
+        self.held += amount
         return True
 
     def settle(self, id: str, cost: int) -> None:  # noqa: A002
@@ -78,7 +74,7 @@ class Lease:
         Raises:
             KeyError: nothing is held for it. It was settled before, and a request is settled once.
         """
-        self._held -= self._holds.pop(id)
+        self.held -= self._holds.pop(id)
         self.spent_total += cost
 
     def wanted(self, amount: int) -> int:

@@ -8,7 +8,7 @@ from (usage, prices, multiplier), so that anyone can compute it again. The rules
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -203,7 +203,7 @@ def settle(
         terms=settled(hold.terms, reading.terms),
         usage=usage,
         settlement=settlement,
-        flags={*reading.flags, *flags},
+        flags={*flags, *reading.flags} if reading.flags else flags,
         raw_usage=reading.raw_usage,
         upstream_model=reading.model,
         status=status,
@@ -231,7 +231,7 @@ def interrupted(
         terms=hold.terms,
         usage=progress or Usage(),
         settlement=Settlement.INTERRUPTED,
-        flags=set(),
+        flags=_NONE,
         versions=versions,
         multiplier=multiplier,
         settled_at=settled_at,
@@ -267,16 +267,16 @@ def cost_of(row: Row) -> int:
 
 def _charged(
     hold: Hold, reading: Reading, *, drained: bool, status: int, outcome: str, has_body: bool
-) -> tuple[Usage, Settlement, set[str]]:
+) -> tuple[Usage, Settlement, Set[str]]:
     """What of the usage is charged, by which rule, and what of it is an estimate."""
     refused = not 200 <= status < 300 if status else outcome.startswith("upstream_")
     if refused:
-        return Usage(), Settlement.UPSTREAM_ERROR, set()
+        return Usage(), Settlement.UPSTREAM_ERROR, _NONE
     if reading.exact and reading.usage is not None:
-        return reading.usage, Settlement.DRAINED if drained else Settlement.EXACT, set()
+        return reading.usage, Settlement.DRAINED if drained else Settlement.EXACT, _NONE
     seen = reading.usage or Usage()
     if reading.error is not None:
-        return seen, Settlement.UPSTREAM_ERROR, set()
+        return seen, Settlement.UPSTREAM_ERROR, _NONE
     flags = set()
     # No prompt is empty, whatever can be read of an answer.
     if not seen.prompt and (has_body or outcome in _CLIENT_LEFT):
@@ -302,7 +302,7 @@ def _row(
     terms: str,
     usage: Usage,
     settlement: Settlement,
-    flags: set[str],
+    flags: Set[str],
     versions: Sequence[PriceVersion],
     multiplier: Decimal,
     settled_at: str,
@@ -316,44 +316,40 @@ def _row(
 ) -> Row:
     priced = price(usage, versions, multiplier, day_of(hold.opened_at), terms)
     cost, flag = _bounded(priced.cost, settlement, hold.amount)
+    unpriced = _unpriced(priced, usage)
     if _SPLIT in flags and priced.prices["cache_write_5m"] == priced.prices["cache_write_1h"]:
-        flags.remove(_SPLIT)  # it makes no difference
-    return Row(
-        id=hold.id,
-        opened_at=hold.opened_at,
-        account=hold.account,
-        key_id=hold.key_id,
-        wallets=hold.wallets,
-        upstream=hold.upstream,
-        endpoint=hold.endpoint,
-        protocol=hold.protocol,
-        model=hold.model,
-        stream=hold.stream,
-        estimated_input_tokens=hold.estimated_input_tokens,
-        terms=terms,
-        hold_nanodollars=hold.amount,
-        settled_at=settled_at,
-        settlement=settlement,
-        status=status,
-        outcome=outcome,
-        usage=usage,
-        raw_usage=raw_usage,
-        flags=tuple(sorted(flags | flag | _unpriced(priced, usage))),
-        price_version=priced.price_version,
-        prices=priced.prices,
-        tier_up_to=priced.tier_up_to,
-        multiplier=priced.multiplier,
-        cost_nanodollars=cost,
-        received_bytes=received_bytes,
-        answered_bytes=answered_bytes,
-        upstream_request_id=upstream_request_id,
-        upstream_model=upstream_model,
-    )
+        flags = flags - {_SPLIT}  # it makes no difference
+    # What `Row(...)` makes of thirty names, in half the time; and orjson writes it sooner, too.
+    fields = {
+        **hold.__dict__,
+        "terms": terms,
+        "hold_nanodollars": hold.amount,
+        "settled_at": settled_at,
+        "settlement": settlement,
+        "status": status,
+        "outcome": outcome,
+        "usage": usage,
+        "raw_usage": raw_usage,
+        "flags": tuple(sorted({*flags, *flag, *unpriced})) if flags or flag or unpriced else (),
+        "price_version": priced.price_version,
+        "prices": priced.prices,
+        "tier_up_to": priced.tier_up_to,
+        "multiplier": priced.multiplier,
+        "cost_nanodollars": cost,
+        "received_bytes": received_bytes,
+        "answered_bytes": answered_bytes,
+        "upstream_request_id": upstream_request_id,
+        "upstream_model": upstream_model,
+    }
+    del fields["amount"]
+    row = Row.__new__(Row)
+    row.__dict__ = fields
+    return row
 
 
-def _unpriced(priced: Priced, usage: Usage) -> set[str]:
+def _unpriced(priced: Priced, usage: Usage) -> Set[str]:
     """The flags of terms and searches that have no price."""
-    flags = {_SEARCHES} if usage.web_search and "web_search" not in priced.prices else set()
+    flags = _NO_SEARCHES if usage.web_search and "web_search" not in priced.prices else _NONE
     if priced.unpriced:
         named = {part: part.replace("=", "_") for part in priced.unpriced}
         flags |= {flag if flag in FLAGS else f"{part.partition('=')[0]}_other" for part, flag in named.items()}
@@ -367,12 +363,15 @@ def _told_anew(row: Row) -> set[str]:
 
 _SPLIT = "cache_write_split_assumed"
 _SEARCHES = "web_search_unpriced"
+_NO_SEARCHES = frozenset({_SEARCHES})
+_NONE: frozenset[str] = frozenset()
+"""Nearly every row has no flags: it costs no set of its own."""
 
 
-def _bounded(cost: int, settlement: Settlement, hold: int) -> tuple[int, set[str]]:
+def _bounded(cost: int, settlement: Settlement, hold: int) -> tuple[int, Set[str]]:
     """No estimate costs more than was held. What the provider counted does, should it come to that."""
     if cost <= hold:
-        return cost, set()
+        return cost, _NONE
     if settlement in (Settlement.ESTIMATED, Settlement.INTERRUPTED):
         return hold, {"capped_at_hold"}
     return cost, {"above_hold"}

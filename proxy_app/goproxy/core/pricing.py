@@ -211,13 +211,14 @@ def price(usage: Usage, versions: Sequence[PriceVersion], multiplier: Decimal, d
     tier, unpriced = tier_for(version.tiers, usage.prompt), _NOTHING
     if terms:
         tier, unpriced = _tier_on(terms, version, usage, multiplier)
+    rates = tier.rates(multiplier)
     return Priced(
-        cost=cost(usage, tier, multiplier),
-        price_version=_written_day(version.effective_from),
-        prices=tier.written,
-        tier_up_to=tier.up_to_prompt_tokens,
-        multiplier=tier.rates(multiplier).written_multiplier,
-        unpriced=unpriced,
+        _cost(usage, rates),
+        _written_day(version.effective_from),
+        tier.written,
+        tier.up_to_prompt_tokens,
+        rates.written_multiplier,
+        unpriced,
     )
 
 

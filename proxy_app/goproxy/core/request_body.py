@@ -28,7 +28,6 @@ from goproxy.core.input_estimate import (
     MOST_BLOCKS,
     OPENING_FIELDS,
     READ_WITHIN,
-    InputEstimate,
     are_words,
     blocks_of,
     estimate_input,
@@ -390,7 +389,7 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
     blocks = [] if has_words else blocks_of(fields)
     if len(blocks) > MOST_BLOCKS:
         raise InvalidBody(f"The messages consist of more than {MOST_BLOCKS:,} blocks. Send less at a time.")
-    estimate = InputEstimate(len(body), len(body), False, 0)
+    tokens, most, is_open, searches = len(body), len(body), False, 0
     if not has_words or not LOOKED_AT.isdisjoint(fields):
         tools = tools_of(fields, blocks)
         for name in names_within(fields, blocks, tools):
@@ -398,7 +397,7 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
                 raise _in_another_case(meant)
         if tools:
             _check_tools(tools, model)
-        estimate = estimate_input(fields, blocks, tools, len(body))
+        tokens, most, is_open, searches = estimate_input(fields, blocks, tools, len(body))
     return RequestBody(
         body,
         model,
@@ -406,10 +405,10 @@ def _read_fields(fields: Mapping[str, Any], places: Places | None, body: bytes, 
         limit or None,
         choices,
         options is not None and _flag(options, _USAGE, within="stream_options."),
-        estimate.tokens,
-        estimate.most,
-        estimate.is_open,
-        estimate.searches,
+        tokens,
+        most,
+        is_open,
+        searches,
         terms,
         "stream_options" in fields,
         places,

@@ -29,7 +29,7 @@ from goproxy.core.ledger import Hold, Row, interrupted
 from goproxy.core.pricing import REQUIRED_PRICES, PriceVersion, Tier
 from goproxy.core.usage import Usage
 from goproxy.data_plane.control_client import ControlClient, ControlPlaneAway, ControlPlaneRefuses
-from goproxy.data_plane.journal import Journal, JournalUnwritable
+from goproxy.data_plane.journal import Journal, JournalUnwritable, Told
 from goproxy.data_plane.key_poll import KeyPoll
 from goproxy.data_plane.lease_desk import InsufficientFunds, LeaseDesk, LeaseUnavailable
 from goproxy.data_plane.row_post import RowPost
@@ -226,7 +226,7 @@ class Books:
         if id in self._open:
             self._journal.progress(id, usage, terms)
 
-    def settle(self, row: Row) -> asyncio.Future[bytes]:
+    def settle(self, row: Row, told: Told | None = None) -> asyncio.Future[bytes]:
         """Spend what a request cost, and release the rest of its hold. Done when the row is on the disk.
 
         It is settled once even if this is called twice. A disk that does not take the row is tried until it does; the
@@ -236,9 +236,11 @@ class Books:
             log("request is settled already, or was never opened", level=logging.ERROR, request_id=row.id)
             nothing: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
             nothing.set_result(b"")
+            if told is not None:
+                nothing.add_done_callback(told)
             return nothing
         self._desk.settle(row)
-        return self._write(row)
+        return self._write(row, told)
 
     async def prepare_for_another_start(self) -> None:
         """Have it read no more of the journal than what is live now, and what comes after it."""
@@ -283,16 +285,16 @@ class Books:
             keys_age=self.keys_age,
         )
 
-    def _write(self, row: Row) -> asyncio.Future[bytes]:
-        written = self._journal.settle(row)
-        self._unsettled[row.id] = row, written
-
+    def _write(self, row: Row, told: Told | None = None) -> asyncio.Future[bytes]:
         def pass_on(done: asyncio.Future[bytes]) -> None:
-            if not done.cancelled() and done.exception() is None:
+            if done.exception() is None:
                 del self._unsettled[row.id]
                 self._post.add(row.id, Unposted(done.result(), row.wallets, row.cost_nanodollars))
+            if told is not None:
+                told(done)
 
-        written.add_done_callback(pass_on)
+        written = self._journal.settle(row, pass_on)
+        self._unsettled[row.id] = row, written
         return written
 
     async def _renew(self) -> dict[str, int]:

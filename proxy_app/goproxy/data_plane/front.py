@@ -239,7 +239,8 @@ class Connection(asyncio.Protocol):
             self._came, self._needs = self._came[length:], 1
             self._until, self.is_new = math.inf, False
             client = self.client_for(is_http_1_0=False, keeps_alive=keeps_alive)
-            task = self._loop.create_task(self._front.routes[path](head, body, client))
+            # By itself a task makes a name of a number, which nobody reads.
+            task = asyncio.Task(self._front.routes[path](head, body, client), loop=self._loop, name=path)
             self._task = task
             self._front.stay.began(task)
             task.add_done_callback(self._served)

@@ -18,7 +18,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ from goproxy.core.ledger import Hold, Row
 from goproxy.core.usage import Usage
 from goproxy.data_plane.journal_directory import InUse, JournalDirectory, Segment
 from goproxy.data_plane.prompt_future import PromptFuture
-from goproxy.observe import log
+from goproxy.observe import log, told
 
 _SEGMENT_BYTES = 8 * 1024 * 1024
 
@@ -99,11 +99,17 @@ class Recovered:
     """By wallet."""
 
 
+Told = Callable[["asyncio.Future[bytes]"], object]
+"""Called with a future when it is done, as its own callbacks are, but at once: they would wait for the loop's next
+turn, which costs more than what they do."""
+
+
 @dataclass(slots=True)
 class _Entry:
     record: Record
     line: bytes
     written: asyncio.Future[bytes] | None
+    told: Told | None = None
 
 
 class Journal:
@@ -204,12 +210,12 @@ class Journal:
         """Note what an open request has used so far, and on which terms, soon."""
         self._note(Progressed(id, usage, terms))
 
-    def settle(self, row: Row) -> asyncio.Future[bytes]:
+    def settle(self, row: Row, told: Told | None = None) -> asyncio.Future[bytes]:
         """Close a hold with its row. Done, with the row's line, when it is on the disk, however long that takes.
 
         No client waits for that: a row waits a moment for a record that somebody waits for, and shares its sync.
         """
-        return self._put(Settled(row), is_patient=True)
+        return self._put(Settled(row), told=told, is_patient=True)
 
     def posted(self, ids: Sequence[str]) -> None:
         """The control plane has these rows. (Should this be lost, they are posted again, which changes nothing.)"""
@@ -244,14 +250,19 @@ class Journal:
             self._directory.release()
 
     def _put(
-        self, record: Record, written: asyncio.Future[bytes] | None = None, *, is_patient: bool = False
+        self,
+        record: Record,
+        written: asyncio.Future[bytes] | None = None,
+        *,
+        told: Told | None = None,
+        is_patient: bool = False,
     ) -> asyncio.Future[bytes]:
         """Done, with the record's line, when it is on the disk. `is_patient`: that may be a moment later."""
         if written is None:
             written = self._loop.create_future()
-        entry = _Entry(record, encode(record), written)
+        entry = _Entry(record, encode(record), written, told)
         if self._is_closing:
-            _resolve([entry], JournalUnwritable("The journal is closed."))
+            self._loop.call_soon(_resolve, [entry], JournalUnwritable("The journal is closed."))
             return written
         self._queue.append(entry)
         if is_patient:
@@ -369,7 +380,7 @@ class Journal:
             self._make_do(batch)
             return
         try:
-            self._write(b"".join(entry.line for entry in batch))
+            self._write(b"".join([entry.line for entry in batch]))
         except Exception as error:  # whatever it is: who cannot write must say so
             self._cannot(error)
             self._make_do(batch)
@@ -479,3 +490,8 @@ def _resolve(entries: Sequence[_Entry], error: Exception | None) -> None:
             entry.written.set_result(entry.line)
         else:
             entry.written.set_exception(error)
+        if entry.told is not None:
+            try:
+                entry.told(entry.written)
+            except Exception as fault:  # others wait for what was written with it
+                log("telling of a row failed", level=logging.ERROR, **told(fault))

@@ -45,14 +45,17 @@ class KeptLease:
 
     def use(self, now: float) -> None:
         """Note that something is held now."""
-        self._turn(now)
-        self._peak = max(self._peak, self.lease.held)
+        if now >= self._turns_at:
+            self._turn(now)
+        if (held := self.lease.held) > self._peak:
+            self._peak = held
         self._uses += 1
         self._used_at = now
 
     def need(self, now: float) -> int:
         """The most that was held at once of late, and what is spent while more is asked for."""
-        self._turn(now)
+        if now >= self._turns_at:
+            self._turn(now)
         return max(self._peak, self._peak_before) + self._pace
 
     def is_low(self, now: float) -> bool:
@@ -75,9 +78,7 @@ class KeptLease:
         return self.is_told and not (self.is_recalled or lease.free or lease.held or self.need(now))
 
     def _turn(self, now: float) -> None:
-        """Look at pace and peak, if it is time to."""
-        if now < self._turns_at:
-            return
+        """Look at pace and peak; it is time to."""
         if (elapsed := now - self._paced_at) >= _PACE_EVERY:
             spent = self.lease.spent_total - self._paced_from if self._uses >= _MANY else 0
             faded = _PACE_FADES ** (elapsed / _PACE_EVERY)

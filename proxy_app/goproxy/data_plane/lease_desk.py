@@ -310,13 +310,13 @@ class LeaseDesk:
         self._wake.set()
 
     def _place(self, hold: Hold) -> bool:
-        touched = [self._of(wallet) for wallet in hold.wallets]
+        amount, touched = hold.amount, [self._kept.get(wallet) or self._of(wallet) for wallet in hold.wallets]
         for kept in touched:
-            if kept.lease.free < hold.amount:
+            if kept.lease.free < amount:
                 return False
         now = self._loop.time()
         for kept in touched:
-            kept.lease.hold(hold.id, hold.amount)
+            kept.lease.hold(hold.id, amount)
             kept.use(now)
             self._active.add(kept.lease.wallet)
             if kept.is_low(now):

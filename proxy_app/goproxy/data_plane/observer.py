@@ -240,7 +240,7 @@ class Observer(Collector):
         numbers, index, usage = self._counts.numbers, self._index, row.usage
         numbers[index["rows", row.settlement]] += 1
         numbers[index[("cost_nanodollars",)]] += row.cost_nanodollars
-        tokens = {kind: count for kind, count in usage.to_json().items() if count}
+        tokens = {kind: count for kind, count in vars(usage).items() if count}
         searches = tokens.pop("web_search", 0)
         for kind, count in tokens.items():
             numbers[index["tokens", kind]] += count

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from goproxy.core.headers import Headers, to_client
+from goproxy.core.headers import Headers
 from goproxy.core.wire import Fault, WireProtocol
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.deadlines import Deadlines
@@ -102,7 +102,7 @@ _TOLD_BY_US = frozenset({"x-accel-buffering", "content-length"})
 
 
 def _headers(answer: Answer, own_headers: Headers, *, is_event_stream: bool) -> Headers:
-    headers = to_client(answer.headers)
+    headers = answer.head.to_client
     if not is_event_stream:
         return headers + own_headers
     headers = [pair for pair in headers if pair[0].lower() not in _TOLD_BY_US]

@@ -16,6 +16,7 @@ from goproxy.core.ledger import Row
 from goproxy.core.wire import Refusal
 from goproxy.data_plane.drain import Drain, Drains
 from goproxy.data_plane.exchange import Exchange
+from goproxy.data_plane.journal import Told
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import Outcome, RequestRecord, log, told
 
@@ -35,8 +36,8 @@ _LEFT = frozenset({Outcome.CLIENT_GONE, Outcome.CLIENT_STALLED})
 class Ledger(Protocol):
     """Where rows go."""
 
-    def settle(self, row: Row) -> asyncio.Future[bytes]:
-        """Done when the row is durable."""
+    def settle(self, row: Row, told: Told) -> asyncio.Future[bytes]:
+        """Done when the row is durable; who is told hears of it then, and not before this has returned."""
 
 
 class Settler:
@@ -154,17 +155,14 @@ class Settler:
         """The row is with the ledger when this returns, and waits for nobody but the disk."""
         try:
             row = exchange.row()
-            written = self._ledger.settle(row)
+
+            def tell(written: asyncio.Future[bytes]) -> None:
+                if self._ended(written):
+                    self._told_of(exchange.record, row)
+
+            self._tasks.add(self._ledger.settle(row, tell))
         except Exception as error:
             log("settling failed", level=logging.ERROR, request_id=exchange.record.request_id, **told(error))
-            return
-
-        def tell(written: asyncio.Future[bytes]) -> None:
-            if self._ended(written):
-                self._told_of(exchange.record, row)
-
-        self._tasks.add(written)
-        written.add_done_callback(tell)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

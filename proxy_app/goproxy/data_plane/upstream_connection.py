@@ -11,13 +11,12 @@ import asyncio
 import logging
 import math
 import socket
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 
-from goproxy.core.headers import WITHOUT_BODY, Headers
+from goproxy.core.headers import WITHOUT_BODY, AnswerHead
 from goproxy.data_plane.bodies import Body
 from goproxy.data_plane.outbox import Outbox, waiting_on
 from goproxy.observe import log, told
@@ -46,19 +45,6 @@ UNACKNOWLEDGED = 30_000
 """Milliseconds without an acknowledgement after which a path is dead: the kernel would go on for a quarter of an hour,
 and who waits, for all of `first_byte`. An upstream that pauses in reading a long body looks the same to the kernel,
 though it acknowledges: with such a body the patience is `first_byte`."""
-
-
-_SHORT = 64
-"""Bytes of a header's name that is remembered: the same ones come with each answer."""
-
-
-def _in_small(written: bytes) -> tuple[str, str]:
-    """A header's name, and the same in small letters."""
-    name = written.decode()
-    return name, name.lower()
-
-
-_names = lru_cache(maxsize=128)(_in_small)
 
 
 class AnswerBroken(Exception):
@@ -99,12 +85,10 @@ class Taker(Protocol):
 class Answer:
     """The head of an answer, and its body as it comes. Its owner closes it."""
 
-    def __init__(self, connection: UpstreamConnection, status: int, headers: Headers, first: Mapping[str, str]) -> None:
-        """`first`: the first value of each header, by its name in small letters."""
+    def __init__(self, connection: UpstreamConnection, status: int, head: AnswerHead) -> None:
         self.status = status
-        self.headers = headers
-        self._first = first
-        self.content_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
+        self.head = head
+        self.content_type = head.first.get("content-type", "").partition(";")[0].strip().lower()
         """The media type in small letters, without parameters; empty if none was told."""
         self._connection = connection
         self._taker: Taker | None = None
@@ -129,18 +113,16 @@ class Answer:
         Raises:
             InvalidAnswer: the body has another coding, which we have not asked for: nobody behind us would undo it.
         """
-        coding = self._first.get("transfer-encoding")
-        if coding is None:
-            return "content-length" in self._first
-        if len(self._first) < len(self.headers):  # it may stand in several lines
-            coding = ",".join([value for name, value in self.headers if name.lower() == "transfer-encoding"])
+        if not self.head.codings:
+            return "content-length" in self.head.first
+        coding = ",".join(self.head.codings)
         if coding.rstrip(" ").lower() != "chunked":  # a tab behind it llhttp takes for another coding
             raise InvalidAnswer
         return True
 
     def header(self, name: str) -> str | None:
         """The first value of a header; `name` in small letters."""
-        return self._first.get(name)
+        return self.head.first.get(name)
 
     @property
     def is_short(self) -> bool:
@@ -438,15 +420,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise InvalidAnswer
         if self._head_bytes > HEAD_BYTES and sum(len(name) + len(value) for name, value in fields) > HEAD_BYTES:
             raise InvalidAnswer
-        headers: Headers = []
-        first: dict[str, str] = {}
-        for written, value in fields:
-            name, small = _names(written) if len(written) <= _SHORT else _in_small(written)
-            text = value.decode("utf-8", "surrogateescape")
-            headers.append((name, text))
-            if small not in first:
-                first[small] = text
-        answer = self._answer = Answer(self, status, headers, first)
+        answer = self._answer = Answer(self, status, AnswerHead(fields))
         self._is_ended_by_close = not answer.is_framed and status not in WITHOUT_BODY
         self._asker = None
         self._until = math.inf
