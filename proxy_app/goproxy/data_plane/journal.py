@@ -60,7 +60,6 @@ _SYNCED = encode(Synced())
 _RETRY = 1.0
 """Seconds between two attempts on a disk that does not take more."""
 
-
 _SILENT = 5.0
 """Seconds after which a disk that was told to write something does not answer. Slow ones take two or three."""
 
@@ -119,8 +118,6 @@ class Journal:
         self._directory = JournalDirectory(directory)
         self._segment_bytes = segment_bytes
         self.instance = ""
-        self._failure: str | None = "it is not open"
-        """Why the last attempt failed."""
         self.syncs = 0
         """How often the disk was waited for."""
         self.damaged = 0
@@ -140,6 +137,8 @@ class Journal:
         self._is_silence_told = False
 
         # From the thread to the event loop.
+        self._failure: str | None = "it is not open"
+        """Why the last attempt failed."""
         self._began = 0.0
         """When it turned to the disk; 0: it does not wait for it."""
         self._batch: Sequence[_Entry] = ()
@@ -352,9 +351,7 @@ class Journal:
         while True:
             with suppress(Empty):
                 self._tokens.get(timeout=self._until_retry())
-            self._began = (
-                time.monotonic()
-            )  # and before that: who finds the queue empty must see that it is looked after
+            self._began = time.monotonic()  # before the queue is emptied: who finds it so sees who has what was in it
             is_closing = self._is_closing
             self._is_called = False  # before the queue is emptied: what comes from here on calls again
             batch = [self._queue.popleft() for _ in range(len(self._queue))]
