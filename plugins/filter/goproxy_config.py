@@ -45,6 +45,7 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
         "timeouts": dict(upstream["timeouts"]),
         "max_body_bytes": upstream["max_body_mib"] * MIB,
         "include_usage": upstream["include_usage"],
+        "chat_limit": upstream["chat_limit"],
         "staleness_seconds": upstream["staleness_seconds"],
         "processes": upstream["processes"],
         "disconnect": _said(_disconnect(inventory.DEFAULT_DISCONNECT), _disconnect(upstream["disconnect"])),
@@ -55,6 +56,7 @@ def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
 
 _UPSTREAM = {
     "include_usage": True,
+    "chat_limit": inventory.CHAT_LIMITS[0],
     "staleness_seconds": inventory.DEFAULT_STALENESS_SECONDS,
     "processes": inventory.DEFAULT_PROCESSES,
     "disconnect": {},

@@ -33,6 +33,7 @@ REQUIRED = {
     "models": "give at least one model of goproxy_price_book, like claude-opus-4-5: {multiplier: 1.08}",
 }
 OPTIONAL = (
+    "chat_limit",
     "disconnect",
     "include_usage",
     "max_body_mib",
@@ -46,6 +47,8 @@ DEFAULT_STALENESS_SECONDS = 3600
 MOST_STALENESS_SECONDS = 7 * 86400
 DEFAULT_PROCESSES = 1
 MOST_PROCESSES = 16
+CHAT_LIMITS = ("either", "max_tokens", "max_completion_tokens")
+"""Either of them bounds a chat completion, or one alone."""
 DEFAULT_DISCONNECT = {"policy": "drain", "seconds": 600, "max_mib": 16, "concurrent": 256}
 DISCONNECT_LIMITS = {"seconds": 3600, "max_mib": 1024, "concurrent": 10_000}
 POLICIES = ("drain", "abort")
@@ -278,6 +281,9 @@ class Reader:
         include_usage: bool | None = True
         if "include_usage" in fields:
             include_usage = fields["include_usage"].boolean("give true or false")
+        chat_limit: str | None = CHAT_LIMITS[0]
+        if "chat_limit" in fields:
+            chat_limit = self.one_of(fields["chat_limit"], CHAT_LIMITS)
         staleness_seconds: int | None = DEFAULT_STALENESS_SECONDS
         if "staleness_seconds" in fields:
             staleness_seconds = fields["staleness_seconds"].integer(
@@ -307,6 +313,7 @@ class Reader:
             "max_body_mib": max_body_mib,
             "wallet": wallet,
             "include_usage": include_usage,
+            "chat_limit": chat_limit,
             "staleness_seconds": staleness_seconds,
             "processes": processes,
             "disconnect": disconnect,
@@ -413,17 +420,21 @@ class Reader:
         return name
 
     @staticmethod
+    def one_of(field: Field, words: Collection[str]) -> str | None:
+        right = f"give {listed(words)}"
+        word = field.text(right)
+        if word is not None and word not in words:
+            field.report(f"is {shown(word)}", right)
+        return word
+
+    @staticmethod
     def disconnect(field: Field) -> dict[str, Any]:
         """What of it is given, and right."""
         fields = field.record({}, optional=tuple(DEFAULT_DISCONNECT)) or {}
         given: dict[str, Any] = {}
         for name, place in fields.items():
             if name == "policy":
-                right = f"give {listed(POLICIES)}"
-                policy = place.text(right)
-                if policy is not None and policy not in POLICIES:
-                    place.report(f"is {shown(policy)}", right)
-                given[name] = policy
+                given[name] = Reader.one_of(place, POLICIES)
             else:
                 limit = DISCONNECT_LIMITS[name]
                 given[name] = place.integer(1, limit, f"give a whole number, 1 to {limit}")

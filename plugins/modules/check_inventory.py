@@ -130,6 +130,10 @@ ansible_facts:
           description: Whether OpenAI streams are asked for their usage where the client did not.
           type: bool
           sample: true
+        chat_limit:
+          description: By which field the provider bounds a chat completion.
+          type: str
+          sample: either
         staleness_seconds:
           description: How long the proxy believes its last good answer about keys while the backend is away.
           type: int

@@ -20,6 +20,7 @@ from yarl import URL
 from goproxy.config_reader import Fields, Problems, parse_json
 from goproxy.core.pricing import MULTIPLIER, REQUIRED_PRICES, PriceVersion, Tier, written_number
 from goproxy.core.protocols import PROTOCOLS
+from goproxy.core.request_body import LIMITS
 from goproxy.core.terms import STANDARD, VALUE, written_terms
 from goproxy.core.usage import TOKENS
 from goproxy.core.wire import OfferedModel, WireProtocol
@@ -109,6 +110,8 @@ class Config:
     """The wallet of each account that pays here, `<account>/<wallet>`; None: the one of the account's own name."""
     include_usage: bool
     """Whether OpenAI streams are asked for their usage where the client did not."""
+    chat_limits: tuple[str, ...]
+    """The fields by which the upstream bounds a chat completion; it passes over any other one."""
     disconnect: Disconnect
     staleness_seconds: int
     """How long the last good answer of the control plane about keys is believed."""
@@ -157,6 +160,9 @@ STALENESS_SECONDS = 3600
 _PROCESSES = 1
 """What holds where the file says nothing."""
 
+_EITHER = "either"
+_CHAT_LIMITS = {_EITHER: LIMITS, **{name: (name,) for name in LIMITS}}
+
 _POLICIES = ("abort", "drain")
 
 
@@ -179,6 +185,7 @@ def _config(fields: Fields) -> Config:
         max_body_bytes=fields.whole("max_body_bytes", 1, 2**31),
         wallet=fields.text("wallet", _NAME, "lower-case letters, digits and hyphens") if fields.has("wallet") else None,
         include_usage=fields.truth("include_usage") if fields.has("include_usage") else True,
+        chat_limits=_CHAT_LIMITS[fields.one_of("chat_limit", _CHAT_LIMITS) if fields.has("chat_limit") else _EITHER],
         disconnect=_disconnect(fields.object("disconnect")) if fields.has("disconnect") else _DISCONNECT,
         staleness_seconds=_whole_or(fields, "staleness_seconds", 1, 7 * 86400, STALENESS_SECONDS),
         processes=_whole_or(fields, "processes", 1, 16, _PROCESSES),

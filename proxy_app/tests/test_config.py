@@ -67,6 +67,7 @@ def test_what_a_configuration_need_not_say() -> None:
     assert (config.models[0].context_tokens, config.models[0].max_output_tokens) == (200_000, 64_000)
     assert (config.wallet, config.include_usage, config.staleness_seconds, config.processes) == (None, True, 3600, 1)
     assert config.disconnect == Disconnect("drain", 600, 16 * 1024 * 1024, 256)
+    assert config.chat_limits == ("max_tokens", "max_completion_tokens")
     partly = parse_config(json.dumps(config_document(disconnect={"seconds": 7})).encode())
     assert partly.disconnect == Disconnect("drain", 7, 16 * 1024 * 1024, 256)
 
@@ -76,6 +77,7 @@ def test_what_a_configuration_may_say() -> None:
         config_document(
             wallet="openhands",
             include_usage=False,
+            chat_limit="max_tokens",
             disconnect={"policy": "abort", "seconds": 1, "bytes": 2, "concurrent": 3},
             staleness_seconds=60,
             processes=4,
@@ -86,7 +88,7 @@ def test_what_a_configuration_may_say() -> None:
     config = parse_config(json.dumps(document).encode())
     assert (config.models[0].context_tokens, config.models[0].max_output_tokens) == (1_048_576, 65_536)
     assert (config.wallet, config.include_usage, config.staleness_seconds) == ("openhands", False, 60)
-    assert config.processes == 4
+    assert (config.processes, config.chat_limits) == (4, ("max_tokens",))
     assert config.disconnect == Disconnect("abort", 1, 2, 3)
     assert config.models[0].prices[0].tiers[0].price("reasoning") == 3
 
@@ -124,7 +126,7 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
         ("port", 0, "port: 0 will not do; expected a whole number from 1 to 65535"),
         ("port", True, "port: true will not do; expected a whole number"),
         ("port", "8004", 'port: "8004" will not do; expected a whole number'),
-        ("prot", 1, "prot: is not known; expected only disconnect, domain"),
+        ("prot", 1, "prot: is not known; expected only chat_limit, disconnect"),
         ("endpoints", [], "endpoints: [] will not do; expected a list with at least one object"),
         ("endpoints.0", 7, "endpoints[0]: 7 is not an object; expected an object"),
         ("endpoints.0.protocol", "grpc", 'endpoints[0].protocol: "grpc" will not do; expected anthropic or openai'),
@@ -210,6 +212,7 @@ def change(path: str, value: Any) -> Callable[[Document], None]:
         ("wallet", "alice/main", 'wallet: "alice/main" will not do'),
         ("include_usage", 1, "include_usage: 1 will not do; expected true or false"),
         ("include_usage", "yes", 'include_usage: "yes" will not do; expected true or false'),
+        ("chat_limit", "n", 'chat_limit: "n" will not do; expected either or max_completion_tokens or max_tokens'),
         ("disconnect", "drain", 'disconnect: "drain" is not an object; expected an object'),
         ("disconnect", {"policy": "ignore"}, 'disconnect.policy: "ignore" will not do; expected abort or drain'),
         ("disconnect", {"seconds": 0}, "disconnect.seconds: 0 will not do; expected a whole number from 1 to 3600"),

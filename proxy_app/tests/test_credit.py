@@ -17,8 +17,9 @@ from goproxy.config import parse_config
 from goproxy.core.input_estimate import IMAGE_TOKENS, LARGEST_IMAGE_TOKENS
 from goproxy.core.key_snapshot import KeySnapshot
 from goproxy.core.ledger import Hold
+from goproxy.core.protocols import PROTOCOLS
 from goproxy.core.wire import Fault, Refusal
-from goproxy.data_plane.admission import admit, check_permission, hold_for, refusal_of
+from goproxy.data_plane.admission import Admitted, admit, check_permission, hold_for, refusal_of
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import InsufficientFunds
 from tests.backend import Backend, running_backend
@@ -155,6 +156,34 @@ def test_it_is_held_in_the_wallet_of_the_account_or_the_upstream_and_of_a_key_wi
     wallet: str | None, limits: bool, wallets: tuple[str, ...]
 ) -> None:
     assert held({}, wallet=wallet, limits=limits).wallets == wallets
+
+
+@pytest.mark.parametrize(
+    ("limit", "by_max_tokens", "by_the_other"),
+    [(None, 1, 1), ("either", 1, 1), ("max_tokens", 1, 64_000), ("max_completion_tokens", 64_000, 1)],
+)
+def test_a_field_that_the_provider_passes_over_bounds_no_chat(
+    limit: str | None, by_max_tokens: int, by_the_other: int
+) -> None:
+    config = {"chat_limit": limit} if limit else {}
+
+    def answer(**fields: int) -> int:
+        asked = admitted({"n": 1, **fields}, "openai", **config)
+        return min(asked.asked.max_output_tokens or asked.model.max_output_tokens, asked.model.max_output_tokens)
+
+    assert (answer(max_tokens=1), answer(max_completion_tokens=1)) == (by_max_tokens, by_the_other)
+    assert answer(max_tokens=1, max_completion_tokens=1) == 1
+    assert answer(max_tokens=1, max_completion_tokens=9) == 9
+    message = admitted({"max_tokens": 1}, "anthropic", **config)
+    assert message.asked.max_output_tokens == 1
+
+
+def admitted(asked: dict[str, Any], protocol: str, **config: Any) -> Admitted:
+    """A request with these fields."""
+    read = parse_config(json.dumps(config_document(**config)).encode())
+    body = Body(Bodies(10**9))
+    body.data = json.dumps({"model": OPUS["id"], "messages": [], **asked}).encode()
+    return admit(body, read, PROTOCOLS[protocol])
 
 
 def held(asked: dict[str, Any], *, text: str = "Hello", wallet: str | None = None, limits: bool = False) -> Hold:

@@ -8,14 +8,17 @@ from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from ansible_collections.trollllm.gateway.plugins.filter.goproxy_config import api_keyring, goproxy_config
+from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import CHAT_LIMITS, check
 from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import MULTIPLIER as WRITTEN_MULTIPLIER
-from ansible_collections.trollllm.gateway.plugins.module_utils.inventory import check
 from ansible_collections.trollllm.gateway.plugins.module_utils.price_book import STANDARD_TERMS
 from goproxy.config import parse_config
 from goproxy.control_plane.declared import Declaration
 from goproxy.core.keys import digest
 from goproxy.core.pricing import MULTIPLIER
+from goproxy.core.protocols import OPENAI
 from goproxy.core.terms import STANDARD
 from real_ansible import Ansible
 from sound_inventory import ALICE, BOB, Inventory
@@ -113,6 +116,7 @@ def test_the_proxy_reads_the_prices_of_terms(inventory: Inventory) -> None:
 
 def test_what_the_proxy_takes_by_itself_is_not_said(inventory: Inventory) -> None:
     """Every optional key, so that an image that does not know the newest of them yet can read the file."""
+    inventory.spoil(("upstreams", "openhands", "chat_limit"), "either")
     asked = {"include_usage": True, "staleness_seconds": 3600, "processes": 1}
     for name, value in asked.items():
         inventory.spoil(("upstreams", "openhands", name), value)
@@ -128,6 +132,15 @@ def test_what_the_proxy_takes_by_itself_is_not_said(inventory: Inventory) -> Non
     read = parse_config(json.dumps(written).encode())
     assert (read.include_usage, read.staleness_seconds, read.processes, read.wallet) == (*asked.values(), None)
     assert asdict(read.disconnect) == {"policy": "drain", "seconds": 600, "bytes": 16777216, "concurrent": 256}
+    assert read.chat_limits == OPENAI.limits
+
+
+@pytest.mark.parametrize("limit", CHAT_LIMITS)
+def test_the_proxy_and_the_inventory_know_the_same_limits(inventory: Inventory, limit: str) -> None:
+    inventory.spoil(("upstreams", "openhands", "chat_limit"), limit)
+    upstreams, _problems = check(inventory.upstreams, inventory.price_book, inventory.settings)
+    read = parse_config(json.dumps(goproxy_config(upstreams[1])).encode())
+    assert read.chat_limits == (OPENAI.limits if limit == "either" else (limit,))
 
 
 def test_the_longest_that_the_inventory_allows_is_allowed_by_the_proxy(inventory: Inventory) -> None:

@@ -34,6 +34,7 @@ def upstream(name: str, port: int, **other: Any) -> dict[str, Any]:
         "max_body_mib": 32,
         "wallet": None,
         "include_usage": True,
+        "chat_limit": "either",
         "staleness_seconds": 3600,
         "processes": 1,
         "disconnect": {"policy": "drain", "seconds": 600, "max_mib": 16, "concurrent": 256},

@@ -77,7 +77,8 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "hunter2hunter2",
         [
             "openhands: password: is not a known key; known here: domain, port, api_key, endpoints, multiplier_band, "
-            "models, disconnect, include_usage, max_body_mib, processes, staleness_seconds, timeouts, ttl, wallet"
+            "models, chat_limit, disconnect, include_usage, max_body_mib, processes, staleness_seconds, timeouts, ttl, "
+            "wallet"
         ],
     ),
     "no mapping": (
@@ -85,8 +86,8 @@ UPSTREAM_ROWS: dict[str, Row] = {
         "sk-oops-the-key-itself",
         [
             "openhands: is text; give a mapping of domain, port, api_key, endpoints, "
-            "multiplier_band, models, disconnect, include_usage, max_body_mib, processes, staleness_seconds, "
-            "timeouts, ttl or wallet"
+            "multiplier_band, models, chat_limit, disconnect, include_usage, max_body_mib, processes, "
+            "staleness_seconds, timeouts, ttl or wallet"
         ],
     ),
     # name
@@ -432,6 +433,16 @@ UPSTREAM_ROWS: dict[str, Row] = {
         (*U, "include_usage"),
         0,
         ["openhands: include_usage: is 0, a number; give true or false"],
+    ),
+    "chat_limit that is none": (
+        (*U, "chat_limit"),
+        "n",
+        ['openhands: chat_limit: is "n"; give either, max_tokens or max_completion_tokens'],
+    ),
+    "chat_limit in a list": (
+        (*U, "chat_limit"),
+        ["max_tokens"],
+        ["openhands: chat_limit: is a list; give either, max_tokens or max_completion_tokens"],
     ),
     "staleness of nothing": ((*U, "staleness_seconds"), 0, [f"openhands: staleness_seconds: is 0; {STALENESS}"]),
     "staleness of a month": (
@@ -1186,6 +1197,8 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((*U, "max_body_mib"), 512),
         ((*U, "wallet"), "openhands-only"),
         ((*U, "include_usage"), False),
+        ((*U, "chat_limit"), "either"),
+        ((*U, "chat_limit"), "max_completion_tokens"),
         ((*U, "staleness_seconds"), 1),
         ((*U, "staleness_seconds"), 604800),
         ((*U, "processes"), 16),
@@ -1529,6 +1542,7 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "max_body_mib": 32,
                 "wallet": None,
                 "include_usage": True,
+                "chat_limit": "either",
                 "staleness_seconds": 3600,
                 "processes": 1,
                 "disconnect": {"policy": "drain", "seconds": 600, "max_mib": 16, "concurrent": 256},
@@ -1553,6 +1567,7 @@ def test_the_normalised_upstream(inventory: Inventory) -> None:
                 "max_body_mib": 8,
                 "wallet": "omg",
                 "include_usage": True,
+                "chat_limit": "either",
                 "staleness_seconds": 3600,
                 "processes": 1,
                 "disconnect": {"policy": "abort", "seconds": 600, "max_mib": 16, "concurrent": 256},

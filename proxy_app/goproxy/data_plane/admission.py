@@ -13,6 +13,7 @@ from goproxy.config import Config, Endpoint, Model
 from goproxy.core.key_snapshot import LimitedKey
 from goproxy.core.ledger import Hold, day_of
 from goproxy.core.pricing import PriceVersion, dollars, version_in_force, worst_case
+from goproxy.core.protocols import OPENAI
 from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
 from goproxy.core.terms import written_terms
 from goproxy.core.wire import Fault, Refusal, WireProtocol
@@ -210,7 +211,7 @@ def admit(body: Body, config: Config, protocol: WireProtocol, *, asks_for_usage:
         Refusal: it cannot be sent.
     """
     try:
-        asked = read_request_body(body.data, protocol.limits)
+        asked = read_request_body(body.data, config.chat_limits if protocol is OPENAI else protocol.limits)
     except InvalidBody as error:
         raise Refusal(Fault.INVALID_REQUEST, str(error)) from None
     model = model_for(asked.model, config)
