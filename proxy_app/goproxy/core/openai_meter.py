@@ -250,12 +250,12 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
         output += beyond
     elif beyond:
         flags.add("total_mismatch")
-    elif researched := _researched(told, output):
-        flags.add("reasoning_beside_output")
-        reasoning = researched
-        output += researched
-    if not beyond:
+    elif CITATIONS in told.tokens or REASONING_OF_RESEARCH in told.tokens:
         uncached += told.get(CITATIONS)
+        if researched := _researched(told, output):
+            flags.add("reasoning_beside_output")
+            reasoning = researched
+            output += researched
     if uncached < 0:  # the parts cannot be in it
         flags.add("total_mismatch")
         uncached = prompt
