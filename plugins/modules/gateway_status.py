@@ -330,7 +330,7 @@ def look_at_restore(file: str) -> Found:
     return {
         "problem": f"the restore of {time} from {' '.join(backup).strip()} did not end, so that proxies may be "
         "stopped, and accounts and journals those of two moments: run restore.yml again, with that backup or another "
-        f"({file} goes when it has ended)"
+        f"({file} goes when it has ended; where the backup was refused, nothing was touched: remove it)"
     }
 
 

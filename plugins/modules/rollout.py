@@ -15,10 +15,10 @@ description:
   - Compose stops a container before it starts the one that replaces it. This module starts the new one beside the old
     one, with everything that Compose would give it, waits until its health check says that it is ready, and only then
     tells the old one to leave.
-  - An old one whose label C(xyz.trollllm.leaves-at) names a signal is sent that one, and ends what it has begun however
-    long that takes. The module waits for a moment, after which it is removed when it ends; RV(leaving) lists its
-    service, which is to be kept from V(docker compose up) meanwhile, as that would stop it. Two of a service may take
-    their time, and older ones are hurried.
+  - An old one whose image has a label C(xyz.trollllm.leaves-at) with a signal is sent that one, and ends what it has
+    begun however long that takes. The module waits for a moment, after which it is removed when it ends; RV(leaving)
+    lists its service, which is to be kept from V(docker compose up) meanwhile, as that would stop it. Two of a service
+    may take their time, and older ones are hurried.
   - An old one without the label is stopped within its own grace, and waited for.
   - The service's name leads to both while both run. The new one has to refuse connections until it is ready, the old
     one once it leaves, and whoever connects has to try the next address then.
@@ -105,6 +105,7 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -161,6 +162,7 @@ class Plan:
 
 
 _LEAVING = "leaving-"
+_GONE = re.compile("no such container|already in progress", re.IGNORECASE)
 
 
 def is_leaving(container: Instance) -> bool:
@@ -189,7 +191,8 @@ def plans(services: Iterable[str], wanted: Mapping[str, str], found: Iterable[In
         )
         fresh = right[0] if right else None
         stale = [each for each in there if each is not fresh]
-        if fresh is None or fresh.name != service or not all(map(takes_its_time, stale)):
+        is_up = fresh is not None and fresh.runs and fresh.name == service
+        if not is_up or not all(map(takes_its_time, stale)):
             needed.append(Plan(service, fresh, stale))
     return needed
 
@@ -401,7 +404,7 @@ class Rollout:
     def _take_back(self, batch: Mapping[str, Plan], fresh: Mapping[str, str]) -> None:
         """New containers leave again, where there is one that goes on. The next run sees to what the engine keeps."""
         for service, container in fresh.items():
-            if any(each.runs for each in batch[service].stale):
+            if any(each.runs and not is_leaving(each) for each in batch[service].stale):
                 with suppress(Refused):
                     self.engine.docker("stop", "--time", "10", container)
                     self.engine.docker("rm", container)
@@ -425,10 +428,11 @@ class Rollout:
     def _hand_over(self, plan: Plan, fresh: str) -> None:
         """The name goes over, while the alias of the same name leads to both.
 
-        One that is renamed has no alias for a moment: who asks in that of the new one hears of the old one alone.
+        One that is renamed has no alias for a moment: who asks in that of the new one hears of the old one alone. What
+        an interrupted run has left beside them leaves as well, and gets a name that says so.
         """
         for each in plan.stale:
-            if each.name == plan.service:
+            if each.name == plan.service or (each.runs and not is_leaving(each)):
                 self.engine.docker("rename", each.id, f"{plan.service}.{_LEAVING}{each.id[:8]}")
         if plan.fresh is None or plan.fresh.name != plan.service:
             self.engine.docker("rename", fresh, plan.service)
@@ -463,6 +467,8 @@ class Rollout:
                     raise Refused(err.decode(errors="replace").strip())
                 self.engine.docker("rm", each.id)
             except Refused as problem:
+                if _GONE.search(str(problem)):  # what it was let leave with in an earlier run has removed it
+                    continue
                 self.left_behind.append(f"{each.name} was told to leave, and did not: {problem}")
 
 

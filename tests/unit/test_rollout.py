@@ -50,6 +50,12 @@ TAKES_ITS_TIME = patient("goproxy-a.leaving-1")
         pytest.param([TAKES_ITS_TIME, BEGUN], BEGUN, [TAKES_ITS_TIME], id="interrupted between them, a patient one"),
         pytest.param([OLD, TAKES_ITS_TIME], None, [OLD, TAKES_ITS_TIME], id="changed once more"),
         pytest.param(
+            [TAKES_ITS_TIME, STOPPED := container(A, "new", runs=False)],
+            STOPPED,
+            [TAKES_ITS_TIME],
+            id="the new one was stopped while the old one leaves, and nobody is served",
+        ),
+        pytest.param(
             [LEFT_IN_TIME := patient("goproxy-a.leaving-1", runs=False), RIGHT],
             RIGHT,
             [LEFT_IN_TIME],
@@ -201,6 +207,43 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> type[Beside]:
     monkeypatch.setattr("subprocess.Popen", Beside)
     monkeypatch.setattr("time.sleep", lambda _: None)
     return Beside
+
+
+def test_one_that_leaves_is_none_that_goes_on() -> None:
+    """What serves already is no new container to be taken back, whatever else the engine refuses."""
+    engine = Engine("new-goproxy-b")
+    rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    left = patient("goproxy-a.leaving-2", runs=False)
+    rollout.run(
+        [subject.Plan(A, RIGHT, [TAKES_ITS_TIME, left]), subject.Plan("goproxy-b", None, [])],
+        WANTED | {"goproxy-b": "n"},
+    )
+    assert [call for call in engine.calls if call[0] in ("stop", "rm")] == []
+
+
+@pytest.mark.usefixtures("beside")
+def test_what_an_interrupted_run_left_leaves_under_a_name_that_says_so() -> None:
+    """Else the next run would plan it anew, or take it for the new one."""
+    other = patient("goproxy-a.other")
+    engine = Engine()
+    rollout = subject.Rollout(engine, ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    rollout.run([subject.Plan(A, RIGHT, [other])], WANTED)
+    assert [call for call in engine.calls if call[0] == "rename"] == [
+        ("rename", other.id, f"goproxy-a.leaving-{other.id[:8]}")
+    ]
+
+
+@pytest.mark.usefixtures("beside")
+def test_one_that_has_gone_by_itself_meanwhile_is_not_left_behind() -> None:
+    class Gone(Engine):
+        def docker(self, *arguments: str) -> str:
+            if arguments[0] == "rm":
+                raise subject.Refused("docker rm x: Error: removal of container x is already in progress")
+            return super().docker(*arguments)
+
+    rollout = subject.Rollout(Gone(), ready_seconds=5)  # type: ignore[arg-type] # it does what is asked
+    rollout.run([subject.Plan(A, None, [OLD])], WANTED)
+    assert (rollout.rolled_out, rollout.left_behind) == ([A], [])
 
 
 def test_an_old_one_that_knows_how_to_is_told_to_end_in_its_own_time(beside: type[Beside]) -> None:

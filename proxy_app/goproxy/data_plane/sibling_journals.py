@@ -23,8 +23,9 @@ from goproxy.data_plane.journal import JournalInUse
 from goproxy.data_plane.journal_directory import InUse, JournalDirectory
 from goproxy.observe import log, told
 
-MOST_JOURNALS = 40
-"""The most processes of one upstream that share a directory: two instances of 16, and what they left."""
+MOST_JOURNALS = 96
+"""The most processes of one upstream that share a directory: five instances of 16 (a rollout lets two finish in their
+time, and hurries a third), and what they left."""
 
 _LOOK_EVERY = 3.0
 """Seconds between two looks for journals that were left."""
