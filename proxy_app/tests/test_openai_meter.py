@@ -275,9 +275,11 @@ def test_content_behind_usage_and_a_comment_in_one_piece_is_seen(beside: tuple[d
         ({"citation_tokens": None, "reasoning_tokens": None}, Usage(input=100, output=7), ()),
         (
             {"citation_tokens": 50, "reasoning_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 5}},
-            Usage(input=150, output=7, reasoning=5),
+            Usage(input=100, output=7, reasoning=5),
             (),
         ),
+        ({"citation_tokens": 225}, Usage(input=100, output=7), ()),  # LiteLLM's, of every answer of Perplexity's
+        ({"reasoning_tokens": 0.0, "citation_tokens": ""}, Usage(input=100, output=7), ("invalid_usage",)),
     ],
 )
 def test_details_are_parts_whatever_they_are_called(

@@ -476,6 +476,7 @@ STALL = "The upstream sent nothing for 0.3 s."
         pytest.param([b"data: {}\nid: 7"], b"\n\n", id="inside a line after the data"),
         pytest.param([b'data: {"a":"', b"a" * 300, b'"}', b"\n"], b"\n", id="after data that is long"),
         pytest.param([b'data: {"a":"', b"a" * 300], b"\n", id="inside data that is long"),
+        pytest.param([b'event: ping\ndata: {"a":"' + b"a" * 300], b"\n", id="inside a line of data that is long"),
     ],
 )
 async def test_a_stall_ends_in_an_error_event_and_no_clean_end(

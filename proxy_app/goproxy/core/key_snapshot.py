@@ -20,7 +20,8 @@ _SLICE = 32 * 1024
 _KEYS = b'"keys":['
 _NEXT = b'},{"'
 _RECALL = b'],"recall":'
-"""Where a document without spaces can be cut. None of them stands within a string: a quote has a backslash there."""
+"""Where a document without spaces can be cut. None stands within a string, where a quote has a backslash; should one
+end in `},{`, the slice is no JSON, and the document is read as a whole."""
 
 
 class InvalidSnapshot(ValueError):

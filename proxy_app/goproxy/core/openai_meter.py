@@ -74,11 +74,11 @@ _SEARCHES = (SEARCHES, SEARCHES_OF_LITELLM, SEARCHES_OF_PERPLEXITY)
 
 COUNTS = Counts(
     (
-        *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT, IMAGES_OUT, CITATIONS, REASONING_OF_RESEARCH),
+        *(PROMPT, COMPLETION, TOTAL, REASONING, AUDIO_IN, AUDIO_OUT, IMAGES_OUT),
         *(*_READ, *_WRITTEN, *_WRITTEN_5M, *_WRITTEN_1H),
     ),
     prompt=(PROMPT,),
-    searches=_SEARCHES,
+    searches=(*_SEARCHES, CITATIONS, REASONING_OF_RESEARCH),
 )
 
 _TELLS_USAGE = re.compile(rb'"usage"\s*+:\s*+(?!null)')
@@ -250,12 +250,11 @@ def _usage(told: RawUsage, flags: set[str]) -> Usage:
         output += beyond
     elif beyond:
         flags.add("total_mismatch")
-    elif CITATIONS in told.tokens or REASONING_OF_RESEARCH in told.tokens:
-        uncached += told.get(CITATIONS)
-        if researched := _researched(told, output):
-            flags.add("reasoning_beside_output")
-            reasoning = researched
-            output += researched
+    elif REASONING_OF_RESEARCH in told.tokens and (researched := _researched(told, output)):
+        flags.add("reasoning_beside_output")
+        reasoning = researched
+        output += researched
+        uncached += told.get(CITATIONS)  # LiteLLM tells a number of its own for answers that were not researched
     if uncached < 0:  # the parts cannot be in it
         flags.add("total_mismatch")
         uncached = prompt

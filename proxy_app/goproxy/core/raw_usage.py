@@ -30,7 +30,7 @@ class Counts(tuple[Path, ...]):
     """Those of the prompt."""
 
     searches: Collection[Path]
-    """Those of searches, which are no tokens: whether they are counts says nothing of the others."""
+    """Those of searches, and what stands beside all others: whether they are counts says nothing of the others."""
 
     def __new__(cls, tokens: Iterable[Path], *, prompt: Collection[Path], searches: Collection[Path]) -> Self:
         """All of them, and which of them are the prompt's."""

@@ -49,7 +49,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         InvalidBody: it has a name twice.
     """
     if len(fields := dict(pairs)) != len(pairs):
-        raise InvalidBody("The request body has the same field twice within it.")
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidBody(f"The request body has the same field twice within it: {twice[:_MOST_NAMES]!r}.")
     return fields
 
 
@@ -322,7 +324,9 @@ def _walked(body: bytes, fields: Any) -> tuple[dict[str, Any], Places]:
         walked: dict[str, Any] = {} if fields is None else fields
         places: Places = {}
         for name, value, start, end in _members(body.decode("latin-1")):
-            if fields is None or type(value) is int:  # orjson reads a very long one as a float
+            if fields is None and not body[start:end].isascii():
+                walked[name] = _value(body[start:end])  # names within it are compared, and these are Latin-1's
+            elif fields is None or type(value) is int:  # orjson reads a very long one as a float
                 walked[name] = value
             if name in _REPLACED:
                 places[name] = (start, end)

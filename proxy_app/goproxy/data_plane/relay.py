@@ -124,6 +124,9 @@ def _reason(ended: Outcome, deadlines: Deadlines, *, has_begun: bool) -> tuple[F
             return None
 
 
+_FIELDS = (b"event:", b"data:", b"id:", b":")
+
+
 def _parting(last: bytes) -> bytes:
     """What ends the line that was cut, and the event that was, if it has data: that of an error would be more of it.
 
@@ -133,7 +136,8 @@ def _parting(last: bytes) -> bytes:
     text = last.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     _, is_after_blank, event = text.rpartition(b"\n\n")
     *lines, line = event.split(b"\n")
-    is_long = not is_after_blank and len(last) >= _TAIL  # what has no beginning here is data
+    has_beginning = is_after_blank or len(last) < _TAIL or event.startswith(_FIELDS)
+    is_long = not has_beginning  # then it is data
     has_data = len(lines) > 0 and (is_long or any(each.startswith(b"data:") for each in lines))
     ends = (line != b"") + has_data
     is_after_cr = ends > 0 and last.endswith(b"\r")  # an LF belongs to it

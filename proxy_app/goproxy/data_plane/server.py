@@ -120,7 +120,7 @@ async def gateway_for(
         envelope = Envelope(config, observer, stay)
         yield Gateway(config, books, limits, bodies, upstream, settler, observer, stay, envelope)
     finally:
-        await settler.finish(stay.left_of(grace))
+        await settler.finish(policy.seconds if stay.has_time else stay.left_of(grace))
 
 
 async def serve(
