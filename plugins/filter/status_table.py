@@ -36,7 +36,7 @@ def _row(
     return (
         upstream["name"],
         f"https://{upstream['domain']}",
-        ", ".join(map(_record, _told(upstream, records))) or "none",
+        ", ".join(map(_record, _records_of(upstream, records))) or "none",
         _certificate(found["certificate"]),
         _container(container),
         (container or {}).get("image", "-"),
@@ -69,7 +69,7 @@ def _stores(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _told(upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _records_of(upstream: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The domain's records, but the one that shall not be there and is not."""
     return [
         record for record in records if record["name"] == upstream["domain"] and (record["values"] or record["found"])

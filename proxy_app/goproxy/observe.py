@@ -233,7 +233,7 @@ class JsonLines(logging.Formatter):
             line["logger"] = record.name
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
-            line |= told(record.exc_info[1])
+            line |= exception_fields(record.exc_info[1])
         return _line(line).decode()
 
 
@@ -244,7 +244,7 @@ def _line(line: dict[str, Any]) -> bytes:
         return json.dumps(line, default=str).encode()
 
 
-def told(error: BaseException) -> dict[str, Any]:
+def exception_fields(error: BaseException) -> dict[str, Any]:
     """An exception without its text: its type, and where it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     return {

@@ -132,10 +132,10 @@ class AdminClient:
         if 300 <= answer.status < 400:
             raise AdminError(f"{self._url.geturl()}: {_redirection(answer)}")
         if answer.status == 401:
-            raise AdminError(f"{_told(answer.status, refusal)}: {_NO_OPERATOR}")
+            raise AdminError(f"{_refusal_text(answer.status, refusal)}: {_NO_OPERATOR}")
         if answer.status >= 500:  # from the backend, or from what stands before it and did not hear its answer
-            raise AnswerLost(_told(answer.status, refusal))
-        raise AdminError(_told(answer.status, refusal))
+            raise AnswerLost(_refusal_text(answer.status, refusal))
+        raise AdminError(_refusal_text(answer.status, refusal))
 
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._url.hostname or "", self._url.port
@@ -205,7 +205,7 @@ def _redirection(answer: http.client.HTTPResponse) -> str:
     return f"not the backend: it redirects to {where} (status {answer.status}); give the backend's own URL, with https"
 
 
-def _told(status: int, refusal: bytes) -> str:
+def _refusal_text(status: int, refusal: bytes) -> str:
     try:
         return f"{json.loads(refusal)['error']['message']} (status {status})"
     except (ValueError, TypeError, KeyError):

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 from goproxy.control_plane.store.backup import UnusableBackup
 from goproxy.control_plane.store.database import StoreUnavailable
 from goproxy.control_plane.store.refusals import Conflict, NotFound
-from goproxy.observe import log, told
+from goproxy.observe import exception_fields, log
 
 _TYPES = {
     401: "authentication_error",
@@ -57,7 +57,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except StoreUnavailable as error:
         return _error(503, f"the store cannot be had now: {error}", {"Retry-After": _RETRY_AFTER})
     except Exception as error:
-        log("internal error", level=logging.ERROR, route=request.match_info.route.name, **told(error))
+        log("internal error", level=logging.ERROR, route=request.match_info.route.name, **exception_fields(error))
         return _error(500, "this is a mistake of goproxy; its log has a line about it")
 
 

@@ -21,7 +21,7 @@ from goproxy.control_plane.store import keys, leases, renewals
 from goproxy.control_plane.store.database import Database, StoreUnavailable
 from goproxy.control_plane.store.totals import Totals, totals
 from goproxy.hosting import Stay
-from goproxy.observe import log, told
+from goproxy.observe import exception_fields, log
 from goproxy.timestamps import now
 from goproxy.watched_file import LOOK_EVERY
 
@@ -185,7 +185,7 @@ class ControlPlane:
                 try:
                     await act()
                 except Exception as error:  # the next one must come
-                    log("keeping up failed", level=logging.ERROR, **told(error))
+                    log("keeping up failed", level=logging.ERROR, **exception_fields(error))
                 await asyncio.sleep(seconds)
 
         async def read_configurations() -> None:
@@ -228,4 +228,4 @@ def _tell_of_failure(task: asyncio.Task[Any]) -> None:
     if task.cancelled() or isinstance(error := task.exception(), StoreUnavailable):
         return  # that the store is away is told once, and not by each post that its proxy gave up
     if error is not None:
-        log("what nobody waited for any more failed", level=logging.ERROR, **told(error))
+        log("what nobody waited for any more failed", level=logging.ERROR, **exception_fields(error))

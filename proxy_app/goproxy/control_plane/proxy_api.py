@@ -161,7 +161,8 @@ class ProxyApi:
             if authorization.withheld(store, scope, {wallet}):
                 return {"credits_nanodollars": 0, "spent_nanodollars": 0} | renewals.NONE
             held = wallets.find(store, wallet)
-            return {"credits_nanodollars": held.credits, "spent_nanodollars": held.spent} | renewals.told(store, wallet)
+            credit = {"credits_nanodollars": held.credits, "spent_nanodollars": held.spent}
+            return credit | renewals.renewal_of(store, wallet)
 
         return web.json_response(await self._plane.database.read("look into a wallet", work))
 

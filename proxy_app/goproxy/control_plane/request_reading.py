@@ -82,7 +82,7 @@ def document(kind: type[Model], body: bytes) -> Model:
     try:
         return kind.model_validate_json(body, strict=True)
     except ValidationError as error:
-        raise NotServed(400, _told("the body", error)) from None
+        raise NotServed(400, _mistake_text("the body", error)) from None
 
 
 def query(request: web.Request, kind: type[Model]) -> Model:
@@ -100,7 +100,7 @@ def query(request: web.Request, kind: type[Model]) -> Model:
     try:
         return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        raise NotServed(400, _told("the query", error)) from None
+        raise NotServed(400, _mistake_text("the query", error)) from None
 
 
 @functools.cache
@@ -125,7 +125,7 @@ def unknown(value: Any, pattern: str) -> str:
     return f"{repr(value)[:_SHOWN]} is not {MEANINGS.get(pattern, pattern)}"
 
 
-def _told(where: str, error: ValidationError) -> str:
+def _mistake_text(where: str, error: ValidationError) -> str:
     said = [f"{_place(mistake) or where}: {_meaning(mistake)}" for mistake in error.errors(include_url=False)]
     more = f"; and {len(said) - _TOLD} more" if len(said) > _TOLD else ""
     return "; ".join(said[:_TOLD]) + more

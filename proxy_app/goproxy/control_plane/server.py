@@ -54,7 +54,7 @@ def make_app(catalogue: Catalogue, stay: Stay, plane: ControlPlane) -> web.Appli
     AdminApi(plane).serve(app)
     ProxyApi(plane).serve(app)
     app.cleanup_ctx.append(plane.keep_up(stay))
-    add_private_routes(app, stay, readiness, lambda: _told(catalogue, plane.metrics))
+    add_private_routes(app, stay, readiness, lambda: _metrics_text(catalogue, plane.metrics))
     return app
 
 
@@ -74,11 +74,11 @@ def make_waiting_app(catalogue: Catalogue, stay: Stay, metrics: Metrics) -> web.
         return await handler(request)
 
     app = new_application(stay, one_request_each, errors_as_json, nothing_else)
-    add_private_routes(app, stay, lambda: Readiness(False, _MIGRATING), lambda: _told(catalogue, metrics))
+    add_private_routes(app, stay, lambda: Readiness(False, _MIGRATING), lambda: _metrics_text(catalogue, metrics))
     return app
 
 
-def _told(catalogue: Catalogue, metrics: Metrics) -> str:
+def _metrics_text(catalogue: Catalogue, metrics: Metrics) -> str:
     for config in catalogue.configs:
         metrics.begin(config.upstream)
     metrics.configured(catalogue.mounted, len(catalogue.problems))

@@ -34,7 +34,7 @@ from goproxy.data_plane.key_poll import KeyPoll
 from goproxy.data_plane.lease_desk import InsufficientFunds, LeaseDesk, LeaseUnavailable
 from goproxy.data_plane.row_post import RowPost
 from goproxy.data_plane.statements import Statements
-from goproxy.observe import log, told
+from goproxy.observe import exception_fields, log
 from goproxy.timestamps import now, seconds_since
 
 __all__ = ["Books", "InsufficientFunds", "JournalUnwritable", "LeaseUnavailable", "NotHeld", "Standing", "books_for"]
@@ -374,5 +374,5 @@ async def _keep_up(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception as error:
-            log("keeping the books failed; it goes on", level=logging.CRITICAL, **told(error))
+            log("keeping the books failed; it goes on", level=logging.CRITICAL, **exception_fields(error))
             await asyncio.sleep(1)

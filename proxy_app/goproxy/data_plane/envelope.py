@@ -18,7 +18,7 @@ from goproxy.data_plane.client import Client
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.relay import RESTARTING
 from goproxy.hosting import PRIVATE_PATHS, Stay, new_request_id
-from goproxy.observe import Outcome, RequestRecord, log, told
+from goproxy.observe import Outcome, RequestRecord, exception_fields, log
 
 _CLIENT_CLOSED = 499
 """nginx's word in the log for a client that left before there was an answer."""
@@ -182,7 +182,7 @@ def _refusal(refusal: Refusal, record: RequestRecord, protocol: WireProtocol) ->
 
 
 def _failure(error: Exception, record: RequestRecord, protocol: WireProtocol) -> bytes:
-    log("request failed", level=logging.ERROR, request_id=record.request_id, **told(error))
+    log("request failed", level=logging.ERROR, request_id=record.request_id, **exception_fields(error))
     refusal = Refusal(Fault.INTERNAL, "The gateway failed. The request id tells its operator more.")
     return _refusal(refusal, record, protocol)
 

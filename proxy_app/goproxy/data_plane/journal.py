@@ -42,7 +42,7 @@ from goproxy.core.ledger import Hold, Row
 from goproxy.core.usage import Usage
 from goproxy.data_plane.journal_directory import InUse, JournalDirectory, Segment
 from goproxy.data_plane.prompt_future import PromptFuture
-from goproxy.observe import log, told
+from goproxy.observe import exception_fields, log
 
 _SEGMENT_BYTES = 8 * 1024 * 1024
 
@@ -491,4 +491,4 @@ def _resolve(entries: Sequence[_Entry], error: Exception | None) -> None:
             try:
                 entry.told(entry.written)
             except Exception as fault:  # others wait for what was written with it
-                log("telling of a row failed", level=logging.ERROR, **told(fault))
+                log("telling of a row failed", level=logging.ERROR, **exception_fields(fault))

@@ -15,7 +15,7 @@ import termios
 from contextlib import suppress
 from typing import Protocol
 
-from goproxy.observe import log, told
+from goproxy.observe import exception_fields, log
 
 
 class Sender(Protocol):
@@ -48,7 +48,7 @@ class Outbox:
             try:
                 sender.flush()
             except Exception as error:  # it is one connection's, and what the others sent must go out all the same
-                log("what is to be sent cannot be", level=logging.CRITICAL, **told(error))
+                log("what is to be sent cannot be", level=logging.CRITICAL, **exception_fields(error))
                 sender.abort()
 
 

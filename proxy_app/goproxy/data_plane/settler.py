@@ -18,7 +18,7 @@ from goproxy.data_plane.drain import Drain, Drains
 from goproxy.data_plane.exchange import Exchange
 from goproxy.data_plane.journal import Told
 from goproxy.data_plane.upstream_connection import Answer
-from goproxy.observe import Outcome, RequestRecord, log, told
+from goproxy.observe import Outcome, RequestRecord, exception_fields, log
 
 _MOMENT = 0.01
 """Seconds that settling may wait for others: one alone costs several times as much, since nothing of it is in the
@@ -112,7 +112,7 @@ class Settler:
                 pass  # the upstream did not answer: its outcome stands in the record
             except Exception as error:
                 record.outcome = outcome
-                log("sending failed", level=logging.ERROR, request_id=record.request_id, **told(error))
+                log("sending failed", level=logging.ERROR, request_id=record.request_id, **exception_fields(error))
             finally:
                 del sending  # it knows its exception, which knows this frame
             if answer is None:
@@ -162,7 +162,9 @@ class Settler:
 
             self._tasks.add(self._ledger.settle(row, tell))
         except Exception as error:
-            log("settling failed", level=logging.ERROR, request_id=exchange.record.request_id, **told(error))
+            log(
+                "settling failed", level=logging.ERROR, request_id=exchange.record.request_id, **exception_fields(error)
+            )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -175,5 +177,5 @@ class Settler:
         if done.cancelled():
             return False
         if (error := done.exception()) is not None:
-            log("settling failed", level=logging.ERROR, **told(error))
+            log("settling failed", level=logging.ERROR, **exception_fields(error))
         return error is None

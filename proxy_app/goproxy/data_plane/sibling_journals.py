@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.journal import JournalInUse
 from goproxy.data_plane.journal_directory import InUse, JournalDirectory
-from goproxy.observe import log, told
+from goproxy.observe import exception_fields, log
 
 MOST_JOURNALS = 96
 """The most processes of one upstream that share a directory: five instances of 16 (a rollout lets two finish in their
@@ -136,7 +136,12 @@ async def adopt(shared: Path, own: Path, books_of: BooksOf, heir: Heir) -> None:
             except Exception as error:  # be it descriptors or threads that ran out: the next look may find more
                 if problems.get(path) != str(error):
                     problems[path] = str(error)
-                    log("a journal that was left cannot be adopted", level=logging.ERROR, path=str(path), **told(error))
+                    log(
+                        "a journal that was left cannot be adopted",
+                        level=logging.ERROR,
+                        path=str(path),
+                        **exception_fields(error),
+                    )
         await asyncio.sleep(_LOOK_EVERY)
 
 

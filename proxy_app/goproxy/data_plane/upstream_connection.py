@@ -19,7 +19,7 @@ import httptools
 from goproxy.core.headers import WITHOUT_BODY, AnswerHead
 from goproxy.data_plane.bodies import Body
 from goproxy.data_plane.outbox import Outbox, waiting_on
-from goproxy.observe import log, told
+from goproxy.observe import exception_fields, log
 
 HEAD_BYTES = 256 * 1024
 """Bytes of an answer's head, interim answers included. Some gateways put 30 KB of policy into one header."""
@@ -362,7 +362,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail()
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, InvalidAnswer):  # a fault of ours
-                log("reading an answer failed", level=logging.ERROR, **told(error.__context__ or error))
+                log("reading an answer failed", level=logging.ERROR, **exception_fields(error.__context__ or error))
             self._fail()
         except httptools.HttpParserError:
             self._fail()

@@ -97,7 +97,7 @@ def catch_up(connection: Connection, wallet: str) -> None:
         _renew(connection, found)
 
 
-def told(connection: Connection, wallet: str) -> dict[str, Any]:
+def renewal_of(connection: Connection, wallet: str) -> dict[str, Any]:
     """How a wallet renews, as documents say it."""
     found = connection.execute(select(*wallets.RENEWS).where(renewals.c.wallet == wallet)).mappings().first()
     return NONE if found is None else dict(found)
