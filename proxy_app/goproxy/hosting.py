@@ -25,12 +25,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler as Handling
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from goproxy.listening import address_of, refuse_new_connections
 from goproxy.observe import log
-from goproxy.unreadable import Handler, UnreadableRequests
+from goproxy.unreadable import StrictRequestHandler, UnreadableRequests
 
 IDLE = 75.0
 """Seconds that a connection may be idle, or take for the head of a request; the edge closes its own earlier."""
@@ -142,7 +141,7 @@ class Stay:
         """The middleware that knows which requests are running."""
 
         @web.middleware
-        async def track(request: web.Request, handler: Handling) -> web.StreamResponse:
+        async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
             task = asyncio.current_task()
             assert task is not None
             self.began(task)
@@ -255,7 +254,7 @@ class _Server(web.Server):
     unreadable: UnreadableRequests
 
     def __call__(self) -> web.RequestHandler:
-        return Handler(self, self.unreadable, loop=self._loop, **self._kwargs)
+        return StrictRequestHandler(self, self.unreadable, loop=self._loop, **self._kwargs)
 
 
 class _Runner(web.AppRunner):

@@ -47,7 +47,7 @@ class UnreadableRequests:
         self._seen = 0
 
 
-class Handler(web.RequestHandler):
+class StrictRequestHandler(web.RequestHandler):
     """aiohttp's connection, but for requests that it cannot read."""
 
     __slots__ = ("_is_unreadable", "_unreadable")

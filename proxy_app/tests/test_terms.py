@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goproxy.core.pricing import PriceVersion, Tier, price, worst_case
-from goproxy.core.terms import STANDARD, TERMS, can_come_of, settled, written_terms
+from goproxy.core.terms import STANDARD, TERMS, can_come_of, charged_terms, written_terms
 from goproxy.core.usage import Usage
 
 DAY = date(2026, 1, 15)
@@ -89,7 +89,7 @@ def test_what_is_no_terms(text: str) -> None:
     ],
 )
 def test_what_is_told_counts_before_what_was_asked_for(asked: str, told: dict[str, str], terms: str) -> None:
-    assert settled(asked, told) == terms
+    assert charged_terms(asked, told) == terms
 
 
 def costs(version: PriceVersion, terms: str, usage: Usage = USAGE) -> tuple[str, set[str]]:
@@ -175,7 +175,7 @@ def test_nothing_that_may_be_told_costs_more_than_the_worst_case(
     one: dict[str, Any], two: dict[str, Any], asked: dict[str, str], told: dict[str, str], falls_back: bool
 ) -> None:
     prices = PriceVersion(date(2025, 1, 1), costing(5), one | two)
-    terms = settled(written_terms(asked), told | ({"speed": "standard"} if falls_back else {}))
+    terms = charged_terms(written_terms(asked), told | ({"speed": "standard"} if falls_back else {}))
     assert price(USAGE, [prices], ONE, DAY, terms).cost <= worst_case(prices, ONE, 1000, 100, asked)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from goproxy.core.meter import Reading
 from goproxy.core.pricing import Priced, PriceVersion, cost_as_written, price
-from goproxy.core.terms import STANDARD, settled
+from goproxy.core.terms import STANDARD, charged_terms
 from goproxy.core.usage import Usage
 
 BYTES_PER_TOKEN = 4
@@ -200,7 +200,7 @@ def settle(
     )
     return _row(
         hold,
-        terms=settled(hold.terms, reading.terms),
+        terms=charged_terms(hold.terms, reading.terms),
         usage=usage,
         settlement=settlement,
         flags={*flags, *reading.flags} if reading.flags else flags,

@@ -52,7 +52,7 @@ def written_terms(values: Mapping[str, str]) -> str:
     return ",".join(parts) if parts else ""
 
 
-def settled(asked: str, told: Mapping[str, str]) -> str:
+def charged_terms(asked: str, told: Mapping[str, str]) -> str:
     """The terms that a request is charged by: what the answer tells, and what was asked for where it does not."""
     if not asked:
         return written_terms(told)

@@ -16,7 +16,7 @@ from goproxy import timestamps
 from goproxy.config import Model
 from goproxy.core.ledger import Hold, Row, settle
 from goproxy.core.meter import Meter
-from goproxy.core.terms import settled
+from goproxy.core.terms import charged_terms
 from goproxy.core.usage import Usage
 from goproxy.core.usage_chunk import UsageChunkFilter
 from goproxy.core.wire import WireProtocol
@@ -125,7 +125,7 @@ class Exchange:
         self._tell_gaps()
         if self._meter is None or self.is_whole or (usage := self._meter.usage()) is None:
             return
-        noted = usage, settled(self.hold.terms, self._meter.terms())
+        noted = usage, charged_terms(self.hold.terms, self._meter.terms())
         if noted != self._noted:
             self._noted = noted
             self._notes.progress(self.hold.id, *noted)
