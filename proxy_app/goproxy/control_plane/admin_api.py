@@ -23,6 +23,7 @@ from goproxy.control_plane.store import accounts, keys, leases, renewals, rows, 
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.walk import Position
 from goproxy.control_plane.upkeep import GZIP, Upkeep
+from goproxy.core import wallet_name
 from goproxy.core.keys import digest, new_key
 from goproxy.timestamps import now
 
@@ -208,7 +209,7 @@ class AdminApi:
             names.check_change(self._plane.catalogue.configs, known, changes)
         done = await self._plane.change_keys("change key", lambda store: keys.change(store, key, changes))
         for instance in done.holders:
-            self._plane.feed.recall(instance, [wallets.of_key(key)])
+            self._plane.feed.recall(instance, [wallet_name.of_key(key)])
         return schemas.Key(**done.key)
 
     async def rotate_key(self, call: Call) -> schemas.KeyShownOnce:
@@ -259,7 +260,7 @@ class AdminApi:
         """
         new: schemas.Renewal = call.body
         paying = None if new.force else self._paying
-        if (key := wallets.key_of(new.wallet)) is not None:
+        if (key := wallet_name.key_of(new.wallet)) is not None:
             raise Conflict(f"{new.wallet!r} is a limit: it renews by `limit_renews` (`renews`, `--renews`) of {key}")
         if (new.period is None) != (new.amount_nanodollars is None):
             raise Conflict("a period wants an amount, and none (null) takes none")

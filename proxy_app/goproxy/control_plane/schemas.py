@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticKnownError
 
 from goproxy.control_plane.store import rows
+from goproxy.core import wallet_name
 from goproxy.core.ledger import Settlement
 from goproxy.core.pricing import MOST_AT_ONCE, MULTIPLIER
 from goproxy.core.renewal import Period
@@ -34,7 +35,6 @@ KEY_ID = r"^key_[0-9a-f]{16}$"
 INSTANCE = r"^[A-Za-z0-9_-]{1,64}$"
 _UPSTREAM = r"^[a-z0-9][a-z0-9-]{0,40}$"
 _MODEL = r"^[!-~]{1,200}$"
-_WALLET = r"^([A-Za-z0-9][A-Za-z0-9._@-]{0,63}(/[a-z0-9][a-z0-9-]{0,40})?|key:key_[0-9a-f]{16})$"
 _ENTRY_ID = r"^[A-Za-z0-9._:-]{1,100}$"
 _DAY = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 _CURSOR = r"^[0-9TZ:.-]{24}~[!-~]{1,200}$"
@@ -48,7 +48,7 @@ MEANINGS = {
     INSTANCE: "an instance's id; the list of leases has it",
     _UPSTREAM: "an upstream's name, such as openhands",
     _MODEL: "a model's id: up to 200 characters of ASCII without spaces",
-    _WALLET: "a wallet: an account, <account>/<wallet>, or key:<key id>",
+    wallet_name.PATTERN: "a wallet: an account, <account>/<wallet>, or key:<key id>",
     _ENTRY_ID: "an id: up to 100 letters, digits, '.', '_', ':' and '-'",
     _DAY: "a day, such as 2026-11-23",
     _CURSOR: "`next` of the page before",
@@ -81,7 +81,7 @@ def _in_the_calendar(day: str) -> str:
 AccountName = Annotated[str, StringConstraints(pattern=ACCOUNT)]
 KeyId = Annotated[str, StringConstraints(pattern=KEY_ID)]
 Instance = Annotated[str, StringConstraints(pattern=INSTANCE)]
-WalletId = Annotated[str, StringConstraints(pattern=_WALLET)]
+WalletId = Annotated[str, StringConstraints(pattern=wallet_name.PATTERN)]
 Upstream = Annotated[str, StringConstraints(pattern=_UPSTREAM)]
 ModelId = Annotated[str, StringConstraints(pattern=_MODEL)]
 Line = Annotated[str, StringConstraints(pattern=_LINE, max_length=200)]

@@ -16,6 +16,7 @@ from goproxy.core.pricing import PriceVersion, dollars, version_in_force, worst_
 from goproxy.core.protocols import OPENAI
 from goproxy.core.request_body import InvalidBody, RequestBody, read_request_body
 from goproxy.core.terms import written_terms
+from goproxy.core.wallet_name import key_of, name_of, of_account, of_key
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import Books, InsufficientFunds, LeaseUnavailable, NotHeld
@@ -92,13 +93,13 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
     longest = min(asked.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
     opened_at = now()
     version = version_in_force(model.prices, day_of(opened_at))
-    wallet = wallet_of(key, config)
+    wallet = of_account(key.account, config.wallet)
     return Hold(
         id=request_id,
         opened_at=opened_at,
         account=key.account,
         key_id=key.id,
-        wallets=(wallet, limit_of(key)) if key.wallets_limit else (wallet,),
+        wallets=(wallet, of_key(key.id)) if key.wallets_limit else (wallet,),
         upstream=config.upstream,
         endpoint=endpoint.name,
         protocol=endpoint.protocol.name,
@@ -115,16 +116,6 @@ def hold_for(admitted: Admitted, config: Config, key: LimitedKey, endpoint: Endp
             asked.web_searches * asked.choices,
         ),
     )
-
-
-def limit_of(key: LimitedKey) -> str:
-    """The wallet whose credit is what the key may spend, if it has such a limit."""
-    return f"key:{key.id}"
-
-
-def wallet_of(key: LimitedKey, config: Config) -> str:
-    """The account's wallet that requests with this key are paid from here."""
-    return key.account if config.wallet is None else f"{key.account}/{config.wallet}"
 
 
 def terms_of(asked: Mapping[str, str], model: Model, version: PriceVersion) -> str:
@@ -158,9 +149,9 @@ def refusal_of(reason: NotHeld) -> Refusal:
 
 
 def _whose(wallet: str) -> str:
-    if wallet.startswith("key:"):
+    if key_of(wallet) is not None:
         return "your key's spending limit"
-    return f"your wallet {wallet}" if "/" in wallet else "your account"
+    return f"your wallet {wallet}" if name_of(wallet) is not None else "your account"
 
 
 def endpoint_for(protocol: WireProtocol, config: Config) -> Endpoint:

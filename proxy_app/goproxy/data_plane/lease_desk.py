@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from goproxy.core.lease import Lease
 from goproxy.core.ledger import Hold, Row
+from goproxy.core.wallet_name import OF_KEY
 from goproxy.data_plane.control_client import (
     BackOff,
     ControlClient,
@@ -110,7 +111,7 @@ class LeaseDesk:
     @property
     def free(self) -> int:
         """Leased and not held, over all accounts' wallets, in nano-dollars. (Of a lease at rest nothing is.)"""
-        return sum(self._kept[wallet].lease.free for wallet in self._active if not wallet.startswith("key:"))
+        return sum(self._kept[wallet].lease.free for wallet in self._active if not wallet.startswith(OF_KEY))
 
     @property
     def problem(self) -> str | None:

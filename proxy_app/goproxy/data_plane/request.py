@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 from goproxy.config import Config, Endpoint
 from goproxy.core.key_snapshot import LimitedKey
 from goproxy.core.protocols import ANTHROPIC, OPENAI, RESPONSES
+from goproxy.core.wallet_name import of_account, of_key
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.admission import (
     Admitted,
@@ -25,12 +26,10 @@ from goproxy.data_plane.admission import (
     check_size,
     endpoint_for,
     hold_for,
-    limit_of,
     may_use,
     model_for,
     read_body,
     refusal_of,
-    wallet_of,
 )
 from goproxy.data_plane.bodies import Bodies, Body
 from goproxy.data_plane.books import Books, InsufficientFunds, JournalUnwritable, LeaseUnavailable
@@ -223,7 +222,7 @@ class Gateway:
     async def key(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/key: what the key may do here, and what is left of its credit. A limit in dollars is all it sees."""
         key = self._identify(request)
-        wallet = limit_of(key) if key.wallets_limit else wallet_of(key, self.config)
+        wallet = of_key(key.id) if key.wallets_limit else of_account(key.account, self.config.wallet)
         try:
             statement = await self.books.statements.of(wallet)
         except (ControlPlaneAway, ControlPlaneRefuses):

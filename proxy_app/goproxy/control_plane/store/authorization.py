@@ -16,8 +16,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, exists, select
 
-from goproxy.control_plane.store import wallets
 from goproxy.control_plane.store.schema import accounts, instances, keys, leases, rows
+from goproxy.core import wallet_name
 from goproxy.core.ledger import Row
 from goproxy.core.usage import KINDS
 
@@ -37,8 +37,7 @@ class Scope:
 
     def pays_from(self, wallet: str) -> bool:
         """Whether requests there are paid from this wallet of an account."""
-        _, slash, name = wallet.partition("/")
-        return self.wallets is None or (name if slash else None) in self.wallets
+        return self.wallets is None or wallet_name.name_of(wallet) in self.wallets
 
     def has_listed(self, row: Row) -> bool:
         """Whether its prices and its multiplier are those of its model, of whichever day, length and terms."""
@@ -72,11 +71,11 @@ def withheld(connection: Connection, scope: Scope, wanted: Set[str]) -> set[str]
     They pay from others, or no key of the account may be used there, or the key itself may not. (Of an account or a key
     that this store does not know there is nothing to be lent.)
     """
-    of_accounts = {wallet: wallet.partition("/")[0] for wallet in wanted if wallets.key_of(wallet) is None}
+    of_accounts = {wallet: wallet_name.account_of(wallet) for wallet in wanted if wallet_name.key_of(wallet) is None}
     doubtful = {wallet for wallet in of_accounts if not scope.pays_from(wallet)}
     named = set(of_accounts.values())
-    known = _keys(connection, keys.c.id.in_([wallets.key_of(wallet) for wallet in wanted - of_accounts.keys()]))
-    doubtful |= {wallets.of_key(id_) for id_, key in known.items() if not key.may_be_used_at(scope.upstream)}
+    known = _keys(connection, keys.c.id.in_([wallet_name.key_of(wallet) for wallet in wanted - of_accounts.keys()]))
+    doubtful |= {wallet_name.of_key(id_) for id_, key in known.items() if not key.may_be_used_at(scope.upstream)}
     without = named - _with_a_key_for(connection, scope.upstream, named)
     if without:
         without = set(connection.execute(select(accounts.c.name).where(accounts.c.name.in_(without))).scalars())

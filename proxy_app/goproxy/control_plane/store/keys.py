@@ -22,6 +22,7 @@ from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts as account_table
 from goproxy.control_plane.store.schema import counters, keys
 from goproxy.control_plane.store.schema import renewals as renewal_table
+from goproxy.core import wallet_name
 from goproxy.core.renewal import Period
 from goproxy.timestamps import now
 
@@ -111,7 +112,7 @@ def create(
     if not inserted:
         raise Conflict("there is such a key already")
     if limits.nanodollars is not None:
-        wallet = wallets.of_key(key_id)
+        wallet = wallet_name.of_key(key_id)
         wallets.ensure(connection, wallet, account=account, key_id=key_id)
         if first := limits.nanodollars if left is None else left:
             wallets.credit(connection, f"limit:{key_id}", wallet, "limit", first)
@@ -153,7 +154,7 @@ def revoke(connection: Connection, key_id: str, by: str = accounts.OPERATOR) -> 
     values = {"revoked_at": func.coalesce(keys.c.revoked_at, now()), "revoked_by": by}
     connection.execute(update(keys).where(keys.c.id == key_id, can_change).values(values))
     if by == accounts.OPERATOR:
-        renewals.stop(connection, wallets.of_key(key_id))
+        renewals.stop(connection, wallet_name.of_key(key_id))
     return get(connection, key_id)
 
 
@@ -178,7 +179,7 @@ def rotate(
     old = _living(connection, key_id)
     limit, left = old["limit_nanodollars"], None
     if limit is not None:
-        wallet = wallets.load(connection, wallets.of_key(key_id))
+        wallet = wallets.load(connection, wallet_name.of_key(key_id))
         left = max(0, wallet.credits - wallet.spent)
         limit = left if old["limit_renews"] is None else limit
     limits = Limits(
@@ -223,7 +224,7 @@ def change(connection: Connection, key_id: str, changes: Mapping[str, Any]) -> C
         connection.execute(update(keys).where(keys.c.id == key_id).values(**values))
     holders: list[str] = []
     if (limit := changes.get("limit_nanodollars")) is not None:
-        wallets.ensure(connection, wallets.of_key(key_id), account=old["account"], key_id=key_id)
+        wallets.ensure(connection, wallet_name.of_key(key_id), account=old["account"], key_id=key_id)
         holders = wallets.limit(connection, key_id, limit)
     if {"limit_nanodollars", "limit_renews"} & changes.keys():
         _renew(connection, key_id, changes, old)
@@ -232,7 +233,7 @@ def change(connection: Connection, key_id: str, changes: Mapping[str, Any]) -> C
 
 def _renew(connection: Connection, key_id: str, changes: Mapping[str, Any], old: Mapping[str, Any]) -> None:
     """Let a limit renew as it is asked for; one that is taken away renews no more."""
-    wallet, limit = wallets.of_key(key_id), changes.get("limit_nanodollars", old["limit_nanodollars"])
+    wallet, limit = wallet_name.of_key(key_id), changes.get("limit_nanodollars", old["limit_nanodollars"])
     period = changes.get("limit_renews", old["limit_renews"] if limit else None)
     if period is None:
         renewals.stop(connection, wallet)
@@ -253,7 +254,7 @@ def _written(names: Sequence[str] | None) -> str | None:
 def _living(connection: Connection, key_id: str) -> dict[str, Any]:
     """A key that is neither revoked nor over, locked until the transaction ends; and its limit, if it has renewed."""
     connection.execute(select(keys.c.id).where(keys.c.id == key_id).with_for_update())
-    renewals.catch_up(connection, wallets.of_key(key_id))
+    renewals.catch_up(connection, wallet_name.of_key(key_id))
     found = get(connection, key_id)
     if found["revoked_at"] is not None:
         raise Conflict(f"{key_id} is revoked; add a key instead")
@@ -283,7 +284,7 @@ def snapshot(connection: Connection) -> Snapshot:
 
 
 def _with_renewals() -> Select[Any]:
-    mine = renewal_table.c.wallet == literal(wallets.of_key("")) + keys.c.id
+    mine = renewal_table.c.wallet == literal(wallet_name.OF_KEY) + keys.c.id
     return select(keys, renewal_table.c.period.label("limit_renews")).outerjoin(renewal_table, mine)
 
 

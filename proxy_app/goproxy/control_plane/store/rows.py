@@ -26,6 +26,7 @@ from sqlalchemy import (
 from goproxy.control_plane.store import leases, walk, wallets
 from goproxy.control_plane.store.schema import accounts, credit_entries, rows
 from goproxy.control_plane.store.walk import Position
+from goproxy.core import wallet_name
 from goproxy.core.lease import spent_by_wallet
 from goproxy.core.ledger import Row, cost_of
 from goproxy.core.pricing import MOST_AT_ONCE
@@ -402,9 +403,10 @@ def _is_word(text: str) -> bool:
 def _pays_for_itself(row: Row) -> bool:
     """Whether its wallets are one of its account and, if there is a second one, that of its key."""
     account, paying = row.account, row.wallets
-    if paying[0] != account and not (account and paying[0].startswith(f"{account}/")):
+    if paying[0] != account and not (account and paying[0].startswith(wallet_name.of_account(account, ""))):
         return False
-    return wallets.key_of(paying[0]) is None and (len(paying) == 1 or paying[1:] == (wallets.of_key(row.key_id),))
+    of_account = wallet_name.key_of(paying[0]) is None
+    return of_account and (len(paying) == 1 or paying[1:] == (wallet_name.of_key(row.key_id),))
 
 
 def _unknown(connection: Connection, posted: Sequence[Row]) -> tuple[set[str], set[str]]:

@@ -13,14 +13,13 @@ from goproxy.control_plane.store.database import keep_or_insert
 from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts, credit_entries, leases, renewals, wallets
 from goproxy.control_plane.store.wide_sum import sum_of, summed
+from goproxy.core import wallet_name
 from goproxy.core.lease import Loan, Wallet
 from goproxy.core.pricing import dollars
 from goproxy.timestamps import now
 
 MOST = 2**62
 """Nano-dollars that a wallet can have been credited: the databases' integers have 64 bits."""
-
-_KEY = "key:"
 
 RENEWAL = "renewal:"
 
@@ -36,16 +35,6 @@ RENEWS = (
 """How a wallet renews, as documents say it."""
 
 
-def of_key(key_id: str) -> str:
-    """The wallet whose credit is the spending limit of a key."""
-    return _KEY + key_id
-
-
-def key_of(wallet: str) -> str | None:
-    """The other way round; None: it is a wallet of an account."""
-    return wallet.removeprefix(_KEY) if wallet.startswith(_KEY) else None
-
-
 def ensure(connection: Connection, wallet: str, *, account: str, key_id: str | None = None) -> None:
     """Let there be this wallet."""
     keep_or_insert(connection, wallets, id=wallet, account=account, key_id=key_id, credits=0, created_at=now())
@@ -53,10 +42,10 @@ def ensure(connection: Connection, wallet: str, *, account: str, key_id: str | N
 
 def remember(connection: Connection, wallet: str) -> None:
     """Let there be a wallet that a proxy names and this store does not know: it may have lost its memory."""
-    if wallet.startswith(_KEY):
-        ensure(connection, wallet, account="", key_id=wallet.removeprefix(_KEY))
+    if (key_id := wallet_name.key_of(wallet)) is not None:
+        ensure(connection, wallet, account="", key_id=key_id)
     else:
-        ensure(connection, wallet, account=wallet.partition("/")[0])
+        ensure(connection, wallet, account=wallet_name.account_of(wallet))
 
 
 def existing(connection: Connection, ids: Iterable[str]) -> set[str]:
@@ -130,11 +119,13 @@ def settle_in(connection: Connection, wallet: str, names: Collection[str] | None
     """
     if existing(connection, [wallet]):
         return
-    account, slash, name = wallet.partition("/")
-    if not slash or not connection.execute(select(accounts.c.name).where(accounts.c.name == account)).scalar():
+    account, name = wallet_name.account_of(wallet), wallet_name.name_of(wallet)
+    if name is None or not connection.execute(select(accounts.c.name).where(accounts.c.name == account)).scalar():
         raise NotFound(f"there is no wallet {wallet!r}")
     if names is not None and name not in names:
-        known = ", ".join(f"{account}/{each}" for each in sorted(names)) or "none but the accounts' own"
+        known = (
+            ", ".join(wallet_name.of_account(account, each) for each in sorted(names)) or "none but the accounts' own"
+        )
         raise NotFound(
             f"there is no wallet {wallet!r}, and no upstream would pay from it; those that would be: {known}. "
             "With `force` (`--force`) it begins all the same"
@@ -188,7 +179,7 @@ def limit(connection: Connection, key_id: str, amount: int) -> list[str]:
     Raises:
         NotFound: the key has no wallet.
     """
-    wallet = of_key(key_id)
+    wallet = wallet_name.of_key(key_id)
     loaded = load(connection, wallet)
     behind = connection.execute(select(wallets.c.behind).where(wallets.c.id == wallet)).scalar_one()
     if difference := amount + behind + _corrected(connection, wallet) - loaded.credits:
@@ -214,7 +205,7 @@ def fill_up(connection: Connection, entry_id: str, wallet: str, amount: int) -> 
     if (lacking := amount - (loaded.credits - loaded.spent)) > 0:
         _store_credits(connection, wallet, loaded.credits + lacking)
         _book(connection, entry_id, wallet, "renewal", lacking)
-    if key_of(wallet) is not None:  # accounts have no limit
+    if wallet_name.key_of(wallet) is not None:  # accounts have no limit
         leave_behind(connection, wallet, loaded.spent - _corrected(connection, wallet))
 
 
