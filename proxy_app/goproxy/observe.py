@@ -20,11 +20,11 @@ import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from io import RawIOBase
 from typing import Any, cast
 
 from goproxy.core.compact_json import compact
+from goproxy.core.outcome import Outcome
 from goproxy.timestamps import unzoned
 
 _log = logging.getLogger("goproxy")
@@ -39,22 +39,6 @@ _AGAIN = 0.25
 
 _MOST_WAITING = 1024
 """Writes that wait for that: up to 4 MiB, of 10,000 requests and more."""
-
-
-class Outcome(StrEnum):
-    """How a request ended."""
-
-    OK = "ok"
-    REFUSED = "refused"  # by the proxy; the upstream was not asked
-    UPSTREAM_ERROR = "upstream_error"  # the upstream answered with an error
-    UPSTREAM_UNREACHABLE = "upstream_unreachable"  # no answer at all
-    UPSTREAM_TIMEOUT = "upstream_timeout"  # no answer in time
-    UPSTREAM_STALLED = "upstream_stalled"  # fell silent in the middle of its answer
-    UPSTREAM_TRUNCATED = "upstream_truncated"  # broke off in the middle of its answer
-    CLIENT_GONE = "client_gone"
-    CLIENT_STALLED = "client_stalled"  # did not take what it asked for
-    SHUTDOWN = "shutdown"  # the grace period was over
-    INTERNAL_ERROR = "internal_error"
 
 
 @dataclass(slots=True)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import trustme
 
+from goproxy.core.outcome import Outcome
 from goproxy.data_plane import client, front
 from goproxy.data_plane.front import Connection
 from goproxy.data_plane.relay import _Path
-from goproxy.observe import Outcome
 from tests.conftest import Lines
 from tests.gateway import ALICE, Running, config_document, endpoints_at, running_gateway
 from tests.provider import ANTHROPIC_EVENTS, Provider, Received, Wire

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 
 from goproxy.core.ledger import Row
+from goproxy.core.outcome import Outcome
 from goproxy.data_plane import settler
 from goproxy.data_plane.drain import Drains
 from goproxy.data_plane.journal import Told
-from goproxy.observe import Outcome
 from tests.bookkeeping import a_hold, a_row
 from tests.conftest import Lines
 from tests.gateway import Running, config_document, endpoints_at, running_gateway

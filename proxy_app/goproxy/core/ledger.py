@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from goproxy.core.meter import Reading
+from goproxy.core.outcome import CLIENT_LEFT, UPSTREAM_FAILED, Outcome
 from goproxy.core.pricing import Priced, PriceVersion, cost_as_written, price
 from goproxy.core.terms import STANDARD, charged_terms
 from goproxy.core.usage import Usage
@@ -47,9 +48,6 @@ FLAGS: Mapping[str, str] = {
 """What a row carries besides the flags of the meter, and what it means."""
 
 _OF_TERMS = frozenset(flag for flag in FLAGS if flag.startswith(tuple(f"{name}_" for name in STANDARD)))
-
-_CLIENT_LEFT = frozenset({"client_gone", "client_stalled"})
-"""Outcomes of a request whose client did not wait for the answer."""
 
 
 class Settlement(StrEnum):
@@ -235,7 +233,7 @@ def interrupted(
         versions=versions,
         multiplier=multiplier,
         settled_at=settled_at,
-        outcome="interrupted",
+        outcome=Outcome.INTERRUPTED,
     )
 
 
@@ -269,7 +267,7 @@ def _charged(
     hold: Hold, reading: Reading, *, drained: bool, status: int, outcome: str, has_body: bool
 ) -> tuple[Usage, Settlement, Set[str]]:
     """What of the usage is charged, by which rule, and what of it is an estimate."""
-    refused = not 200 <= status < 300 if status else outcome.startswith("upstream_")
+    refused = not 200 <= status < 300 if status else outcome in UPSTREAM_FAILED
     if refused:
         return Usage(), Settlement.UPSTREAM_ERROR, _NONE
     if reading.exact and reading.usage is not None:
@@ -279,7 +277,7 @@ def _charged(
         return seen, Settlement.UPSTREAM_ERROR, _NONE
     flags = set()
     # No prompt is empty, whatever can be read of an answer.
-    if not seen.prompt and (has_body or outcome in _CLIENT_LEFT):
+    if not seen.prompt and (has_body or outcome in CLIENT_LEFT):
         seen = dataclasses.replace(seen, input=_tokens(hold.estimated_input_tokens))
         flags.add("input_estimated")
     generated = _tokens(reading.generated_bytes)

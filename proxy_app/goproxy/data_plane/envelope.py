@@ -12,13 +12,14 @@ from aiohttp.typedefs import Handler, Middleware
 from goproxy.config import Config
 from goproxy.core.compact_json import compact
 from goproxy.core.headers import Headers
+from goproxy.core.outcome import Outcome
 from goproxy.core.protocols import ANTHROPIC, OPENAI
 from goproxy.core.wire import Fault, Refusal, WireProtocol
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.observer import Observer
 from goproxy.data_plane.relay import RESTARTING
 from goproxy.hosting import PRIVATE_PATHS, Stay, new_request_id
-from goproxy.observe import Outcome, RequestRecord, exception_fields, log
+from goproxy.observe import RequestRecord, exception_fields, log
 
 _CLIENT_CLOSED = 499
 """nginx's word in the log for a client that left before there was an answer."""

@@ -21,12 +21,13 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from goproxy.core.ledger import Row
+from goproxy.core.outcome import Outcome
 from goproxy.core.protocols import PROTOCOLS
 from goproxy.data_plane.bodies import Bodies
 from goproxy.data_plane.books import Books
 from goproxy.data_plane.scoreboard import Place
 from goproxy.data_plane.tally import OwnTally, Tally
-from goproxy.observe import Outcome, RequestRecord, log, log_fields
+from goproxy.observe import RequestRecord, log, log_fields
 from goproxy.timestamps import seconds_since
 
 _FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

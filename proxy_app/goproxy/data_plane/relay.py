@@ -12,13 +12,14 @@ import asyncio
 from typing import Protocol
 
 from goproxy.core.headers import Headers
+from goproxy.core.outcome import Outcome
 from goproxy.core.wire import Fault, WireProtocol
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.deadlines import Deadlines
 from goproxy.data_plane.decoding import content_coding
 from goproxy.data_plane.exchange import EVENT_STREAM
 from goproxy.data_plane.upstream_connection import Answer
-from goproxy.observe import Outcome, RequestRecord
+from goproxy.observe import RequestRecord
 
 RESTARTING = Fault.UNAVAILABLE, "The gateway is being restarted. Try again."
 """What clients are told when the process leaves."""

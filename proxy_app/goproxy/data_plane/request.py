@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 
 from goproxy.config import Config, Endpoint
 from goproxy.core.key_snapshot import LimitedKey
+from goproxy.core.outcome import Outcome
 from goproxy.core.protocols import ANTHROPIC, OPENAI, RESPONSES
 from goproxy.core.wallet_name import of_account, of_key
 from goproxy.core.wire import Fault, Refusal, WireProtocol
@@ -47,7 +48,7 @@ from goproxy.data_plane.sending import Sending
 from goproxy.data_plane.settler import Settler
 from goproxy.data_plane.upstream import Upstream
 from goproxy.hosting import Stay
-from goproxy.observe import Outcome, RequestRecord
+from goproxy.observe import RequestRecord
 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 

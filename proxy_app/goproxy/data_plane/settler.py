@@ -13,12 +13,13 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from goproxy.core.ledger import Row
+from goproxy.core.outcome import CLIENT_LEFT, Outcome
 from goproxy.core.wire import Refusal
 from goproxy.data_plane.drain import Drain, Drains
 from goproxy.data_plane.exchange import Exchange
 from goproxy.data_plane.journal import Told
 from goproxy.data_plane.upstream_connection import Answer
-from goproxy.observe import Outcome, RequestRecord, exception_fields, log
+from goproxy.observe import RequestRecord, exception_fields, log
 
 _MOMENT = 0.01
 """Seconds that settling may wait for others: one alone costs several times as much, since nothing of it is in the
@@ -29,8 +30,6 @@ _MANY = 16
 
 _SETTLING = 3.0
 """Seconds for the last rows to be written when the process leaves."""
-
-_LEFT = frozenset({Outcome.CLIENT_GONE, Outcome.CLIENT_STALLED})
 
 
 class Ledger(Protocol):
@@ -55,7 +54,7 @@ class Settler:
 
     def after_answer(self, exchange: Exchange, answer: Answer) -> None:
         """The handler is done with an answer that had begun, in whatever way."""
-        if exchange.record.outcome in _LEFT and not exchange.is_whole:
+        if exchange.record.outcome in CLIENT_LEFT and not exchange.is_whole:
             self._start(self._drain_rest(exchange, answer))
         else:
             answer.close()
@@ -103,7 +102,7 @@ class Settler:
         answer = None
         with self._drains.one(exchange.hold.account) as drain:
             try:
-                if outcome in _LEFT:
+                if outcome in CLIENT_LEFT:
                     answer = await drain.head(sending)
                 elif not sending.cancel():  # it has begun in this very moment
                     (await sending).close()

@@ -14,6 +14,7 @@ from typing import Any
 from yarl import URL
 
 from goproxy.config import Endpoint, Timeouts
+from goproxy.core.outcome import Outcome
 from goproxy.core.wire import Fault, Refusal
 from goproxy.data_plane.bodies import Body
 from goproxy.data_plane.deadlines import Deadlines
@@ -21,7 +22,7 @@ from goproxy.data_plane.reachability import why
 from goproxy.data_plane.sending import Sending
 from goproxy.data_plane.upstream_connection import Answer, AnswerBroken, UpstreamConnection
 from goproxy.data_plane.upstream_pool import UpstreamPool
-from goproxy.observe import Outcome, RequestRecord, log
+from goproxy.observe import RequestRecord, log
 
 _SECRET = re.compile(r"[!-~]+")
 
