@@ -324,7 +324,7 @@ async def test_a_proxy_of_many_wallets_gives_all_of_them_back(
     tmp_path: Path, control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In several calls."""
-    monkeypatch.setattr(lease_desk, "_CALLS", 2)
+    monkeypatch.setattr(lease_desk, "WALLETS_PER_CALL", 2)
     names = [f"account_{n}" for n in range(5)]
     control.wallets.update({name: Wallet(credits=10_000) for name in names})
     async with kept(tmp_path, control) as books:
@@ -666,7 +666,7 @@ async def test_rows_that_come_during_a_call_wait_for_others(books: Books, contro
 async def test_a_batch_is_as_long_as_it_may_be_again_once_what_was_refused_is_found(
     tmp_path: Path, control: Control, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_post, "_BATCH", 4)
+    monkeypatch.setattr(row_post, "ROWS_PER_POST", 4)
     control.refuses_batches_with.add("req_0")
     async with kept(tmp_path, control) as books:
         holds = [a_hold(f"req_{n}", 10) for n in range(12)]
@@ -684,7 +684,7 @@ async def test_a_proxy_that_leaves_posts_all_rows_that_are_taken(
     tmp_path: Path, control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Be they more than one call has."""
-    monkeypatch.setattr(row_post, "_BATCH", 4)
+    monkeypatch.setattr(row_post, "ROWS_PER_POST", 4)
     monkeypatch.setattr(row_post, "_EVERY", 3600)
     control.refuses_batches_with.add("req_0")
     async with kept(tmp_path, control) as books:

@@ -24,11 +24,9 @@ from goproxy.control_plane.credentials import owner
 from goproxy.control_plane.plane import ControlPlane
 from goproxy.control_plane.schemas import INSTANCE, Instance, Upstream
 from goproxy.control_plane.store import authorization, leases, renewals, rows, wallets
-from goproxy.core.ledger import InvalidRow, Row
+from goproxy.core.lease import MOST, WALLETS_PER_CALL
+from goproxy.core.ledger import ROWS_PER_POST, InvalidRow, Row
 from goproxy.observe import log
-
-ROWS = 500
-"""In one post, at most."""
 
 ROWS_LIMIT = 16 * 1024 * 1024
 """Bytes of one post of rows."""
@@ -36,10 +34,8 @@ ROWS_LIMIT = 16 * 1024 * 1024
 _REMEMBERED = 100_000
 """So many rejected rows, and so many withheld wallets, are known again, not to be told each time that they come."""
 
-_LEASES = 200
 _LEASES_LIMIT = 256 * 1024
 _LONGEST_POLL = 60
-_TOTAL = 2**62
 
 _WalletName = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,200}$")]
 
@@ -48,8 +44,8 @@ class LeaseAsked(BaseModel):
     """See `core.lease`."""
 
     wallet: _WalletName
-    known_total: Annotated[int, Field(ge=0, le=_TOTAL)]
-    want: Annotated[int, Field(ge=0, le=_TOTAL)]
+    known_total: Annotated[int, Field(ge=0, le=MOST)]
+    want: Annotated[int, Field(ge=0, le=MOST)]
 
 
 class LeasesAsked(BaseModel):
@@ -57,8 +53,8 @@ class LeasesAsked(BaseModel):
 
     instance: Instance
     upstream: Upstream
-    sequence: Annotated[int, Field(ge=0, le=_TOTAL)]
-    leases: Annotated[list[LeaseAsked], Field(max_length=_LEASES)]
+    sequence: Annotated[int, Field(ge=0, le=MOST)]
+    leases: Annotated[list[LeaseAsked], Field(max_length=WALLETS_PER_CALL)]
 
 
 class KeysAsked(BaseModel):
@@ -221,8 +217,8 @@ def _posted(body: bytes, upstream: str) -> tuple[str, list[Any]]:
     if not isinstance(instance, str) or not re.fullmatch(INSTANCE, instance):
         raise NotServed(400, "instance must be of 1 to 64 letters, digits, _ or -")
     _is_own(document.get("upstream"), upstream)
-    if len(posted) > ROWS:
-        raise NotServed(413, f"more than {ROWS} rows")
+    if len(posted) > ROWS_PER_POST:
+        raise NotServed(413, f"more than {ROWS_PER_POST} rows")
     return instance, posted
 
 

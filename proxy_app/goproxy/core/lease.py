@@ -14,6 +14,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+MOST = 2**62
+"""Nano-dollars that a wallet can have been credited, and a proxy can name: the databases' integers have 64 bits."""
+
+WALLETS_PER_CALL = 200
+"""For so many a proxy asks at once, and of so many the control plane lends at once: one transaction locks them all."""
+
 
 def spent_by_wallet(paid: Iterable[tuple[Iterable[str], int]]) -> Counter[str]:
     """What requests cost, by wallet; given are each one's wallets and its cost, which is spent of all of them."""

@@ -22,6 +22,10 @@ from goproxy.core.pricing import Priced, PriceVersion, cost_as_written, price
 from goproxy.core.terms import STANDARD, charged_terms
 from goproxy.core.usage import Usage
 
+ROWS_PER_POST = 500
+"""So many a proxy posts at once, and the control plane takes at once: one transaction writes
+them, and with SQLite whatever else would write waits for it."""
+
 BYTES_PER_TOKEN = 4
 """What a token is taken for where the provider did not count: four bytes of text, the field's rule of thumb."""
 

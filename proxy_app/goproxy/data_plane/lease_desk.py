@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from goproxy.core.lease import Lease
+from goproxy.core.lease import WALLETS_PER_CALL, Lease
 from goproxy.core.ledger import Hold, Row
 from goproxy.core.wallet_name import OF_KEY
 from goproxy.data_plane.control_client import (
@@ -42,9 +42,6 @@ _AT_ONCE = 500
 
 _RECALL = 0.5
 """Seconds that a request waits for other proxies to give back, once the control plane had too little for it."""
-
-_CALLS = 200
-"""Wallets in one call."""
 
 _STARTS = 10**9
 """More calls than one process makes: the sequences of a later one are above its own."""
@@ -260,7 +257,7 @@ class LeaseDesk:
         if now - self._looked_at >= _LOOK_EVERY:
             self._looked_at = now
             for number, wallet in enumerate(list(self._active), 1):
-                if len(due) >= _CALLS:
+                if len(due) >= WALLETS_PER_CALL:
                     break
                 if number % _AT_ONCE == 0:
                     await asyncio.sleep(0)
@@ -269,7 +266,7 @@ class LeaseDesk:
                     self._active.discard(wallet)
                 elif wallet not in soon and self._is_due(kept, waiting, now):
                     due.append(kept)
-        return due[:_CALLS]
+        return due[:WALLETS_PER_CALL]
 
     def _is_due(self, kept: KeptLease, waiting: _Waiting, now: float) -> bool:
         if not kept.is_told or kept.has_idle(now - self._idle_after):

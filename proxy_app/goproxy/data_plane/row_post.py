@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from goproxy.core.journal_record import row_document
 from goproxy.core.journal_state import Unposted
 from goproxy.core.lease import spent_by_wallet
+from goproxy.core.ledger import ROWS_PER_POST
 from goproxy.data_plane.control_client import BackOff, ControlClient, ControlPlaneAway, ControlPlaneRefuses
 from goproxy.data_plane.journal import Journal
 from goproxy.observe import log
@@ -22,9 +23,6 @@ _EVERY = 0.2
 
 _AT_ONCE = 200
 """Rows that do not wait."""
-
-_BATCH = 500
-"""Rows in one call, at most."""
 
 _SET_ASIDE = 60.0
 _SET_ASIDE_LONGEST = 3600.0
@@ -56,7 +54,7 @@ class RowPost:
         self._unposted = dict(unposted)
         self._bytes = sum(len(row.line) for row in unposted.values())
         self._set_aside: dict[str, _SetAside] = {}
-        self._limit = _BATCH
+        self._limit = ROWS_PER_POST
         self._has_some = asyncio.Event()
         self._has_many = asyncio.Event()
         self._now = asyncio.get_running_loop().time
@@ -131,7 +129,7 @@ class RowPost:
             try:
                 # What came meanwhile waits for others again: a call costs much more than a row of it. A batch that was
                 # refused does not.
-                while await self.post() and (self._is_behind or self._limit < _BATCH):
+                while await self.post() and (self._is_behind or self._limit < ROWS_PER_POST):
                     pass
             except (ControlPlaneAway, ControlPlaneRefuses) as error:
                 await asyncio.sleep(self._back_off.failed(error))
@@ -171,7 +169,7 @@ class RowPost:
                 self._journal.posted(accepted)
             for id_, reason in rejected.items():
                 self._put_aside(id_, reason)
-            self._limit = min(2 * self._limit, _BATCH)
+            self._limit = min(2 * self._limit, ROWS_PER_POST)
             return self.postable > 0
 
     def _batch(self) -> list[str]:

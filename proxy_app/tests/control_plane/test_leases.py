@@ -22,7 +22,7 @@ from goproxy.control_plane.store import accounts, leases, rows, wallets
 from goproxy.control_plane.store.database import Database, StoreUnavailable
 from goproxy.control_plane.store.refusals import Conflict
 from goproxy.control_plane.store.schema import instances
-from goproxy.core.lease import Wallet
+from goproxy.core.lease import MOST, Wallet
 from goproxy.core.ledger import Row
 from goproxy.timestamps import now, text_of
 from tests.control_plane.backend import DOLLAR, Backend, config_of, row, running_backend
@@ -459,7 +459,7 @@ def _compare(database: Database, calls: list[Any]) -> None:
 
 
 def test_a_credit_beyond_all_measure_is_refused(database: Database) -> None:
-    database.transact("begin", lambda store: _fund(store, wallets.MOST))
+    database.transact("begin", lambda store: _fund(store, MOST))
     with pytest.raises(Conflict):
         database.transact("more", lambda store: wallets.credit(store, "second", "alice", "grant", 1))
-    assert database.transact("show", wallets.show)[0]["credits_nanodollars"] == wallets.MOST
+    assert database.transact("show", wallets.show)[0]["credits_nanodollars"] == MOST

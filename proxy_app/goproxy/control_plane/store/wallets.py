@@ -14,12 +14,9 @@ from goproxy.control_plane.store.refusals import Conflict, NotFound
 from goproxy.control_plane.store.schema import accounts, credit_entries, leases, renewals, wallets
 from goproxy.control_plane.store.wide_sum import sum_of, summed
 from goproxy.core import wallet_name
-from goproxy.core.lease import Loan, Wallet
+from goproxy.core.lease import MOST, Loan, Wallet
 from goproxy.core.pricing import dollars
 from goproxy.timestamps import now
-
-MOST = 2**62
-"""Nano-dollars that a wallet can have been credited: the databases' integers have 64 bits."""
 
 RENEWAL = "renewal:"
 
