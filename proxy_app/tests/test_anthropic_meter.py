@@ -10,9 +10,9 @@ from anthropic import Anthropic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goproxy.core.anthropic_meter import AnthropicMeter, cache_writes
+from goproxy.core.anthropic_meter import AnthropicMeter
 from goproxy.core.meter import Reading
-from goproxy.core.usage import MAX_TOKENS, Usage
+from goproxy.core.usage import MAX_TOKENS, Usage, cache_writes
 from tests.streams import (
     ANTHROPIC_STREAMS,
     MESSAGE_STOP,

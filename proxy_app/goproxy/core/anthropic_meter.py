@@ -22,23 +22,26 @@ from dataclasses import replace
 from typing import Any
 
 from goproxy.core.meter import Meter, content_of
-from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
+from goproxy.core.raw_usage import (
+    CACHE_READ,
+    CACHE_WRITE,
+    CACHE_WRITE_1H,
+    CACHE_WRITE_5M,
+    SEARCHES,
+    Counts,
+    Path,
+    RawUsage,
+    used_other_tools,
+    value_at,
+)
 from goproxy.core.sse import EventReader
-from goproxy.core.usage import MAX_TOKENS, Usage
+from goproxy.core.usage import MAX_TOKENS, Usage, cache_writes
 
 INPUT = ("input_tokens",)
 OUTPUT = ("output_tokens",)
-CACHE_READ = ("cache_read_input_tokens",)
-CACHE_WRITE = ("cache_creation_input_tokens",)
-CACHE_WRITE_5M = ("cache_creation", "ephemeral_5m_input_tokens")
-CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
 THINKING = ("output_tokens_details", "thinking_tokens")
-SEARCHES = ("server_tool_use", "web_search_requests")
 _PROMPT = (INPUT, CACHE_READ, CACHE_WRITE, CACHE_WRITE_5M, CACHE_WRITE_1H)
 COUNTS = Counts((*_PROMPT, OUTPUT, THINKING), prompt=_PROMPT, searches=(SEARCHES,))
-
-_WITHOUT_FEE = frozenset({"web_search_requests", "web_fetch_requests"})
-"""Tools that have a price here, or cost the tokens alone."""
 
 _BEGINS = b'event: content_block_delta\ndata: {"type":"content_block_delta"'
 _NEXT = b"\n\n" + _BEGINS
@@ -185,31 +188,6 @@ class AnthropicMeter(Meter):
 def _says_more(data: bytes) -> bool:
     """Whether events of content have something in them that only a parser can tell from content."""
     return b'"message_' in data or b'"error"' in data
-
-
-def used_other_tools(told: RawUsage) -> bool:
-    """Whether the provider ran tools whose fee by use, if they have one, is not known here."""
-    tools = told.document.get("server_tool_use")
-    if not isinstance(tools, dict):
-        return bool(tools)
-    return any(uses != 0 for name, uses in tools.items() if name not in _WITHOUT_FEE)
-
-
-def cache_writes(total: int | None, for_5m: int | None, for_1h: int | None, flags: set[str]) -> tuple[int, int]:
-    """Tokens written for five minutes and for an hour, of what was told of the total and its parts.
-
-    The total is what is billed. What it is above its parts is priced at five minutes; when it is below them, the
-    hour's part stands as far as it fits.
-    """
-    short, long = for_5m or 0, for_1h or 0
-    if total is None or total == short + long:
-        return short, long
-    if total < short + long:
-        flags.add("total_mismatch")
-        long = min(long, total)
-    else:
-        flags.add("cache_write_split_assumed")
-    return total - long, long
 
 
 def _usage(told: RawUsage, flags: set[str]) -> Usage:

@@ -19,19 +19,21 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from goproxy.core.anthropic_meter import (
+from goproxy.core.meter import DELTA, Meter, content_of, string_bytes
+from goproxy.core.raw_usage import (
     CACHE_READ,
     CACHE_WRITE,
     CACHE_WRITE_1H,
     CACHE_WRITE_5M,
     SEARCHES,
-    cache_writes,
+    Counts,
+    Path,
+    RawUsage,
     used_other_tools,
+    value_at,
 )
-from goproxy.core.meter import DELTA, Meter, content_of, string_bytes
-from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
 from goproxy.core.sse import EventReader
-from goproxy.core.usage import Usage
+from goproxy.core.usage import Usage, cache_writes
 
 PROMPT = ("prompt_tokens",)
 COMPLETION = ("completion_tokens",)

@@ -22,6 +22,16 @@ MAX_DEPTH = 8
 
 Path = tuple[str, ...]
 
+CACHE_READ = ("cache_read_input_tokens",)
+CACHE_WRITE = ("cache_creation_input_tokens",)
+CACHE_WRITE_5M = ("cache_creation", "ephemeral_5m_input_tokens")
+CACHE_WRITE_1H = ("cache_creation", "ephemeral_1h_input_tokens")
+SEARCHES = ("server_tool_use", "web_search_requests")
+"""Anthropic's names, which gateways use in the usage of other protocols, too."""
+
+_WITHOUT_FEE = frozenset({"web_search_requests", "web_fetch_requests"})
+"""Tools that have a price here, or cost the tokens alone."""
+
 
 class Counts(tuple[Path, ...]):
     """Where in a protocol's usage object the fields stand that are counts."""
@@ -235,3 +245,11 @@ def _replaced(document: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str,
         elif value is not None:
             merged[name] = value
     return merged
+
+
+def used_other_tools(told: RawUsage) -> bool:
+    """Whether the provider ran tools whose fee by use, if they have one, is not known here."""
+    tools = told.document.get("server_tool_use")
+    if not isinstance(tools, dict):
+        return bool(tools)
+    return any(uses != 0 for name, uses in tools.items() if name not in _WITHOUT_FEE)

@@ -17,11 +17,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from goproxy.core.anthropic_meter import SEARCHES, cache_writes, used_other_tools
 from goproxy.core.meter import Meter, content_of, end_from_usage, string_bytes
-from goproxy.core.raw_usage import Counts, Path, value_at
+from goproxy.core.raw_usage import SEARCHES, Counts, Path, used_other_tools, value_at
 from goproxy.core.sse import EventReader
-from goproxy.core.usage import Usage, is_count
+from goproxy.core.usage import Usage, cache_writes, is_count
 
 INPUT = ("input_tokens",)
 OUTPUT = ("output_tokens",)

@@ -13,6 +13,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+EVENT_STREAM = "text/event-stream"
+"""Their media type."""
+
 MAX_EVENT = 1024 * 1024
 """Bytes of a line, and of the joined data lines of an event."""
 

@@ -74,3 +74,20 @@ TOKENS = tuple(kind for kind in KINDS if kind != "web_search")
 def is_count(value: object) -> bool:
     """Whether a value from JSON is a count: an integer (true is none) from 0 to MAX_TOKENS."""
     return type(value) is int and 0 <= value <= MAX_TOKENS
+
+
+def cache_writes(total: int | None, for_5m: int | None, for_1h: int | None, flags: set[str]) -> tuple[int, int]:
+    """Tokens written for five minutes and for an hour, of what was told of the total and its parts.
+
+    The total is what is billed. What it is above its parts is priced at five minutes; when it is below them, the
+    hour's part stands as far as it fits.
+    """
+    short, long = for_5m or 0, for_1h or 0
+    if total is None or total == short + long:
+        return short, long
+    if total < short + long:
+        flags.add("total_mismatch")
+        long = min(long, total)
+    else:
+        flags.add("cache_write_split_assumed")
+    return total - long, long

@@ -16,6 +16,7 @@ from goproxy import timestamps
 from goproxy.config import Model
 from goproxy.core.ledger import Hold, Row, settle
 from goproxy.core.meter import Meter
+from goproxy.core.sse import EVENT_STREAM
 from goproxy.core.terms import charged_terms
 from goproxy.core.usage import Usage
 from goproxy.core.usage_chunk import UsageChunkFilter
@@ -23,8 +24,6 @@ from goproxy.core.wire import WireProtocol
 from goproxy.data_plane.decoding import Decoded, content_coding
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import RequestRecord
-
-EVENT_STREAM = "text/event-stream"
 
 _NOTE_EVERY = 1.0
 """Seconds between two notes in the journal of what a running answer has used. After a crash the last one is charged."""

@@ -13,11 +13,11 @@ from typing import Protocol
 
 from goproxy.core.headers import Headers
 from goproxy.core.outcome import Outcome
+from goproxy.core.sse import EVENT_STREAM
 from goproxy.core.wire import Fault, WireProtocol
 from goproxy.data_plane.client import Client
 from goproxy.data_plane.deadlines import Deadlines
 from goproxy.data_plane.decoding import content_coding
-from goproxy.data_plane.exchange import EVENT_STREAM
 from goproxy.data_plane.upstream_connection import Answer
 from goproxy.observe import RequestRecord
 
