@@ -12,6 +12,9 @@ from ansible_collections.trollllm.gateway.plugins.module_utils import inventory,
 
 MIB = 1024 * 1024
 
+_SHOWN = 11
+"""Characters of a key by which people tell keys apart: as the backend shows those that it makes (store/keys.py)."""
+
 
 def goproxy_config(upstream: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of goproxy_upstreams -> the content of its config.json. Numbers stay as the operator wrote them.
@@ -90,7 +93,7 @@ def api_keyring(keys: Mapping[str, str], opening_credits: Mapping[str, float] | 
     """
     return {
         "keys": [
-            {"account": account, "prefix": key[:11], "sha256": hashlib.sha256(key.encode()).hexdigest()}
+            {"account": account, "prefix": key[:_SHOWN], "sha256": hashlib.sha256(key.encode()).hexdigest()}
             for account, key in sorted(keys.items())
         ],
         "opening_credits": {

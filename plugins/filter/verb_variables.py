@@ -9,13 +9,14 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.trollllm.gateway.plugins.module_utils.field import nearest
+from ansible_collections.trollllm.gateway.plugins.module_utils.role_options import PREFIXES
 
 _WITH_EACH = ("json", "verb")
 
 _REST = "_raw_params"
 """What Ansible calls the words behind the first of a value: a shell has taken the quotes away."""
 
-_PASSED = ("ansible_", "certbot_", "dns_", "docker_", "gateway_", "goproxy_", "nginx_", "vault_")
+_PASSED = (*PREFIXES, "ansible_", "gateway_", "vault_")
 """What begins like this is an inventory's, or Ansible's."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@+-]+")

@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from goproxy.listening import address_of, refuse_new_connections
+from goproxy.listening import BACKLOG, address_of, refuse_new_connections
 from goproxy.observe import log
 from goproxy.unreadable import StrictRequestHandler, UnreadableRequests
 
@@ -54,8 +54,6 @@ _ACCEPTED = 0.05
 
 _HEARD_BY = 0.01
 """Seconds in which the event loop hears of a signal that has come."""
-
-_BACKLOG = 1024
 
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
@@ -346,7 +344,7 @@ async def _accept(
     if accepting is not None and front is not None:
         return [accepting(each, front) for each in sockets]
     loop = asyncio.get_running_loop()
-    return [await loop.create_server(make, sock=each, backlog=_BACKLOG) for each in sockets]
+    return [await loop.create_server(make, sock=each, backlog=BACKLOG) for each in sockets]
 
 
 async def host(

@@ -9,6 +9,10 @@ from contextlib import suppress
 
 from goproxy.observe import log
 
+BACKLOG = 1024
+"""Connections that may wait to be accepted: a rush comes faster than a process takes them. What comes beyond
+that the kernel drops, and it asks again a second later."""
+
 _SO_ATTACH_FILTER = 26
 _DROP_SYN = (
     (0x30, 0, 0, 13),  # load the flags, byte 13 of a TCP header

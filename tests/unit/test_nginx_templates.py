@@ -359,6 +359,7 @@ def test_errors_of_nginx_are_json_in_the_clients_shape(trees: Trees) -> None:
                 assert {"message", "type", "param", "code"} == error.keys()
     assert found["413"]["anthropic"]["error"]["type"] == "request_too_large"
     assert found["429"]["anthropic"]["error"]["type"] == "rate_limit_error"
+    assert found["429"]["default"]["error"]["code"] == "rate_limit_exceeded"
     text = trees["two"]["snippets/error_bodies.conf"]
     assert re.search(r"/v1/messages\s+anthropic;", text)
     assert re.search(r"/v1/chat/completions\s+openai;", text)

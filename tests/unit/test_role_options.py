@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.trollllm.gateway.plugins.module_utils.dns_credentials import PROVIDERS
 from ansible_collections.trollllm.gateway.plugins.module_utils.field import Unresolved
 from ansible_collections.trollllm.gateway.plugins.module_utils.role_options import LOWEST, SIZES, check
 from real_ansible import REPOSITORY, Ansible
@@ -153,3 +154,10 @@ def test_the_roles_options_are_known(ansible: Ansible, inventory: Inventory) -> 
         "nginx_request_per_second: is not a known variable; did you mean nginx_requests_per_second?",
         f'nginx_temp_size: is "99zz", text; {A_SPACE}',
     ]
+
+
+def test_the_role_dns_misses_the_credentials_that_an_inventory_must_give() -> None:
+    role = yaml.safe_load((REPOSITORY / "roles/dns/vars/main.yml").read_text())["__dns_credential_keys"]
+    assert {provider: set(keys) for provider, keys in role.items()} == {
+        provider: set(credentials.required) for provider, credentials in PROVIDERS.items()
+    }

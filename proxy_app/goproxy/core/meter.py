@@ -23,7 +23,7 @@ import orjson
 
 from goproxy.core import sse
 from goproxy.core.raw_usage import Counts, Path, RawUsage, value_at
-from goproxy.core.sse import TAIL, Event, EventReader
+from goproxy.core.sse import BYTE_ORDER_MARK, TAIL, Event, EventReader
 from goproxy.core.terms import STANDARD
 from goproxy.core.usage import Usage
 
@@ -33,8 +33,6 @@ MAX_BODY = 8 * 1024 * 1024
 _USAGE = re.compile(rb'(?<=[^\\])"usage"\s*+:\s*+(?=\{)')
 _USAGES = 16
 """That are tried, from the last one."""
-
-_MARK = b"\xef\xbb\xbf"
 
 DELTA = b'"delta"'
 _UNREAD = 4 * 1024
@@ -189,7 +187,7 @@ class Meter(ABC):
         elif "oversized_body" in self._flags:
             self._read_tail()
         else:
-            body = self._body.removeprefix(_MARK) if self._body.startswith(_MARK) else self._body
+            body = self._body.removeprefix(BYTE_ORDER_MARK) if self._body.startswith(BYTE_ORDER_MARK) else self._body
             document = self._parse(body, "unparsed_body")
             if document is not None:
                 self._ended = True

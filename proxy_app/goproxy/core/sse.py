@@ -24,7 +24,7 @@ TAIL = 64 * 1024
 
 _OF_READERS = (b"id", b"retry")
 
-_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _PLAIN = re.compile(rb"(?:event: ([^\n]*+)\n)?data: ([^\n]*+)\n\n")
 _ALL_PLAIN = re.compile(rb"(?:(?:event: [^\n]*+\n)?data: [^\n]*+\n\n)*")
@@ -77,7 +77,7 @@ class EventReader:
 
     def begin(self, data: bytes) -> bool:
         """Whether the stream has begun, or begins with `data` and without a byte order mark."""
-        if self._mark == b"" and data[:1] != _MARK[:1]:
+        if self._mark == b"" and data[:1] != BYTE_ORDER_MARK[:1]:
             self._mark = None
         return self._mark is None
 
@@ -120,11 +120,11 @@ class EventReader:
     def _without_mark(self, data: bytes) -> bytes:
         assert self._mark is not None
         data = self._mark + data
-        if len(data) < len(_MARK) and _MARK.startswith(data):
+        if len(data) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(data):
             self._mark = data
             return b""
         self._mark = None
-        return data.removeprefix(_MARK)
+        return data.removeprefix(BYTE_ORDER_MARK)
 
     def _with_line_feeds(self, data: bytes) -> bytes:
         """The piece with LF for every end of a line; the LF of a CR LF may have been left to this piece."""

@@ -13,14 +13,13 @@ from contextlib import suppress
 
 from goproxy.data_plane.front import Front
 from goproxy.data_plane.scoreboard import Place
+from goproxy.listening import BACKLOG
 
 _POLITE = 0.002
 """Seconds that a process with more connections leaves to the others."""
 
 _REST = 0.1
 """Seconds until it is tried again to accept, after it failed: there may be no descriptor left."""
-
-_BACKLOG = 1024
 
 _PASSING = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 
@@ -43,7 +42,7 @@ class Acceptor:
         self._timer: asyncio.TimerHandle | None = None
         self._coming: set[asyncio.Task[object]] = set()
         listener.setblocking(False)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         self._look_out()
 
     def close(self) -> None:

@@ -12,9 +12,9 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from goproxy.data_plane.plain_request import BODY_BYTES, HEAD_BYTES, read_plain
-from goproxy.data_plane.request_head import RequestHead
+from goproxy.data_plane.request_head import CONTENT_LENGTH, RequestHead
 
-_LENGTH = re.compile(rb"\r\n(?i:content-length):[ \t]*+(0|[1-9][0-9]{0,7})[ \t]*+(?=\r\n)")
+_LENGTH = re.compile(rb"\r\n(?i:content-length):[ \t]*+(%b)[ \t]*+(?=\r\n)" % CONTENT_LENGTH.encode())
 
 _KEPT = 512
 """Heads that are known at a time; the oldest one goes first."""

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from goproxy.core.headers import Headers
+from goproxy.data_plane.request_head import CONTENT_LENGTH
 
 HEAD_BYTES = 8 * 1024
 """Bytes of a head that can be plain; aiohttp refuses longer lines than that."""
@@ -37,7 +38,7 @@ _NOT_PLAIN = frozenset(
     }
 )
 _CONNECTION = {"keep-alive": True, "": True, "close": False}
-_LENGTH = re.compile(r"0|[1-9][0-9]{0,7}")
+_LENGTH = re.compile(CONTENT_LENGTH)
 
 
 class PlainRequest(NamedTuple):

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from goproxy.core.headers import Headers, UnsendableHeader, to_upstream
 from goproxy.core.keys import digest
 
+CONTENT_LENGTH = r"0|[1-9][0-9]{0,7}"
+"""What the Content-Length of a plain request is: in the one way that all read alike, of eight digits at most."""
+
 _BEARER = "bearer "
 
 
