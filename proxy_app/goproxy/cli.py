@@ -273,7 +273,7 @@ def _backend(_: argparse.Namespace, environment: Mapping[str, str]) -> int:
     paths = {name: Path(path) for name, path in environment.items() if _CONFIG_VARIABLE.fullmatch(name)}
     if not paths:
         raise CannotStart("no configuration: set GOPROXY_<NAME>_CONFIG_PATH for each upstream to its config.json")
-    port = int(_number(environment, "BACKEND_PORT", _BACKEND_PORT))
+    port = _port(environment)
     grace = _number(environment, "GRACE_SECONDS", _GRACE_SECONDS)
     catalogue = Catalogue(paths)
     catalogue.look()
@@ -422,7 +422,7 @@ def _own_port(environment: Mapping[str, str]) -> int:
     try:
         return int(json.loads(path.read_bytes())["port"])
     except FileNotFoundError:
-        return int(_number(environment, "BACKEND_PORT", _BACKEND_PORT))
+        return _port(environment)
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise CannotStart(f"{path}: no port can be read from it") from None
 
@@ -438,14 +438,20 @@ def _path(environment: Mapping[str, str], name: str, default: str) -> Path:
     return Path(environment.get(name) or default)
 
 
-def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+def _port(environment: Mapping[str, str]) -> int:
+    return int(_number(environment, "BACKEND_PORT", _BACKEND_PORT, expected="a port from 1 to 65535"))
+
+
+def _number(
+    environment: Mapping[str, str], name: str, default: float, *, expected: str = "a number from 0 to below 1e9"
+) -> float:
     text = environment.get(name) or str(default)
     try:
         number = float(text)
     except ValueError:
         number = -1
     if not 0 <= number < 1e9:
-        raise CannotStart(f"{name}: {text!r} is not a number; expected one of 0 or more")
+        raise CannotStart(f"{name} is {text!r}; expected {expected}")
     return number
 
 

@@ -41,7 +41,7 @@ def listen(port: int) -> list[socket.socket]:
     except OSError as error:
         raise CannotListen(f"port {port} cannot be listened on: {error.strerror}") from None
     except OverflowError:
-        raise CannotListen(f"port {port} cannot be listened on: expected a number from 0 to 65535") from None
+        raise CannotListen(f"port {port} cannot be listened on: expected a port from 1 to 65535") from None
     try:
         sockets.append(_listen_on(socket.AF_INET6, "::", port))
     except OSError as error:

@@ -263,7 +263,7 @@ class AdminApi:
         if (key := wallet_name.key_of(new.wallet)) is not None:
             raise Conflict(f"{new.wallet!r} is a limit: it renews by `limit_renews` (`renews`, `--renews`) of {key}")
         if (new.period is None) != (new.amount_nanodollars is None):
-            raise Conflict("a period wants an amount, and none (null) takes none")
+            raise Conflict("give both period and amount_nanodollars, or null for both: then the wallet stops renewing")
 
         def work(store: Connection) -> dict[str, Any]:
             if new.period is None or new.amount_nanodollars is None:

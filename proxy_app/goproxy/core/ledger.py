@@ -8,6 +8,7 @@ from (usage, prices, multiplier), so that anyone can compute it again. The rules
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
@@ -423,34 +424,56 @@ def _or_none(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else read(value)
 
 
-_READERS: Mapping[str, Callable[[Any], Any]] = {
-    "str": _text,
-    "str | None": _or_none(_text),
-    "int": _count,
-    "int | None": _or_none(_count),
-    "bool": _truth,
-    "tuple[str, ...]": _texts,
-    "Mapping[str, str]": lambda value: {kind: _text(price) for kind, price in _object(value).items()},
-    "Mapping[str, Any] | None": _or_none(_object),
-    "Usage": lambda value: Usage.from_json(_object(value)),
-    "Settlement": Settlement,
+_READERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "str": (_text, "text"),
+    "str | None": (_or_none(_text), "text or null"),
+    "int": (_count, "a whole number of 0 or more"),
+    "int | None": (_or_none(_count), "a whole number of 0 or more, or null"),
+    "bool": (_truth, "true or false"),
+    "tuple[str, ...]": (_texts, "a list of texts"),
+    "Mapping[str, str]": (
+        lambda value: {kind: _text(price) for kind, price in _object(value).items()},
+        "an object of texts",
+    ),
+    "Mapping[str, Any] | None": (_or_none(_object), "an object or null"),
+    "Usage": (lambda value: Usage.from_json(_object(value)), "an object of whole numbers of 0 or more"),
+    "Settlement": (Settlement, f"one of {', '.join(Settlement)}"),
 }
-"""By the annotation of a field."""
+"""By the annotation of a field; and what is said of it to who gave something else."""
+
+
+def _shown(value: Any) -> str:
+    """A value of a document, cut short; of what may be nested deeply, the kind."""
+    match value:
+        case dict():
+            return "an object"
+        case list():
+            return "a list"
+        case str():
+            return json.dumps(value[:_SHOWN])
+    return json.dumps(value)[:_SHOWN]
+
+
+_SHOWN = 100
+"""Characters of a value in a message."""
 
 
 def _read(cls: type[Hold | Row], document: Any) -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise InvalidRow("it is no object")
+        raise InvalidRow(f"it is {_shown(document)}; expected an object")
     values = {}
     for field in dataclasses.fields(cls):
         if field.name not in document:
             if field.default is not dataclasses.MISSING:
                 continue  # a field of today, and a document of before
             raise InvalidRow(f"{field.name} is missing")
+        value = document[field.name]
+        read, expected = _READERS[str(field.type)]
         try:
-            values[field.name] = _READERS[str(field.type)](document[field.name])
+            values[field.name] = read(value)
             if field.name == "opened_at":
+                expected = "a time of RFC 3339"
                 date.fromisoformat(values[field.name][:10])
         except (TypeError, ValueError):
-            raise InvalidRow(f"{field.name} is not what it must be") from None
+            raise InvalidRow(f"{field.name} is {_shown(value)}; expected {expected}") from None
     return values

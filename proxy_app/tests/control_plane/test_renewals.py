@@ -366,8 +366,8 @@ async def test_what_cannot_renew_is_refused(backend: Backend, calendar: Calendar
     assert "no upstream would pay from it" in await refused(404, "/renewals", wallet="alice/tem", **monthly)
     assert "there is no wallet" in await refused(404, "/renewals", wallet="alice/team", period=None)
     assert "limit_renews" in await refused(409, "/renewals", wallet=f"key:{key['id']}", **monthly)
-    assert "wants an amount" in await refused(409, "/renewals", wallet="alice", period="month")
-    assert "takes none" in await refused(409, "/renewals", wallet="alice", period=None, amount_nanodollars=1)
+    assert "give both period and amount_nanodollars" in await refused(409, "/renewals", wallet="alice", period="month")
+    assert "or null for both" in await refused(409, "/renewals", wallet="alice", period=None, amount_nanodollars=1)
     told = await refused(400, "/renewals", wallet="alice", period="year", amount_nanodollars=1)
     assert "'year' is not one of 'day', 'week' or 'month'" in told
     assert "the key has none" in await refused(409, "/accounts/alice/keys", limit_renews="month")

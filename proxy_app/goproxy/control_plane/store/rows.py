@@ -54,6 +54,19 @@ _OUR_TEXTS = (
 )
 """Of those whose form is not looked at otherwise."""
 
+_NUMBERS = (
+    "hold_nanodollars",
+    "estimated_input_tokens",
+    "cost_nanodollars",
+    "received_bytes",
+    "answered_bytes",
+    "tier_up_to",
+)
+_HIGHEST_STATUS = 999
+
+_SHOWN = 100
+"""Characters of a value in a message."""
+
 _LONGEST_LIST = 10_000
 """The same of all flags, and of all prices: there are some forty flags, and seven prices."""
 
@@ -147,29 +160,16 @@ def problem_of(row: Row, upstream: str) -> str | None:
 
     What the store knows besides is in `authorization`.
     """
-    numbers = (
-        row.hold_nanodollars,
-        row.estimated_input_tokens,
-        row.cost_nanodollars,
-        row.received_bytes,
-        row.answered_bytes,
-        row.tier_up_to or 0,
-        *row.usage.to_json().values(),
-    )
     if row.upstream != upstream:
         return f"upstream is {row.upstream[:100]!r}, but the proxy is one of {upstream}"
     if not _is_word(row.id) or not row.wallets or not all(map(_is_word, row.wallets)):
         return "id and wallets must be of 1 to 200 printable characters of ASCII without spaces"
     if len(set(row.wallets)) != len(row.wallets):
-        return "a wallet is named twice"
-    if max(numbers) > MOST_AT_ONCE or row.status > 999:
-        return "a number is too large"
-    if max(row.usage.to_json().values()) > _MOST_TOKENS:
-        return f"usage has a count above {_MOST_TOKENS}"
-    if problem := _too_large(row):
+        return f"wallets are {', '.join(row.wallets)[:_SHOWN]}; expected each of them once"
+    if problem := _too_great(row) or _too_large(row):
         return problem
     if not TERMS.fullmatch(row.terms):
-        return "terms are no list of fields with values"
+        return f"terms is {row.terms[:_SHOWN]!r}; expected fields with values, such as service_tier=flex,speed=fast"
     if not _pays_for_itself(row):
         return "wallets are not those of its account and of its key"
     try:
@@ -379,6 +379,19 @@ def _storable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
     return value
+
+
+def _too_great(row: Row) -> str | None:
+    """Which number of a row no proxy could come to."""
+    for name in _NUMBERS:
+        if (number := getattr(row, name) or 0) > MOST_AT_ONCE:
+            return f"{name} is {str(number)[:_SHOWN]}; expected {MOST_AT_ONCE} or less"
+    if row.status > _HIGHEST_STATUS:
+        return f"status is {str(row.status)[:_SHOWN]}; expected {_HIGHEST_STATUS} or less"
+    for kind, count in row.usage.to_json().items():
+        if count > _MOST_TOKENS:
+            return f"usage.{kind} is {str(count)[:_SHOWN]}; expected {_MOST_TOKENS} or less"
+    return None
 
 
 def _too_large(row: Row) -> str | None:
