@@ -96,7 +96,7 @@ upstreams:
     journal:
       description: >-
         Of a proxy: C(ready) and C(detail) in its own words, C(unposted_rows) that the backend does not have yet,
-        C(unsettled_rows) that the disk does not have yet, C(damaged) pieces, C(keys_age_seconds) since the backend told
+        C(unsettled_rows) that the disk does not have yet, C(damaged) places, C(keys_age_seconds) since the backend told
         the keys and C(unposted_age_seconds) since the oldest such row was settled; or C(problem).
       type: dict
     engine:
@@ -285,7 +285,7 @@ def look_at_journal(service: str, container: Found, timeout: int) -> Found:
     if rows_age > _TOO_LONG:
         problems.append(f"rows of {service} have waited for the backend for {rows_age} s; its log says why")
     if found["damaged"]:
-        problems.append(f"the journal of {service} has {found['damaged']} damaged pieces, whose rows are lost")
+        problems.append(f"the journal of {service} has {found['damaged']} damaged places, whose rows are lost")
     if problems:
         found["problem"] = "; ".join(problems)
     return found

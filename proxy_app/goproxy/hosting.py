@@ -47,10 +47,11 @@ the event loop accepts one in each of its turns."""
 
 _ASKED_LATE = 0.25
 _ASKED_LAST = 2.0
-"""Seconds for the requests on them to arrive, and for the first one of a connection that has had none."""
+"""Seconds that an idle connection is left open after accepting has stopped, in case a request is on its way: a known
+connection, then one that has had no request yet."""
 
 _ACCEPTED = 0.05
-"""Seconds after which a connection shows that was accepted in the moment in which no more are."""
+"""Seconds until a connection that was accepted just as accepting stopped is visible."""
 
 _HEARD_BY = 0.01
 """Seconds in which the event loop hears of a signal that has come."""

@@ -84,7 +84,7 @@ def test_a_proxy_that_is_not_ready_says_why(service: Service) -> None:
 def test_damage_is_a_problem(service: Service) -> None:
     service.metrics = METRICS.replace('damaged{upstream="alpha"} 0.0', 'damaged{upstream="alpha"} 1.0')
     found = subject.look_at_journal("goproxy-alpha", service.container, 5)
-    assert found["problem"] == "the journal of goproxy-alpha has 1 damaged pieces, whose rows are lost"
+    assert found["problem"] == "the journal of goproxy-alpha has 1 damaged places, whose rows are lost"
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,8 @@ class NewKey(KeyLimits):
 class KeyChanges(KeyLimits):
     """What a key may do from now on. What is left out stays; null: as much as its account.
 
-    Of a spending limit, what was spent under one before counts, and what was granted to the key's wallet is in it; of
-    one that renews, what was so since it did last. One that begins to renew does so at once.
+    A new spending limit counts what the key has spent already and includes what its wallet was granted; for a limit
+    that renews, only since the last renewal. A limit that begins to renew is filled up at once.
     """
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})

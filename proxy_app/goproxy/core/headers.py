@@ -1,7 +1,7 @@
 """Which headers pass, in each direction. Everything passes unless a rule here says why it must not.
 
 Hop-by-hop headers: RFC 9110, 7.6.1 (and what `Connection` names). `Content-Length` is hop-by-hop here on the way up
-only: the body is sent whole, so the client of the next hop counts it itself.
+only: the body is sent whole, so `data_plane/upstream.py` writes it anew.
 """
 
 from __future__ import annotations

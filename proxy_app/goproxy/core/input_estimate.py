@@ -62,7 +62,8 @@ _TEXT_ENDINGS = (
     *("_tool_result", "_tool_result_error", "web_fetch_result", "execution_result", "execution_output"),
     *("_view_result", "_create_result", "_str_replace_result"),
 )
-"""So do those of what tools of the provider's gave, which a client sends again with the conversation."""
+"""Endings of the types of results that the provider's own tools gave; a client sends them again with the conversation,
+and they are text, too."""
 
 _ITEMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("function_call", "mcp_call"), ("arguments",)),
@@ -82,7 +83,7 @@ _ITEMS: Mapping[str, tuple[str, ...]] = {
 fields. Without it they refer to what the provider holds, as all others do."""
 
 _OF_A_SHELL = frozenset({"stdout", "stderr", "outcome", "created_by"})
-"""What such a call gave has no type, but these."""
+"""Results of a shell call have no `type`; they are known by these fields."""
 
 _IMAGES = ("image", "image_url", "input_image", "computer_screenshot")
 _NAMED_TYPE = frozenset({"format", "mime_type", "content_type"})

@@ -136,7 +136,7 @@ _TREE = "multi_agent"
 """OpenAI's beta, in which agents begin others: there is no limit on how many, nor on what they read and write."""
 
 _FORMAT, _VALIDATING = "response_format", "enforce_validation"
-"""So does this one in that one."""
+"""With `response_format.enforce_validation` LiteLLM tells the whole answer in an error, which costs nothing."""
 
 _DROPPING = "additional_drop_params"
 """With it LiteLLM keeps fields from the provider: `max_tokens` that were held for, too."""

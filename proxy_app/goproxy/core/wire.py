@@ -1,6 +1,6 @@
 """What every wire protocol must be able to say: its own credential, its own errors, its own list of models.
 
-Nothing here knows a particular protocol (see anthropic.py and openai.py) or how bytes travel.
+Nothing here knows a particular protocol (see anthropic.py, openai.py and responses.py) or how bytes travel.
 """
 
 from __future__ import annotations

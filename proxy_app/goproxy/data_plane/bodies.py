@@ -11,7 +11,7 @@ from goproxy.config import Config
 from goproxy.core.wire import Fault, Refusal
 
 _PART_OF_MEMORY = 4
-"""Of how many parts of the memory bodies may take one. To read one takes several times its size for a moment, and there
+"""Bodies may take one part in so many of the memory. To read one takes several times its size for a moment, and there
 is everything else."""
 
 _SMALL = 256 * 1024

@@ -86,7 +86,7 @@ class Drain:
     """One answer, of which the head may have to be waited for, too: its time is for both."""
 
     def __init__(self, seconds: float, bytes: int, ended: DrainEnd | None = None) -> None:  # noqa: A002
-        """`ended`: it may not be."""
+        """`ended`: why this drain is refused; None: it may read."""
         self._bytes = bytes
         self._ended = ended
         self._loop = asyncio.get_running_loop()

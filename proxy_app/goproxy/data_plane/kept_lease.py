@@ -26,7 +26,7 @@ class KeptLease:
         self.balance: int | None = None
         """What was left to lend when the control plane last said so."""
         self.is_told = False
-        """Whether it knows what we know: it does not after a call without an answer."""
+        """Whether the control plane knows what this proxy knows of the lease: not after a call without an answer."""
         self.is_recalled = False
         self.asked = 0
         self.asked_at = now

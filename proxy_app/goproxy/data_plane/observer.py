@@ -93,7 +93,8 @@ _GAUGES = {
     "journal_unposted_age_seconds": "Since the oldest row was settled that the backend does not have.",
     "journal_unsettled_rows": "Rows that the disk does not have.",
     "journal_unsettled_age_seconds": "Since the oldest row was settled that the disk does not have.",
-    "journal_damaged": "Records that could not be read.",
+    "journal_damaged": "Damaged places in the journal: records that could not be read, and segments without their "
+    "head.",
     "keys_age_seconds": "Since the backend told the keys.",
 }
 

@@ -52,7 +52,7 @@ _OUR_TEXTS = (
     "outcome",
     "price_version",
 )
-"""Of those whose form is not looked at otherwise."""
+"""Columns of text of which the length is looked at here; nothing else bounds it."""
 
 _NUMBERS = (
     "hold_nanodollars",
@@ -68,7 +68,7 @@ _SHOWN = 100
 """Characters of a value in a message."""
 
 _LONGEST_LIST = 10_000
-"""The same of all flags, and of all prices: there are some forty flags, and seven prices."""
+"""Characters that all flags, or all prices, of a row may have: there are some forty flags and seven prices."""
 
 _RAW_USAGE = 256 * 1024
 """Characters of JSON: four times what a proxy keeps of it (core/raw_usage.py)."""
