@@ -12,7 +12,6 @@ import json
 import sys
 from pathlib import Path
 
-from relayed.figures import elsewhere
 from relayed.page import wanted
 
 _ROOT = Path(__file__).parents[1]
@@ -25,8 +24,6 @@ def main(arguments: list[str] | None = None, root: Path = _ROOT) -> int:
     check: bool = parser.parse_args(arguments).check
     source = root / "figures" / "relay.json"
     document = json.loads(source.read_text()) if source.exists() else None
-    if document is not None and "elsewhere" not in document:  # results that are older than this field
-        document["elsewhere"] = elsewhere(document["figures"], root / "figures" / "deploy.json")
     try:
         files = wanted(root / "docs", document)
     except ValueError as problem:

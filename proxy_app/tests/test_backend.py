@@ -248,5 +248,5 @@ async def test_errors_are_json(backend: Session, method: str, path: str, status:
         assert answer.headers["X-Request-Id"].startswith("req_")
 
 
-async def test_health(backend: Session) -> None:
+async def test_the_backend_says_that_it_lives(backend: Session) -> None:
     assert await get(backend, "healthz") == {"status": "ok"}

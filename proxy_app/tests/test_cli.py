@@ -54,7 +54,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said.err
 
 
-def test_key_new(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_key_is_printed_and_well_formed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "new"]) == 0
     assert is_well_formed(capsys.readouterr().out.rstrip("\n"))
 
@@ -196,7 +196,9 @@ def test_the_backend_runs_and_leaves(environment: dict[str, str], tmp_path: Path
         assert [json.loads(line)["event"] for line in backend.stdout] == ["leaving", "left"]
 
 
-async def test_healthcheck(gateway: Running, environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_healthcheck_fails_and_says_why_unless_the_answer_is_200(
+    gateway: Running, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     async def check(*arguments: str) -> int:
         return await asyncio.to_thread(main, ["healthcheck", *arguments])
 

@@ -51,7 +51,9 @@ async def test_models_in_openais_shape(client: aiohttp.ClientSession) -> None:
     ],
 )
 @pytest.mark.parametrize("headers", [ANTHROPIC, {}])
-async def test_one_model(client: aiohttp.ClientSession, asked: str, id_: str, headers: dict[str, str]) -> None:
+async def test_a_model_is_found_by_its_id_and_by_its_alias(
+    client: aiohttp.ClientSession, asked: str, id_: str, headers: dict[str, str]
+) -> None:
     url = URL(f"v1/models/{asked}", encoded=True)
     async with client.get(url, headers=headers) as answer:
         assert (answer.status, (await answer.json())["id"]) == (200, id_)

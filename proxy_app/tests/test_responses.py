@@ -202,7 +202,7 @@ def test_tools_that_the_client_runs_count_by_their_bytes(tool: dict[str, Any], t
         {"type": "namespace", "name": "crm", "tools": [{"type": "web_search"}]},
     ],
 )
-def test_so_do_none_that_the_provider_runs(tool: dict[str, Any]) -> None:
+def test_a_tool_that_the_provider_runs_leaves_the_size_of_the_prompt_open(tool: dict[str, Any]) -> None:
     assert estimate(tools=[tool])[1]
 
 

@@ -87,7 +87,7 @@ async def test_it_is_not_used_again_when_more_came_than_an_answer(
     assert provider.connections == 3
 
 
-async def test_nor_when_it_comes_later(provider: Provider, ask: Any) -> None:
+async def test_it_is_not_used_again_when_more_comes_after_the_answer(provider: Provider, ask: Any) -> None:
     async def script(_: Received, wire: Wire) -> None:
         await wire.whole(WHOLE)
         await asyncio.sleep(0.02)

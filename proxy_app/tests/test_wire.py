@@ -87,7 +87,7 @@ def test_an_empty_list_of_models() -> None:
     assert ANTHROPIC.models([]) == {"data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
-def test_credentials() -> None:
+def test_each_protocol_shows_the_credential_in_its_own_header() -> None:
     assert ANTHROPIC.credential("k") == ("x-api-key", "k")
     assert OPENAI.credential("k") == ("Authorization", "Bearer k")
 

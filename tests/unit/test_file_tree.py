@@ -395,7 +395,9 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("files", "options", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused(tree: Call, files: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_written_is_refused_and_changes_nothing(
+    tree: Call, files: list[dict[str, Any]], options: dict[str, Any], message: str
+) -> None:
     (tree.root / "directory").mkdir(parents=True)
     (tree.root / "file").touch()
     (tree.root / "link").symlink_to(tree.root / "directory")

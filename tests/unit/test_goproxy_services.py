@@ -349,7 +349,7 @@ def test_a_backend_of_before_keeps_its_own_configuration_when_the_run_fails_once
         assert OLD in host.file(f"goproxy-former/config-{name}-prod.json")
 
 
-def test_nor_does_a_third_run_take_it(host: Host) -> None:
+def test_a_third_run_that_fails_leaves_the_backend_of_before_its_configuration(host: Host) -> None:
     """Nothing of what is noted of the proxies is of its image any more."""
     for name in ("alpha", "beta"):
         between = release("trollllm/goproxy:between", name)
@@ -370,7 +370,7 @@ def test_what_the_backend_of_before_wrote_when_it_was_new_keeps_nobody_from_it(h
     assert host.current()["backend"] == OLD
 
 
-def test_and_nobody_is_told_that_the_new_one_has_migrated_the_store(host: Host) -> None:
+def test_what_the_backend_of_before_wrote_does_not_say_that_the_new_one_has_migrated_the_store(host: Host) -> None:
     """Whoever is told that goes the way of the backup, which loses what was spent since."""
     run = host.run(rollout=UP, compose=LOST, backend=f"healthy {OLD} s", log=MIGRATED, starts=(1, 1))
     assert run.code != 0

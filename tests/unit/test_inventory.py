@@ -1115,17 +1115,23 @@ def test_a_sound_inventory_has_no_problem(inventory: Inventory) -> None:
 
 
 @pytest.mark.parametrize(("path", "value", "expected"), UPSTREAM_ROWS.values(), ids=UPSTREAM_ROWS)
-def test_upstream(inventory: Inventory, path: tuple[str | int, ...], value: Any, expected: list[str]) -> None:
+def test_what_is_wrong_with_an_upstream_is_told_with_what_is_right(
+    inventory: Inventory, path: tuple[str | int, ...], value: Any, expected: list[str]
+) -> None:
     assert checked(inventory.spoil(path, value))[1] == expected
 
 
 @pytest.mark.parametrize(("path", "value", "expected"), PRICE_ROWS.values(), ids=PRICE_ROWS)
-def test_price_book(inventory: Inventory, path: tuple[str | int, ...], value: Any, expected: list[str]) -> None:
+def test_what_is_wrong_with_the_price_book_is_told_with_what_is_right(
+    inventory: Inventory, path: tuple[str | int, ...], value: Any, expected: list[str]
+) -> None:
     assert checked(inventory.spoil(path, value))[1] == expected
 
 
 @pytest.mark.parametrize(("path", "value", "expected"), SITE_ROWS.values(), ids=SITE_ROWS)
-def test_site(inventory: Inventory, path: tuple[str | int, ...], value: Any, expected: list[str]) -> None:
+def test_what_is_wrong_with_the_sites_variables_is_told_with_what_is_right(
+    inventory: Inventory, path: tuple[str | int, ...], value: Any, expected: list[str]
+) -> None:
     found = checked(inventory.spoil(path, value))[1]
     assert [line for line in found if not line.startswith(("ohmygpt", "openhands"))] == expected
 
@@ -1231,7 +1237,7 @@ def test_a_random_secret_is_no_placeholder(inventory: Inventory, value: str) -> 
         ((S, "gateway_extra_ca_certificates"), []),
     ],
 )
-def test_allowed(inventory: Inventory, path: tuple[str | int, ...], value: Any) -> None:
+def test_what_is_allowed_has_no_problem(inventory: Inventory, path: tuple[str | int, ...], value: Any) -> None:
     assert checked(inventory.spoil(path, value))[1] == []
 
 

@@ -54,7 +54,7 @@ A_SPACE = "give a size as a tmpfs takes it, like 384m or 1g"
         ("docker_source", "snap", 'is "snap"; give distribution or docker'),
     ],
 )
-def test_what_is_refused(name: str, value: Any, expected: str) -> None:
+def test_a_wrong_option_is_told_with_what_is_right(name: str, value: Any, expected: str) -> None:
     assert [str(problem) for problem in check({name: value}, OPTIONS)] == [f"{name}: {expected}"]
 
 

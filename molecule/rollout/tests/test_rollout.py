@@ -85,7 +85,9 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_a_new_image(operator: Operator, vps: Vps, across: Across) -> None:
+def test_a_new_image_replaces_the_proxies_and_the_backend_and_nothing_else(
+    operator: Operator, vps: Vps, across: Across
+) -> None:
     before, old = running(vps), image(vps, PROXIES[0])
     with (operator.project / "proxy_app/goproxy/__init__.py").open("a") as source:
         source.write(f"# The next release: {uuid.uuid4()}.\n")

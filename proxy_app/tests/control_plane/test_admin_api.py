@@ -25,7 +25,7 @@ from tests.gateway import OPUS, config_document
 OTHER = OPUS | {"id": "another", "id_aliases": []}
 
 
-async def test_accounts(backend: Backend) -> None:
+async def test_an_account_is_made_once_with_an_empty_wallet(backend: Backend) -> None:
     made = await backend.admin("POST", "/accounts", {"name": "alice@example.org", "note": "Grüße"})
     assert made["note"] == "Grüße"
     assert (made["origin"], made["disabled_at"]) == ("operator", None)
@@ -396,7 +396,7 @@ BAD_BODIES: list[tuple[bytes, int]] = [
 
 @on_sqlite
 @pytest.mark.parametrize(("body", "status"), BAD_BODIES)
-async def test_a_body_that_is_none(backend: Backend, body: bytes, status: int) -> None:
+async def test_an_invalid_body_is_refused(backend: Backend, body: bytes, status: int) -> None:
     answer = await backend.ask("POST", "/admin/v1/accounts", data=body)
     assert answer.status == status
     assert answer.error
@@ -435,7 +435,7 @@ async def test_money_is_a_whole_number(backend: Backend, amount: Any) -> None:
         "account=%27%20OR%201=1",
     ],
 )
-async def test_a_query_that_is_none(backend: Backend, query: str) -> None:
+async def test_an_invalid_query_is_400(backend: Backend, query: str) -> None:
     answer = await backend.ask("GET", f"/admin/v1/rows?{query}")
     assert answer.status == 400, answer.text
     assert answer.error

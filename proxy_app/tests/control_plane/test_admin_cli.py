@@ -496,7 +496,7 @@ NO_AMOUNTS = [
 
 
 @pytest.mark.parametrize("text", [*NO_AMOUNTS, "1.0000000000000000000000000000000001", "\uff11"])
-async def test_an_amount_that_is_none(url: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_an_invalid_amount_is_named_in_the_error(url: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["admin", "credit", "grant", "alice", text])
     assert repr(text) in capsys.readouterr().err
