@@ -345,7 +345,7 @@ def test_a_name_that_folds_is_refused_however_the_body_is_read(text: str) -> Non
     source = '"source":{"type":"text","data":"x"},"\u017fource":{"type":"url","url":"https://a.example/b.pdf"}'
     content = f'[{{"type":"text","text":"{text}"}},{{"type":"document",{source}}}]'
     body = f'{{"model":"m","messages":[{{"role":"user","content":{content}}}]}}'
-    with pytest.raises(InvalidBody, match="^source: this field must be written like this"):
+    with pytest.raises(InvalidBody, match=r"^source: this field must be written like this"):
         read_request_body(body.encode())
 
 
