@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,26 @@ from tests.raw import connected
 ASK = {"model": "claude-opus-4-5-20251101", "stream": True}
 
 
+async def without_end(_: Received, wire: Wire) -> None:
+    """A stream that begins, and says nothing more."""
+    await wire.begin_stream()
+    await wire.chunk(ANTHROPIC_EVENTS[0])
+    await wire.until_closed()
+
+
+def halting(go_on: asyncio.Event) -> Callable[[Received, Wire], Awaitable[None]]:
+    """Streams that begin, and end when they are told to."""
+
+    async def script(_: Received, wire: Wire) -> None:
+        await wire.begin_stream()
+        await wire.chunk(ANTHROPIC_EVENTS[0])
+        await go_on.wait()
+        await wire.chunk(ANTHROPIC_EVENTS[1])
+        await wire.end_stream()
+
+    return script
+
+
 async def test_a_leaving_proxy_is_not_ready_and_begins_nothing(gateway: Running, provider: Provider) -> None:
     async with connected(gateway.port) as raw:
         await raw.send(b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -45,12 +65,7 @@ async def test_a_leaving_proxy_is_not_ready_and_begins_nothing(gateway: Running,
 async def test_what_outlasts_the_grace_period_is_cut_and_told_so(
     gateway: Running, provider: Provider, lines: Lines, eventually: Callable[..., Any]
 ) -> None:
-    async def script(_: Received, wire: Wire) -> None:
-        await wire.begin_stream()
-        await wire.chunk(ANTHROPIC_EVENTS[0])
-        await wire.until_closed()
-
-    provider.script = script
+    provider.script = without_end
     async with connected(gateway.port) as raw:
         await raw.post(ASK)
         await raw.head()
@@ -96,15 +111,7 @@ async def test_a_process_that_is_told_to_leave_finishes_its_streams(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path, number: signal.Signals
 ) -> None:
     go_on = asyncio.Event()
-
-    async def script(_: Received, wire: Wire) -> None:
-        await wire.begin_stream()
-        await wire.chunk(ANTHROPIC_EVENTS[0])
-        await go_on.wait()
-        await wire.chunk(ANTHROPIC_EVENTS[1])
-        await wire.end_stream()
-
-    provider.script = script
+    provider.script = halting(go_on)
     async with serving(document, backend, tmp_path, grace=45) as served, connected(served.port) as raw:
         await raw.post(ASK)
         await raw.head()
@@ -120,12 +127,7 @@ async def test_a_process_that_is_told_to_leave_finishes_its_streams(
 async def test_a_process_leaves_when_the_grace_period_is_over(
     document: dict[str, Any], backend: Backend, provider: Provider, tmp_path: Path
 ) -> None:
-    async def script(_: Received, wire: Wire) -> None:
-        await wire.begin_stream()
-        await wire.chunk(ANTHROPIC_EVENTS[0])
-        await wire.until_closed()
-
-    provider.script = script
+    provider.script = without_end
     async with serving(document, backend, tmp_path, grace=0.2) as served, connected(served.port) as raw:
         await raw.post(ASK)
         await raw.head()
@@ -140,15 +142,7 @@ async def test_one_that_leaves_to_another_one_gives_its_streams_their_time(
 ) -> None:
     """SIGQUIT: it takes nobody any more, and no grace period ends what it has begun."""
     go_on = asyncio.Event()
-
-    async def script(_: Received, wire: Wire) -> None:
-        await wire.begin_stream()
-        await wire.chunk(ANTHROPIC_EVENTS[0])
-        await go_on.wait()
-        await wire.chunk(ANTHROPIC_EVENTS[1])
-        await wire.end_stream()
-
-    provider.script = script
+    provider.script = halting(go_on)
     async with serving(document, backend, tmp_path, grace=0.2) as served, connected(served.port) as raw:
         await raw.post(ASK)
         await raw.head()
@@ -170,12 +164,7 @@ async def test_one_that_has_time_is_hurried_by_sigterm(
 ) -> None:
     """The grace period begins then: else what a machine that goes down has begun would be cut without a word."""
 
-    async def script(_: Received, wire: Wire) -> None:
-        await wire.begin_stream()
-        await wire.chunk(ANTHROPIC_EVENTS[0])
-        await wire.until_closed()
-
-    provider.script = script
+    provider.script = without_end
     document = document | {"processes": processes}
     async with serving(document, backend, tmp_path, grace=0.2) as served, connected(served.port) as raw:
         await raw.post(ASK)
