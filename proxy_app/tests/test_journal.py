@@ -345,8 +345,8 @@ async def test_who_waits_for_a_disk_that_takes_nothing_is_told_when_the_journal_
 
 @pytest.fixture
 def hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """A disk that answers no sync before this is set. What would take seconds takes tenths of them."""
-    monkeypatch.setattr(journal_module, "_SILENT", 0.3)
+    """A disk that answers no sync before this is set. What would take five seconds takes one, and what ten, a third."""
+    monkeypatch.setattr(journal_module, "_SILENT", 1.0)
     monkeypatch.setattr(journal_module, "_LOOK_EVERY", 0.05)
     monkeypatch.setattr(journal_module, "_LAST_WRITE", 0.3)
     fdatasync, answers = os.fdatasync, threading.Event()
@@ -399,7 +399,7 @@ async def test_a_disk_that_is_slow_is_waited_for(
 
     def slowly(sync: Callable[[int], None]) -> Callable[[int], None]:
         def wait(descriptor: int) -> None:
-            time.sleep(0.2)
+            time.sleep(0.6)
             sync(descriptor)
 
         return wait
