@@ -55,17 +55,8 @@ def moved(upstreams: Iterable[Mapping[str, Any]], record: Mapping[str, Any]) -> 
     return names
 
 
-def damage(text: str) -> str:
-    """What is wrong with a file that a role keeps its knowledge in; empty if nothing is."""
-    try:
-        known = json.loads(text)
-    except ValueError as error:
-        return f"it is no JSON ({error})" if text.strip() else "it is empty"
-    return "" if isinstance(known, dict) else "it is no JSON object"
-
-
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Any]:
-        return {"longest_timeouts": longest_timeouts, "renamed": renamed, "moved": moved, "damage": damage}
+        return {"longest_timeouts": longest_timeouts, "renamed": renamed, "moved": moved}

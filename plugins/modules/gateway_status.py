@@ -309,26 +309,31 @@ def look_at_store(service: str, container: Found, timeout: int) -> Found:
     return found
 
 
-def look_at_renewal(file: str) -> Found:
-    """Why the last renewal failed, if it did: when, and what was said."""
+def read_note(file: str) -> tuple[str, str] | None:
+    """A time and what was noted then, on the lines after it; None: there is no such file."""
     try:
         with open(file, encoding="utf-8", errors="replace") as stream:
             time, *said = stream.read().strip().splitlines() or [""]
     except FileNotFoundError:
+        return None
+    return time, " ".join(map(str.strip, said))
+
+
+def look_at_renewal(file: str) -> Found:
+    """Why the last renewal failed, if it did: when, and what was said."""
+    if (noted := read_note(file)) is None:
         return {}
-    reason = " ".join(map(str.strip, said))
+    time, reason = noted
     return {"problem": f"the renewal of {time} failed, and what it could not renew is as before: {reason}"}
 
 
 def look_at_restore(file: str) -> Found:
     """Which restore did not come to its end, if one did not: when it began, and from what."""
-    try:
-        with open(file, encoding="utf-8", errors="replace") as stream:
-            time, *backup = stream.read().split("\n")
-    except FileNotFoundError:
+    if (noted := read_note(file)) is None:
         return {}
+    time, backup = noted
     return {
-        "problem": f"the restore of {time} from {' '.join(backup).strip()} did not end, so that proxies may be "
+        "problem": f"the restore of {time} from {backup} did not end, so that proxies may be "
         "stopped, and accounts and journals those of two moments: run restore.yml again, with that backup or another "
         f"({file} goes when it has ended; where the backup was refused, nothing was touched: remove it)"
     }

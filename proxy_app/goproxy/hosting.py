@@ -56,6 +56,9 @@ _ACCEPTED = 0.05
 _HEARD_BY = 0.01
 """Seconds in which the event loop hears of a signal that has come."""
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""What a process leaves at."""
+
 PRIVATE_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """What the edge does not pass on."""
 
@@ -95,6 +98,13 @@ class Stay:
         self.has_time = not self._hurried.is_set()
         self.is_told_to_leave = True
         self._asked.set()
+
+    def hear(self, number: int) -> None:
+        """Do what a signal of ENDING asks for."""
+        if number == signal.SIGQUIT:
+            self.ask_to_leave_in_time()
+        else:
+            self.ask_to_leave()
 
     def ask_to_begin_anew(self) -> None:
         """Ask the process to leave to the one that it becomes, if nobody is served."""
@@ -399,35 +409,25 @@ async def host(
     return kept
 
 
-def _ending(stay: Stay) -> dict[signal.Signals, Callable[[], None]]:
-    """What ends a process, and what it asks of it."""
-    return {
-        signal.SIGTERM: stay.ask_to_leave,
-        signal.SIGINT: stay.ask_to_leave,
-        signal.SIGQUIT: stay.ask_to_leave_in_time,
-    }
-
-
 def leave_when_told(stay: Stay) -> None:
     """Have the signals ask this process to leave, be they of before it began anew."""
     loop = asyncio.get_running_loop()
-    for number, ask in _ending(stay).items():
-        loop.add_signal_handler(number, ask)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ending(stay))
+    for number in ENDING:
+        loop.add_signal_handler(number, stay.hear, number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 async def remember_when_told(stay: Stay) -> None:
     """Have them remembered in `stay`, when the event loop is there no more, too."""
     loop = asyncio.get_running_loop()
-    ending = _ending(stay)
 
     def remember() -> None:
-        for number in ending:
-            signal.signal(number, lambda told, _: ending[signal.Signals(told)]())
+        for number in ENDING:
+            signal.signal(number, lambda told, _: stay.hear(told))
 
     remember()
     await asyncio.sleep(_HEARD_BY)
-    for number in ending:
+    for number in ENDING:
         loop.remove_signal_handler(number)  # else the loop's end would have them end the process
     remember()
 
@@ -437,8 +437,8 @@ def pass_on_signals(stay: Stay) -> None:
 
     One that comes from here on to another thread ends the process, as it would at its start.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ending(stay))
-    for number in _ending(stay):
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    for number in ENDING:
         signal.signal(number, signal.SIG_DFL)
     if stay.is_told_to_leave:
         signal.pthread_kill(threading.get_ident(), signal.SIGQUIT if stay.has_time else signal.SIGTERM)

@@ -52,6 +52,15 @@ class Ansible:
             self.write("hosts.yml", {"all": {"hosts": {"here": None}}})
         return self.playbook("play.yml", *options, callback=callback)
 
+    def play_of_gateway(self, tasks: list[dict[str, Any]], variables: dict[str, Any]) -> Run:
+        """Run tasks of a playbook that ask the backend. Programs in `bin` here come before this machine's."""
+        self.write("tasks/admin.yml", (REPOSITORY / "playbooks/tasks/admin.yml").read_text())
+        self.write("hosts.yml", {"all": {"hosts": {"here": None}}})
+        path = {"PATH": f"{self.directory}/bin:{os.environ['PATH']}"}
+        play = {"hosts": "all", "gather_facts": False, "vars": variables, "environment": path, "tasks": tasks}
+        self.write("play.yml", [play])
+        return self.playbook("play.yml")
+
     def playbook(self, path: str | Path, *options: str, callback: str = "ansible.posix.json") -> Run:
         command = [str(Path(sys.executable).with_name("ansible-playbook")), str(path), "-i", "hosts.yml", *options]
         ended = subprocess.run(

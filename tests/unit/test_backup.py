@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -43,18 +42,7 @@ class Gateway:
             "gateway_operator_token": "",
             "backup_dir": str(self.backups),
         }
-        ansible = Ansible(self.place)
-        ansible.write("tasks/admin.yml", (REPOSITORY / "playbooks/tasks/admin.yml").read_text())
-        ansible.write("hosts.yml", {"all": {"hosts": {"here": None}}})
-        content = {
-            "hosts": "all",
-            "gather_facts": False,
-            "vars": given,
-            "environment": {"PATH": f"{self.place}/bin:{os.environ['PATH']}"},
-            "tasks": play["tasks"],
-        }
-        ansible.write("play.yml", [content])
-        return ansible.playbook("play.yml")
+        return Ansible(self.place).play_of_gateway(play["tasks"], given)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.trollllm.gateway.plugins.filter.releases import damage, longest_timeouts, moved, renamed
+from ansible_collections.trollllm.gateway.plugins.filter.damage import damage
+from ansible_collections.trollllm.gateway.plugins.filter.releases import longest_timeouts, moved, renamed
 from real_ansible import REPOSITORY, Ansible
 
 TIMEOUTS = {"connect": 10, "first_byte": 60, "idle": 120, "total": 3600}

@@ -72,18 +72,8 @@ class Gateway:
             "gateway_operator_token": "",
             "restore_place": {"path": str(unpacked)},
         }
-        ansible = Ansible(self.place)
-        ansible.write("tasks/admin.yml", (REPOSITORY / "playbooks/tasks/admin.yml").read_text())
-        ansible.write("hosts.yml", {"all": {"hosts": {"here": None}}})
-        content = {
-            "hosts": "all",
-            "gather_facts": False,
-            "vars": play.get("vars", {}) | given,
-            "environment": {"PATH": f"{self.place}/bin:{os.environ['PATH']}"},
-            "tasks": play["tasks"][names.index("Restore") :],
-        }
-        ansible.write("play.yml", [content])
-        return ansible.playbook("play.yml")
+        tasks = play["tasks"][names.index("Restore") :]
+        return Ansible(self.place).play_of_gateway(tasks, play.get("vars", {}) | given)
 
     @property
     def calls(self) -> list[str]:

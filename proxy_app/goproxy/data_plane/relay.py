@@ -27,6 +27,9 @@ RESTARTING = Fault.UNAVAILABLE, "The gateway is being restarted. Try again."
 _TAIL = 256
 """Bytes of an event that comes in pieces, by which its end is told; names and ids are shorter."""
 
+_BEGINNINGS = (b"event:", b"data:", b"id:", b":")
+"""Of what is not the rest of a line of data."""
+
 _LOOKS = 4
 """How often in `idle` it is looked at whether a client that is full took something."""
 
@@ -125,9 +128,6 @@ def _reason(ended: Outcome, deadlines: Deadlines, *, has_begun: bool) -> tuple[F
             return None
 
 
-_FIELDS = (b"event:", b"data:", b"id:", b":")
-
-
 def _parting(last: bytes) -> bytes:
     """What ends the line that was cut, and the event that was, if it has data: that of an error would be more of it.
 
@@ -137,9 +137,8 @@ def _parting(last: bytes) -> bytes:
     text = last.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     _, is_after_blank, event = text.rpartition(b"\n\n")
     *lines, line = event.split(b"\n")
-    has_beginning = is_after_blank or len(last) < _TAIL or event.startswith(_FIELDS)
-    is_long = not has_beginning  # then it is data
-    has_data = len(lines) > 0 and (is_long or any(each.startswith(b"data:") for each in lines))
+    has_beginning = is_after_blank or len(last) < _TAIL or event.startswith(_BEGINNINGS)
+    has_data = len(lines) > 0 and (not has_beginning or any(each.startswith(b"data:") for each in lines))
     ends = (line != b"") + has_data
     is_after_cr = ends > 0 and last.endswith(b"\r")  # an LF belongs to it
     return b"\n" * (ends + is_after_cr)

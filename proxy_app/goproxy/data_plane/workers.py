@@ -23,14 +23,14 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from goproxy.data_plane.scoreboard import Place, Scoreboard, State
+from goproxy.hosting import ENDING
 from goproxy.listening import refuse_new_connections
 from goproxy.observe import flush_log, log
 
 Work = Callable[[Place, Sequence[socket.socket]], int]
 """What a process does in its place, on the sockets of all; the result is its exit code."""
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_SIGNALS = (signal.SIGCHLD, *_ENDING)
+_SIGNALS = (signal.SIGCHLD, *ENDING)
 _LOOK_EVERY = 0.02
 """Seconds between two looks at processes that start."""
 
@@ -150,7 +150,7 @@ class Workers:
             if (place := self._places.pop(pid, None)) is not None:
                 code = os.waitstatus_to_exitcode(status)
                 if self._is_leaving:
-                    is_clean = code == 0 or (-code in _ENDING and place.state < State.SERVING)
+                    is_clean = code == 0 or (-code in ENDING and place.state < State.SERVING)
                     self._is_clean = self._is_clean and is_clean
                 self._ended(place, f"signal {-code}" if code < 0 else f"exit code {code}", has_left=code == 0)
 
